@@ -113,9 +113,10 @@ class SelfEvaluation:
 class Trajectory:
     """A problem and its path: attempts[h] judged by evaluations[h]; the last attempt may be unjudged.
 
+    Paths of methods that never judge (single-turn, intrinsic, gold verdict) have no evaluations.
     ``stop`` names the way it ended: ``verdict`` (judged correct), ``horizon``, ``length`` (a token
     budget cut it), ``no-verdict`` (the mark was missing or malformed), ``no-revision`` (the model
-    ended its turn where a revision was due).
+    ended its turn where a revision was due), ``end`` (a method without a verdict ran to its end).
     ``token_ids`` are the prompt and everything after it, exactly as sampled; ``logprobs[i]`` is the
     sampling log-probability of ``token_ids[i]`` (0.0 for tokens that were not sampled).
     """
@@ -132,9 +133,9 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not self.attempts:
             raise DataError(f"trajectory of problem {self.problem.id!r} has no attempt")
-        if len(self.evaluations) not in (len(self.attempts), len(self.attempts) - 1):
+        if len(self.evaluations) not in (0, len(self.attempts), len(self.attempts) - 1):
             raise DataError(
-                f"trajectory of problem {self.problem.id!r}: {len(self.attempts)} attempts need "
+                f"trajectory of problem {self.problem.id!r}: {len(self.attempts)} attempts need 0, "
                 f"{len(self.attempts) - 1} or {len(self.attempts)} self-evaluations, got {len(self.evaluations)}"
             )
 

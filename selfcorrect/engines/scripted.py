@@ -1,0 +1,86 @@
+"""A scripted engine: real protocol, known answers. The mock transport of tests and of cost studies.
+
+The script is a function from (request, prompt text) to a `Reply`; the seed in the request makes random
+scripts reproducible, so known probabilities can be tested against the samplers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from selfcorrect.engines import Sample, SampleRequest
+from selfcorrect.errors import EngineError
+from selfcorrect.tokens import ChatCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the script lets the model write; ``p_correct`` is put on both verdict tokens where they are watched."""
+
+    text: str
+    p_correct: float = 0.5
+
+
+Script = Callable[[SampleRequest, str], "Reply | str"]
+
+
+class ScriptedEngine:
+    """Answers every request by a script, honouring stop texts, stop ids and ``max_tokens``.
+
+    ``requests`` lists what was asked, in order; ``delay_s`` maps a request to how long it takes, for
+    tests of scheduling.
+    """
+
+    def __init__(
+        self, script: Script, codec: ChatCodec, delay_s: Callable[[SampleRequest], float] = lambda request: 0.0
+    ) -> None:
+        self.name = "scripted"
+        self.codec = codec
+        self.script = script
+        self.delay_s = delay_s
+        self.requests: list[SampleRequest] = []
+        self._closed = False
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """Return the scripted sample after its delay."""
+        if self._closed:
+            raise EngineError("the scripted engine is closed")
+        self.requests.append(request)
+        await asyncio.sleep(self.delay_s(request))
+        reply = self.script(request, self.codec.decode(request.prompt_ids))
+        reply = Reply(reply) if isinstance(reply, str) else reply
+        ids = self.codec.encode(reply.text)
+        kept = self._kept(request, ids)
+        finish = "stop"
+        if kept < len(ids) or any(text in reply.text for text in request.stop_texts):
+            finish = "text"
+        if kept > request.max_tokens or (kept == request.max_tokens and finish == "stop"):
+            kept, finish = request.max_tokens, "length"
+        watched = tuple(self._watched(token, request.watch_ids, reply.p_correct) for token in ids[:kept])
+        return Sample(
+            token_ids=ids[:kept],
+            logprobs=(math.log(0.5),) * kept,
+            finish=finish,
+            stop_id=self.codec.turn_end if finish == "stop" else None,
+            stop_logprob=math.log(0.5) if finish == "stop" else 0.0,
+            watched=watched if request.watch_ids else (),
+        )
+
+    async def close(self) -> None:
+        """Refuse further requests."""
+        self._closed = True
+
+    def _kept(self, request: SampleRequest, ids: tuple[int, ...]) -> int:
+        for end in range(1, len(ids) + 1) if request.stop_texts else ():
+            text = self.codec.decode(ids[:end])
+            if any(stop in text for stop in request.stop_texts):
+                return end
+        return len(ids)
+
+    def _watched(self, token: int, watch_ids: tuple[int, ...], p_correct: float) -> tuple[float, ...]:
+        if token not in watch_ids or len(watch_ids) != 2:
+            return tuple(math.log(0.5) if token == watched else -30.0 for watched in watch_ids)
+        return (math.log(p_correct), math.log1p(-p_correct))

@@ -1,0 +1,125 @@
+"""`ChatCodec`: the one place where chat messages become token ids, and only ever by appending.
+
+Sampled tokens are never decoded and encoded again (TRL#5145): a path grows by appending the tokens
+that the template puts after an assistant message. A template that rewrites earlier turns would break
+this, so it is detected at construction and refused (verl#6854).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import ModelError
+from selfcorrect.types import Message, Verdict
+from selfcorrect.verdicts import MARKS
+
+EMBEDDED = Path(__file__).parent / "assets" / "embedded"
+_SENTINEL = "ATTEMPT-STANDS-HERE"
+
+
+def model_path(model: str) -> str:
+    """Resolve ``"embedded"`` to the shipped model folder; return any other path or hub id unchanged.
+
+    Raises ModelError where a path that looks local does not exist.
+    """
+    if model == "embedded":
+        return str(EMBEDDED)
+    looks_local = model.startswith((".", "/", "~", "runs/")) or model.count("/") > 1
+    if looks_local and not Path(model).expanduser().is_dir():
+        raise ModelError(f"no model folder at {model!r}; give a folder with config.json, a hub id, or 'embedded'")
+    return str(Path(model).expanduser()) if looks_local or Path(model).is_dir() else model
+
+
+class ChatCodec:
+    """Turns messages into ids and ids into text with one tokenizer and its chat template.
+
+    ``stop_ids`` end an assistant turn; ``turn_end`` is the stop id that the template itself writes after
+    an assistant message (what training teaches as the end of a turn).
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; add `chat_template` to its "
+                "tokenizer_config.json (a base model needs the template of its chat sibling)"
+            )
+        self.tokenizer = tokenizer
+        self._check_append_only()
+        self.turn_end: int = self.reply("x")[0]
+        ends = {self.turn_end, *stop_ids}
+        if tokenizer.eos_token_id is not None:
+            ends.add(tokenizer.eos_token_id)
+        self.stop_ids: tuple[int, ...] = tuple(sorted(ends))
+
+    @classmethod
+    def load(cls, model: str) -> ChatCodec:
+        """Load the tokenizer of a model folder or hub id; raises ModelError where there is none."""
+        from transformers import AutoTokenizer, GenerationConfig
+
+        path = model_path(model)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"no usable tokenizer in {model!r}: {str(error).splitlines()[0]}") from error
+        try:
+            eos = GenerationConfig.from_pretrained(path).eos_token_id
+        except OSError:
+            eos = None
+        return cls(tokenizer, stop_ids=[] if eos is None else [eos] if isinstance(eos, int) else eos)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of plain text: no special tokens are added, and none are read out of the text."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included, spaces untouched."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return the ids of a chat up to where the assistant is to write; exactly one BOS at most."""
+        ids = self._template_ids(self._render(messages))
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and bos != self.tokenizer.eos_token_id and ids.count(bos) > 1 and ids[:2] == (bos, bos):
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path!r} writes BOS twice")
+        return ids
+
+    def reply(self, user: str) -> tuple[int, ...]:
+        """Return the ids that follow an assistant message: its end, a user message, the next opening."""
+        return self._template_ids(self._after_sentinel([{"role": "user", "content": user}]))
+
+    @cached_property
+    def verdict_ids(self) -> tuple[int, int]:
+        """Ids of the first token in which ``[VERIFY] correct.`` and ``[VERIFY] wrong.`` differ, in that order."""
+        correct, wrong = (self.encode(MARKS[verdict]) for verdict in (Verdict.CORRECT, Verdict.WRONG))
+        for a, b in zip(correct, wrong, strict=False):
+            if a != b:
+                return a, b
+        raise ModelError("the two verdict marks have the same tokens")
+
+    def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
+        )
+
+    def _template_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _after_sentinel(self, later: Sequence[Message]) -> str:
+        chat: list[Message] = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _SENTINEL}]
+        return self._render([*chat, *later]).split(_SENTINEL)[-1]
+
+    def _check_append_only(self) -> None:
+        user: Message = {"role": "user", "content": "q"}
+        turn: Message = {"role": "assistant", "content": _SENTINEL}
+        once = self._render([user]) + _SENTINEL
+        twice = self._render([user, turn, user])
+        if not twice.startswith(once):
+            raise ModelError(
+                f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns, so a sampled path "
+                "cannot be continued token for token; use a template that keeps every turn as it was written"
+            )
+        if not self._render([user, turn, user, turn, user]).startswith(twice + _SENTINEL):
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns")
