@@ -100,9 +100,7 @@ class ChatCodec:
         raise ModelError("the two verdict marks have the same tokens")
 
     def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation)
-        )
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
 
     def _template_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))

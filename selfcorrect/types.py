@@ -165,8 +165,7 @@ class Trajectory:
             return cls(
                 problem=Problem(**row["problem"]),
                 attempts=tuple(
-                    Attempt(a["text"], a["answer"], a["grade"] and grade_from_json(a["grade"]))
-                    for a in row["attempts"]
+                    Attempt(a["text"], a["answer"], a["grade"] and grade_from_json(a["grade"])) for a in row["attempts"]
                 ),
                 evaluations=tuple(
                     SelfEvaluation(e["text"], Verdict(e["verdict"]) if e["verdict"] else None, e["p_correct"])

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 
 def sample_seed(*identity: object) -> int:
@@ -84,3 +84,30 @@ def sample_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample
         return list(await asyncio.gather(*(engine.sample(request) for request in requests)))
 
     return asyncio.run(gather())
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecipe:
+    """Which engine samples from which model. ``options`` pass through to the engine's library unchanged."""
+
+    model: str = "embedded"
+    kind: Literal["transformers"] = "transformers"
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 256
+    threads: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def open_engine(recipe: EngineRecipe) -> Engine:
+    """Start the engine of a recipe; raises ModelError or EngineError with what to do."""
+    from selfcorrect.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(
+        recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        max_batch=recipe.max_batch,
+        threads=recipe.threads,
+        **recipe.options,
+    )

@@ -1,0 +1,143 @@
+"""Recipes: a YAML file and ``key=value`` overrides become one frozen dataclass, or a clear error.
+
+The dataclass is the schema: unknown keys name the nearest known one, values are checked against the
+annotations (str, int, float, bool, ``X | None``, tuples, string enums via Literal, nested recipes and
+``dict[str, Any]`` for settings that pass through to a library).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from selfcorrect.errors import RecipeError, nearest
+
+R = TypeVar("R")
+
+
+def load_recipe(schema: type[R], path: Path | None, overrides: Sequence[str] = ()) -> R:
+    """Return ``schema`` filled from a YAML file (or its defaults where path is None), then overridden.
+
+    ``overrides`` are ``key=value`` with dots for nested recipes; values are read as YAML
+    (``steps=20 engine.max_batch=64 temperatures=[0,1]``). Raises RecipeError.
+    """
+    values: dict[str, Any] = {} if path is None else _read_yaml(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise RecipeError(f"expected key=value, got {override!r}; example: seed=1")
+        try:
+            _put(values, key.split("."), yaml.safe_load(text) if text else "")
+        except yaml.YAMLError as error:
+            raise RecipeError(f"cannot read the value of {override!r}: {error}") from error
+    return build_recipe(schema, values, where=str(path) if path else schema.__name__)
+
+
+def build_recipe(schema: type[R], values: Mapping[str, Any], where: str = "recipe") -> R:
+    """Return ``schema(**values)`` with every key and value checked."""
+    hints = get_type_hints(schema)
+    known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, known)}; known keys: {', '.join(known)}")
+    checked = {key: _check(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    missing = [
+        field.name
+        for field in dataclasses.fields(schema)  # type: ignore[arg-type]
+        if field.name not in checked
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"{where}: missing {', '.join(missing)}; set it in the recipe or as {missing[0]}=...")
+    return schema(**checked)
+
+
+def to_values(recipe: Any) -> dict[str, Any]:
+    """Return a recipe as plain YAML-ready values, in the order of its fields."""
+    return {field.name: _plain(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
+
+
+def to_yaml(recipe: Any) -> str:
+    """Return a recipe as YAML text; `load_recipe` reads it back to an equal recipe."""
+    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
+    return values
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{'.'.join(path)}: {part!r} is a single value, not a group of keys")
+        values = inner
+    values[path[-1]] = value
+
+
+def _check(value: Any, hint: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _check(value, next(arg for arg in args if arg is not type(None)), where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: expected a group of keys, got {value!r}")
+        return build_recipe(hint, value, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in args:
+            raise RecipeError(
+                f"{where}: expected one of {', '.join(map(str, args))}; got {value!r}{nearest(str(value), map(str, args))}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where}: expected a list, got {value!r}")
+        return tuple(_check(item, args[0], where) for item in value)
+    if origin is dict or hint is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: expected a group of keys, got {value!r}")
+        return dict(value)
+    if hint is float and isinstance(value, str):
+        value = _number(value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)  # YAML 1.1 reads 1e-4 as text
+    except ValueError as error:
+        raise RecipeError(f"{where}: expected a number, got {text!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_values(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
