@@ -47,6 +47,7 @@ class ChatCodec:
                 "tokenizer_config.json (a base model needs the template of its chat sibling)"
             )
         self.tokenizer = tokenizer
+        self._pieces: dict[int, int] = {}
         self._check_append_only()
         self.turn_end: int = self.reply("x")[0]
         ends = {self.turn_end, *stop_ids}
@@ -77,6 +78,16 @@ class ChatCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included, spaces untouched."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def piece_lengths(self, ids: Sequence[int]) -> list[int] | None:
+        """Return the characters that each id adds to the text; None where pieces do not decode on their own."""
+        lengths = [self._piece_length(token) for token in ids]
+        return lengths if sum(lengths) == len(self.decode(ids)) else None
+
+    def _piece_length(self, token: int) -> int:
+        if token not in self._pieces:
+            self._pieces[token] = len(self.decode([token]))
+        return self._pieces[token]
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the ids of a chat up to where the assistant is to write; exactly one BOS at most."""

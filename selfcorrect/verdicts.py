@@ -28,6 +28,11 @@ def parse_verdict(evaluation: str) -> Verdict | None:
     return Verdict(marks[0])
 
 
+def next_mark(text: str, start: int = 0) -> re.Match[str] | None:
+    """Return the first well-formed mark at or after ``start``."""
+    return _MARK.search(text, start)
+
+
 def has_mark(text: str) -> bool:
     """True where the text holds any verdict mark, well-formed or not."""
     return _ANY_MARK.search(text) is not None
