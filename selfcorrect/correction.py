@@ -134,7 +134,7 @@ class _Path:
         return SampleRequest(
             prompt_ids=self.ids,
             max_tokens=budget or self.settings.max_tokens,
-            seed=sample_seed(self.seed, self.problem.id, self.settings.method, len(self.ids)),
+            seed=sample_seed(self.seed, self.problem.id, len(self.ids)),  # methods share their first attempts
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             stop_ids=self.codec.stop_ids,

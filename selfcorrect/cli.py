@@ -1,0 +1,197 @@
+"""The command line: gen | train | eval | demo | report | grade | doctor.
+
+Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
+Stages are imported inside their command, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from selfcorrect.errors import InputError, SelfCorrectError, nearest
+from selfcorrect.recipes import load_recipe
+
+app = typer.Typer(
+    help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train a model: sft (stage 1), grpo (stage 2), pretrain (the embedded model).", no_args_is_help=True)
+report_app = typer.Typer(help="Tables and pages from finished runs.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(report_app, name="report")
+
+console = Console()
+errors = Console(stderr=True)
+
+RecipeArgs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A shipped recipe's name or a YAML file, then overrides such as seed=1 engine.max_batch=64.",
+        show_default=False,
+    ),
+]
+RunOption = Annotated[Path, typer.Option("--run", help="The run folder: this stage reads and writes there, and resumes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe, a first example and the plan; do nothing.")]
+
+
+def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str) -> Any:
+    """Return the recipe that the arguments of a stage command name, with its overrides."""
+    args = list(args or [])
+    name = args.pop(0) if args and "=" not in args[0] else default
+    shipped_in = Path(__file__).parent.parent / stage / "recipes"
+    shipped = {path.stem: path for path in sorted(shipped_in.glob("*.yaml")) if not path.stem.startswith("examples")}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.get(name)
+    if path is None:
+        raise InputError(
+            f"no {stage} recipe named {name!r}{nearest(name, shipped)}; shipped: {', '.join(shipped)}; "
+            "or give the path of a .yaml file"
+        )
+    return load_recipe(schema, path, args)
+
+
+def stage(module: str, schema: str, folder: str, args: list[str] | None, default: str, run: Path, dry_run: bool) -> Any:
+    """Run one stage (or show its plan) and return its summary."""
+    program = import_module(module)
+    recipe = resolve(folder, args, getattr(program, schema), default)
+    if dry_run:
+        console.print(program.plan(recipe))
+        return None
+    return program.run(recipe, run)
+
+
+@app.command()
+def gen(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
+    stage("data_gen.pipeline", "GenRecipe", "data_gen", args, "embedded", run, dry_run)
+
+
+@train_app.command()
+def sft(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    show_mask: Annotated[bool, typer.Option("--show-mask", help="Print one example coloured by what is learned.")] = False,
+) -> None:
+    """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
+    if show_mask:
+        program = import_module("train.sft")
+        console.print(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
+        return
+    stage("train.sft", "SftRecipe", "train", args, "embedded-sft", run, dry_run)
+
+
+@train_app.command()
+def grpo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Reinforce correctness of the last answer with GRPO, starting from a fine-tuned model (stage 2)."""
+    stage("train.grpo", "GrpoRecipe", "train", args, "embedded-grpo", run, dry_run)
+
+
+@train_app.command()
+def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dry_run: DryRun = False) -> None:
+    """Rebuild the embedded model organism from synthetic word problems."""
+    stage("train.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
+
+
+@app.command("eval")
+def evaluate(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
+    row = stage("eval.run", "EvalRecipe", "eval", args, "embedded", run, dry_run)
+    if row:
+        from eval.tables import show_rows
+
+        console.print(show_rows([row]))
+
+
+@app.command()
+def demo(
+    run: RunOption = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of every stage.")] = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
+    from eval.tables import demo_tables, show_rows_of
+    from selfcorrect import study
+
+    steps = study.demo_steps(run, seed)
+    if dry_run:
+        console.print(study.show_plan(steps))
+        return
+    seconds = study.run_steps(steps, run)
+    demo_tables(run, seconds)
+    console.print(show_rows_of(run))
+    from eval.report import write_report
+
+    console.print(f"report: [bold]{write_report(run)}[/bold]")
+
+
+@report_app.command("html")
+def report_html(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write one self-contained page: tables, plots and a trajectory viewer."""
+    from eval.report import write_report
+
+    console.print(f"report: [bold]{write_report(run)}[/bold]")
+
+
+@app.command()
+def grade(
+    response: Annotated[str | None, typer.Argument(help="The text to grade.")] = None,
+    gold: Annotated[str | None, typer.Argument(help="The reference answer.")] = None,
+    source: Annotated[str, typer.Option(help="Whose rules: math, gsm8k, minerva, olympiadbench, aime, amc, arithmetic.")] = "math",
+    explain: Annotated[bool, typer.Option("--explain", help="Show the extraction, both normal forms, the rule.")] = False,
+    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Grade a file of {response, gold} rows.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the graded rows of --jsonl.")] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="With --jsonl: print disagreements with math_verify.")] = False,
+) -> None:
+    """Grade a response against a reference answer: correct, wrong or ungradable, and why."""
+    from selfcorrect.grading import command
+
+    if jsonl is not None:
+        console.print(command.audit(jsonl, source) if audit else command.grade_jsonl(jsonl, source=source, out=out))
+    elif response is None or gold is None:
+        raise InputError("give RESPONSE and GOLD, or --jsonl FILE")
+    else:
+        console.print(command.explain(response, gold, source) if explain else command.verdict_line(response, gold, source))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices, which engines work here, and the install command for each that does not."""
+    from selfcorrect.doctor import diagnose
+
+    console.print(diagnose())
+
+
+def main() -> None:
+    """Run the command line; a known error is one message and exit code 1, never a traceback."""
+    try:
+        app()
+    except SelfCorrectError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; what was recorded is whole: run the same command to resume", code=130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        fail(f"{error.strerror}: {error.filename or ''}; what was recorded is whole: mend it and run the same command")
+
+
+def fail(message: str, code: int = 1) -> None:
+    """Print an error for the user and leave."""
+    errors.print(Panel(Text(message), title="selfcorrect", title_align="left", border_style="red"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Plans of public commands: what is done is skipped, independent steps run side by side, a failure shows its log.
+
+A step is one `selfcorrect` command in a process of its own (one BLAS thread each: on few cores two processes
+of one thread beat one process of two). Its progress events become bars here; all it prints goes to
+``<run>/logs/<step>.log``. This file imports no stage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from selfcorrect.errors import SelfCorrectError
+from selfcorrect.progress import EVENTS, bar_columns, console
+from selfcorrect.runs import is_done
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of a plan: it runs once every step in ``after`` is done, unless ``folder`` is done already."""
+
+    name: str
+    args: tuple[str, ...]
+    folder: Path
+    after: tuple[str, ...] = ()
+
+
+def demo_steps(run: Path, seed: int) -> list[Step]:
+    """Return the demo: data, three fine-tunings, RL, six evaluations."""
+
+    def stage(name: str, *args: str, folder: str, after: tuple[str, ...] = ()) -> Step:
+        return Step(name, (*args, "--run", str(run)), run / folder, after)
+
+    def evaluation(row: str, label: str, method: str, model: str, after: tuple[str, ...] = ()) -> Step:
+        where = "embedded" if model == "embedded" else str(run / "checkpoints" / model)
+        return stage(
+            f"eval {row}",
+            *("eval", "embedded", f"row={row}", f"label={label}", f"method={method}", f"engine.model={where}"),
+            folder=f"eval/{row}",
+            after=after,
+        )
+
+    ift = str(run / "checkpoints" / "ift")
+    return [
+        stage("gen", "gen", "embedded", f"seed={seed}", folder="gen"),
+        evaluation("intrinsic", "intrinsic self-correction", "intrinsic", "embedded"),
+        evaluation("gold", "gold verdict", "gold", "embedded"),
+        stage("sft ift", "train", "sft", "embedded-sft", f"seed={seed}", folder="checkpoints/ift", after=("gen",)),
+        stage("sft raft", "train", "sft", "embedded-raft", f"seed={seed}", folder="checkpoints/raft", after=("gen",)),
+        stage(
+            "grpo", "train", "grpo", "embedded-grpo", f"seed={seed}", f"model={ift}", folder="checkpoints/grpo", after=("sft ift",)
+        ),
+        evaluation("ift", "self-rewarding IFT", "self-rewarding", "ift", ("sft ift",)),
+        stage(
+            "sft raft-plus", "train", "sft", "embedded-raft-plus", f"seed={seed}", folder="checkpoints/raft-plus", after=("gen",)
+        ),
+        evaluation("raft", "STaR/RAFT for self-correction", "intrinsic", "raft", ("sft raft",)),
+        evaluation("raft-plus", "STaR/RAFT+ for self-correction", "intrinsic", "raft-plus", ("sft raft-plus",)),
+        evaluation("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo", ("grpo",)),
+    ]
+
+
+def show_plan(steps: Sequence[Step]) -> RenderableType:
+    """Return the plan as a table: commands, what each waits for, what is done."""
+    table = Table("step", "command", "after", "state", title="plan")
+    for step in steps:
+        state = "done" if is_done(step.folder) else "to do"
+        table.add_row(step.name, f"selfcorrect {shlex.join(step.args)}", ", ".join(step.after), state)
+    return table
+
+
+def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> dict[str, float]:
+    """Run a plan and return the seconds of each step that ran. Raises SelfCorrectError naming the first failure."""
+    at_once = at_once or max(2, min(4, os.cpu_count() or 2))
+    logs = run / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    done = {step.name for step in steps if is_done(step.folder)}
+    waiting = [step for step in steps if step.name not in done]
+    running: dict[str, _Child] = {}
+    seconds: dict[str, float] = {}
+    with Progress(*bar_columns(), console=console) as display, selectors.DefaultSelector() as selector:
+        overall = display.add_task("[bold]all steps", total=len(steps), completed=len(done), note="")
+        try:
+            while waiting or running:
+                for step in [s for s in waiting if set(s.after) <= done][: at_once - len(running)]:
+                    waiting.remove(step)
+                    running[step.name] = _Child(step, logs, display, selector)
+                if not running:
+                    raise SelfCorrectError(f"steps wait for what no step makes: {[step.name for step in waiting]}")
+                for key, _ in selector.select(timeout=0.5):
+                    key.data.read()
+                for name in [name for name, child in running.items() if child.finished()]:
+                    child = running.pop(name)
+                    seconds[name] = child.end()
+                    done.add(name)
+                    display.update(overall, advance=1, note=f"{name}: {seconds[name]:.0f} s")
+        finally:
+            for child in running.values():
+                child.stop()
+    return seconds
+
+
+class _Child:
+    """One running command: its output in a log, its progress events on the display."""
+
+    def __init__(self, step: Step, logs: Path, display: Progress, selector: selectors.BaseSelector) -> None:
+        self.step, self.display, self.selector = step, display, selector
+        self.started_s = time.perf_counter()
+        self.log = logs / f"{step.name.replace(' ', '-')}.log"
+        self.tasks: dict[str, TaskID] = {}
+        self.waiting = display.add_task(step.name, total=None, note="starting")
+        environment = os.environ | {EVENTS: "json", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.output = self.log.open("a", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "selfcorrect.cli", *step.args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        assert self.process.stdout is not None
+        self.stdout = self.process.stdout
+        selector.register(self.stdout, selectors.EVENT_READ, self)
+
+    def read(self) -> None:
+        line = self.stdout.readline()
+        if not line.startswith('{"progress"'):
+            self.output.write(line)
+            return
+        event = json.loads(line)
+        if self.waiting in self.display.task_ids:
+            self.display.remove_task(self.waiting)
+        label = event["progress"]
+        if label not in self.tasks:
+            self.tasks[label] = self.display.add_task(label, total=event["total"], note="")
+        self.display.update(self.tasks[label], completed=event["done"], total=event["total"], note=event["note"])
+
+    def finished(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> float:
+        self.selector.unregister(self.stdout)
+        self.output.write(self.stdout.read())
+        self.output.close()
+        for task in [self.waiting, *self.tasks.values()]:
+            if task in self.display.task_ids:
+                self.display.remove_task(task)
+        took_s = time.perf_counter() - self.started_s
+        if self.process.returncode:
+            last = self.log.read_text(encoding="utf-8").strip().splitlines()[-25:]
+            raise SelfCorrectError(
+                f"step {self.step.name!r} failed (exit {self.process.returncode}): selfcorrect {shlex.join(self.step.args)}\n"
+                + "\n".join(last)
+                + f"\nIts log: {self.log}. What is done stays done: mend the cause and run the same command."
+            )
+        self.display.console.print(f"[green]✓[/green] {self.step.name} [dim]{took_s:.0f} s[/dim]")
+        return took_s
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.output.close()
