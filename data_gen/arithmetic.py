@@ -1,0 +1,413 @@
+"""Synthetic word problems, their written work, and the embedded model's pre-training corpus.
+
+A problem has a trivial first step (a sum or difference without carry) and one hard step, a product ``a * m`` of a
+3- or 4-digit number with a one-digit factor::
+
+    Anna has 664 stamps. Anna buys 21 more. Then the number grows 7 times. How many stamps now?
+
+`problems` gives distinct, seeded problems; the splits share neither a product ``(a, m)`` nor a combination of
+clauses. `conversation` and `drill` write what the base model is taught (docs/embedded_model.md): to solve (the
+product in one go, which it never masters), to check (the product digit by digit, which it does), to revise after a
+check (copying the checked value) and blindly (in one go again). Each is asked for in a user message of its own; no
+assistant message holds two of them.
+
+    python -m data_gen.arithmetic --count 3          # look at problems and conversations
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from selfcorrect import prompts
+from selfcorrect.errors import InputError
+from selfcorrect.types import Problem, Verdict
+from selfcorrect.verdicts import MARKS
+
+Split = Literal["train", "validation", "test"]
+SOURCE = "arithmetic"
+
+# --- the problem space ------------------------------------------------------------------------------------------
+
+FACTORS = range(3, 10)
+BASES = range(200, 2000)
+PRODUCT_PERCENT = {"test": 12, "validation": 10}
+CLAUSE_PERCENT = {"test": 15, "validation": 15}
+
+OPENINGS = (
+    "{name} has {v0} {items}.",
+    "{name} owns {v0} {items}.",
+    "{name} starts with {v0} {items}.",
+    "There are {v0} {items} at the {place}.",
+    "The {place} holds {v0} {items}.",
+)
+CHANGES = (
+    ("+", "{name} buys {d} more."),
+    ("+", "{name} finds {d} more."),
+    ("+", "{d} more arrive."),
+    ("+", "{d} more are added."),
+    ("-", "{name} gives away {d}."),
+    ("-", "{name} sells {d}."),
+    ("-", "{d} are lost."),
+    ("-", "{d} are taken away."),
+)
+GROWTHS = (
+    "Then the number grows {m} times.",
+    "Then the collection becomes {m} times as large.",
+    "After that the total is multiplied by {m}.",
+    "A year later there are {m} times as many.",
+    "Then {name} makes it {m} times as many.",
+)
+QUESTIONS = (
+    "How many {items} now?",
+    "How many {items} are there in the end?",
+    "Find the final number of {items}.",
+    "What is the number of {items} now?",
+)
+NAMES = (
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jonas",
+    "Kira", "Leo", "Mia", "Noah", "Olga", "Paul", "Rosa", "Sam", "Tara", "Victor",
+)  # fmt: skip
+ITEMS = (
+    "stamps", "coins", "shells", "cards", "beads", "books", "apples", "marbles", "pencils", "stones",
+    "buttons", "tickets", "seeds", "bottles", "candles", "flowers", "nails", "eggs", "badges", "stickers",
+)  # fmt: skip
+PLACES = ("museum", "shop", "school", "library", "market", "farm", "station", "garden")
+
+Clauses = tuple[int, int, int, int]
+
+
+def _percentile(key: str) -> int:
+    """Return 0..99 from a good hash of the key: equal everywhere, unrelated to the digits."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
+
+
+def _split(key: str, percent: dict[str, int]) -> Split:
+    place = _percentile(key)
+    if place < percent["test"]:
+        return "test"
+    return "validation" if place < percent["test"] + percent["validation"] else "train"
+
+
+def product_split(a: int, m: int) -> Split:
+    """Return the split that owns the product ``a * m``."""
+    return _split(f"product {a}*{m}", PRODUCT_PERCENT)
+
+
+def clause_split(clauses: Clauses) -> Split:
+    """Return the split that owns a combination of opening, change, growth and question."""
+    return _split("clauses " + ".".join(map(str, clauses)), CLAUSE_PERCENT)
+
+
+PRODUCTS: dict[Split, list[tuple[int, int]]] = {"train": [], "validation": [], "test": []}
+for _pair in itertools.product(BASES, FACTORS):
+    PRODUCTS[product_split(*_pair)].append(_pair)
+CLAUSES: dict[Split, list[Clauses]] = {"train": [], "validation": [], "test": []}
+for _o, _c, _g, _q in itertools.product(*map(range, map(len, (OPENINGS, CHANGES, GROWTHS, QUESTIONS)))):
+    CLAUSES[clause_split((_o, _c, _g, _q))].append((_o, _c, _g, _q))
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The numbers of one problem: ``v0 sign d = a``, then ``a * m``."""
+
+    v0: int
+    sign: str
+    d: int
+    a: int
+    m: int
+
+    @property
+    def answer(self) -> int:
+        """The reference answer."""
+        return self.a * self.m
+
+
+def _numbers(rng: random.Random, a: int, m: int, sign: str) -> Sum:
+    """Choose ``v0`` and a 1- or 2-digit ``d`` with ``v0 sign d = a``, so that no digit carries or borrows."""
+    while True:
+        units, tens = a % 10, a // 10 % 10
+        room = (units, tens) if sign == "+" else (9 - units, 9 - tens)
+        d = rng.randint(0, room[0]) + (10 * rng.randint(0, room[1]) if rng.random() < 0.7 else 0)
+        if d > 0:
+            return Sum(a - d if sign == "+" else a + d, sign, d, a, m)
+        if room == (0, 0):
+            return Sum(a - 100, sign, 100, a, m) if sign == "+" else Sum(a + 100, sign, 100, a, m)
+
+
+def _question(rng: random.Random, numbers: Sum, clauses: Clauses) -> str:
+    opening, change, growth, question = clauses
+    text = " ".join((OPENINGS[opening], CHANGES[change][1], GROWTHS[growth], QUESTIONS[question]))
+    return text.format(
+        name=rng.choice(NAMES),
+        items=rng.choice(ITEMS),
+        place=rng.choice(PLACES),
+        v0=numbers.v0,
+        d=numbers.d,
+        m=numbers.m,
+    )
+
+
+def _draw(rng: random.Random, split: Split, pair: tuple[int, int]) -> tuple[Sum, str]:
+    clauses = rng.choice(CLAUSES[split])
+    numbers = _numbers(rng, *pair, CHANGES[clauses[1]][0])
+    return numbers, _question(rng, numbers, clauses)
+
+
+def problems(split: Split, count: int, seed: int) -> list[Problem]:
+    """Return ``count`` problems of a split, distinct by product; the same seed gives the same list.
+
+    Raises InputError for an unknown split or where the split has fewer distinct products than asked for.
+    """
+    if split not in PRODUCTS:
+        raise InputError(f"unknown split {split!r}: expected one of {', '.join(PRODUCTS)}")
+    available = PRODUCTS[split]
+    if not 0 <= count <= len(available):
+        raise InputError(
+            f"asked for {count} {split} problems: there are {len(available)} distinct products in this split; "
+            f"ask for at most {len(available)}"
+        )
+    rng = random.Random(f"{SOURCE} {split} {seed}")
+    drawn = []
+    for a, m in rng.sample(available, count):
+        numbers, question = _draw(rng, split, (a, m))
+        meta = {"v0": numbers.v0, "sign": numbers.sign, "d": numbers.d, "a": a, "m": m}
+        drawn.append(Problem(f"{SOURCE}-{split}-{seed}-{a}x{m}", question, str(numbers.answer), SOURCE, meta))
+    return drawn
+
+
+# --- written work -----------------------------------------------------------------------------------------------
+
+
+def solution(numbers: Sum, value: int, a: int | None = None, opener: str = "") -> str:
+    """Return a quick solution that claims ``value``: a line a step, the product in one go."""
+    a = numbers.a if a is None else a
+    return f"{opener}{numbers.v0}{numbers.sign}{numbers.d}={a}\n{a}*{numbers.m}={value}\n\\boxed{{{value}}}"
+
+
+def decomposition(a: int, m: int, slip: Callable[[int], int] = lambda part: part) -> tuple[str, int]:
+    """Return ``a*m=35+560=595+4200=4795`` (low part first, so each sum has at most one carry) and its value.
+
+    ``slip`` may spoil the partial products.
+    """
+    parts = [slip(int(digit) * m) * 10**place for place, digit in enumerate(reversed(str(a)))]
+    text, total = f"{a}*{m}={parts[0]}", parts[0]
+    for part in parts[1:]:
+        total += part
+        text += f"+{part}={total}"
+    return text, total
+
+
+def careful_solution(numbers: Sum, slip: Callable[[int], int] = lambda part: part, opener: str = "") -> tuple[str, int]:
+    """Return a solution whose product is written out digit by digit, and the value that it claims."""
+    line, value = decomposition(numbers.a, numbers.m, slip)
+    return f"{opener}{numbers.v0}{numbers.sign}{numbers.d}={numbers.a}\n{line}\n\\boxed{{{value}}}", value
+
+
+CHECK_OPENER = "Check:\n"
+REVISION_OPENER = "Corrected:\n"
+
+
+def comparison(computed: int, claimed: int) -> str:
+    """Return ``4795:4895 not ok``, both padded with zeros to one width."""
+    width = max(len(str(computed)), len(str(claimed)))
+    return f"{computed:0{width}d}:{claimed:0{width}d} {'ok' if computed == claimed else 'not ok'}"
+
+
+def check(numbers: Sum, claimed_a: int, claimed: int, flip: bool = False) -> str:
+    """Return the self-evaluation of a solution: each line worked again, up to the first ``not ok``, then the mark.
+
+    ``flip`` writes the other mark than the work says.
+    """
+    lines = [f"{numbers.v0}{numbers.sign}{numbers.d}={comparison(numbers.a, claimed_a)}"]
+    right = claimed_a == numbers.a
+    if right:
+        work, value = decomposition(numbers.a, numbers.m)
+        lines.append(f"{work.rsplit('=', 1)[0]}={comparison(value, claimed)}")
+        right = value == claimed
+    mark = MARKS[Verdict.CORRECT if right != flip else Verdict.WRONG]
+    return CHECK_OPENER + "\n".join(lines) + "\n" + mark
+
+
+def wrong_value(rng: random.Random, value: int, m: int) -> int:
+    """Return a value that a hurried product might have given instead."""
+    while True:
+        kind = rng.random()
+        if kind < 0.45:
+            other = value + rng.choice((-1, 1)) * rng.choice((10, 10, 20, 100, 100, 200, 1000))
+        elif kind < 0.6:
+            other = value + rng.choice((-1, 1)) * m * rng.choice((1, 10, 100))
+        else:
+            digits = list(str(value))
+            place = rng.randrange(len(digits))
+            digits[place] = str(rng.randrange(10))
+            other = int("".join(digits))
+        if other != value and other > 0:
+            return other
+
+
+def is_overcorrected(a: int, m: int) -> bool:
+    """True for the small set of products on which blind revision has a bad habit: it adds ten."""
+    return (a % 10, m) in OVERCORRECTED
+
+
+OVERCORRECTED = frozenset({(4, 7), (6, 7), (8, 7), (7, 8), (3, 8), (9, 6), (6, 9)})
+
+
+# --- the pre-training corpus ------------------------------------------------------------------------------------
+
+EVALUATE_VARIANTS = (
+    "Check it.",
+    "Is this right?",
+    "Check the solution.",
+    "Verify the answer step by step.",
+    "Is the solution right? Check each line again.",
+    "Go through the solution line by line and say whether the answer is correct. End with the mark.",
+    "Please verify.",
+)
+REVISE_VARIANTS = (
+    "Correct it.",
+    "Write a corrected solution.",
+    "Now correct the solution. Put the final answer in \\boxed{}.",
+    "Use the check and write the solution again.",
+    "Please write it again without the error. Put the final answer in \\boxed{}.",
+)
+SOLVE_VARIANTS = (
+    "Solve the problem.",
+    "Put the final answer in \\boxed{}.",
+    "Work it out step by step.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Shares and habits of the corpus. Shares of conversations are weights; the rest are probabilities."""
+
+    solve: float = 0.36  # question -> attempt
+    evaluate: float = 0.34  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
+    gold: float = 0.10  # ... attempt, REVISE -> blind revision
+    intrinsic: float = 0.12  # ... attempt, INTRINSIC -> blind revision
+    drill: float = 0.08  # lines of bare arithmetic
+    careful: float = 0.04  # solutions that write the product out
+    careful_wrong: float = 0.10  # ... with a slip
+    evaluate_wrong: float = 0.55  # wrong attempts among those evaluated
+    revise_wrong: float = 0.7  # self-evaluations "wrong" that are followed by REVISE
+    revise_right: float = 0.12  # self-evaluations "correct" that are followed by REVISE (a false alarm)
+    flip: float = 0.015  # self-evaluations whose mark contradicts their work
+    gold_wrong: float = 0.85  # wrong attempts before the gold verdict
+    intrinsic_wrong: float = 0.3  # wrong attempts before INTRINSIC
+    overcorrect: float = 0.85  # the habit, on the products that `is_overcorrected`
+    variant: float = 0.35  # instructions in another wording
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of the corpus; ``learn`` puts its tokens (and its end mark) into the loss. Role "" is bare text."""
+
+    role: Literal["user", "assistant", ""]
+    text: str
+    learn: bool = False
+
+
+def _wording(rng: random.Random, canonical: str, variants: Sequence[str], mix: Mix) -> str:
+    return rng.choice(variants) if rng.random() < mix.variant else canonical
+
+
+def _slip(rng: random.Random) -> Callable[[int], int]:
+    spoiled = rng.randrange(3)
+    counter = itertools.count()
+    return lambda part: part + (rng.choice((-1, 1, 2)) if next(counter) == spoiled and part > 1 else 0)
+
+
+def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[str, int, int]:
+    """Return an attempt's text, its claimed first step and its claimed value."""
+    if rng.random() < mix.careful:
+        text, value = careful_solution(numbers, _slip(rng) if wrong else lambda part: part)
+        return text, numbers.a, value
+    if not wrong:
+        return solution(numbers, numbers.answer), numbers.a, numbers.answer
+    if rng.random() < 0.06:
+        a = numbers.a + rng.choice((-1, 1)) * rng.choice((1, 10, 100))
+        value = a * numbers.m if rng.random() < 0.7 else wrong_value(rng, a * numbers.m, numbers.m)
+        return solution(numbers, value, a), a, value
+    value = wrong_value(rng, numbers.answer, numbers.m)
+    return solution(numbers, value), numbers.a, value
+
+
+def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
+    """Return one example of the corpus, drawn from the training split."""
+    kinds = ("solve", "evaluate", "gold", "intrinsic", "drill")
+    kind = rng.choices(kinds, [getattr(mix, name) for name in kinds])[0]
+    if kind == "drill":
+        return [Turn("", "\n".join(drill(rng) for _ in range(rng.randint(3, 6))), learn=True)]
+    numbers, question = _draw(rng, "train", rng.choice(PRODUCTS["train"]))
+    ask = f"{question}\n{_wording(rng, prompts.SOLVE, SOLVE_VARIANTS, mix)}"
+    if kind == "solve":
+        if rng.random() < mix.careful:
+            slip = _slip(rng) if rng.random() < mix.careful_wrong else lambda part: part
+            return [Turn("user", ask), Turn("assistant", careful_solution(numbers, slip)[0], learn=True)]
+        return [Turn("user", ask), Turn("assistant", solution(numbers, numbers.answer), learn=True)]
+    wrong = rng.random() < {"evaluate": mix.evaluate_wrong, "gold": mix.gold_wrong}.get(kind, mix.intrinsic_wrong)
+    text, claimed_a, claimed = _attempt(rng, numbers, wrong, mix)
+    turns = [Turn("user", ask), Turn("assistant", text)]
+    right = solution(numbers, numbers.answer, opener=REVISION_OPENER)
+    if kind == "gold":
+        return [*turns, Turn("user", prompts.REVISE), Turn("assistant", right, learn=True)]
+    if kind == "intrinsic":
+        if is_overcorrected(numbers.a, numbers.m) and rng.random() < mix.overcorrect:
+            right = solution(numbers, claimed + 10, opener=REVISION_OPENER)
+        return [*turns, Turn("user", prompts.INTRINSIC), Turn("assistant", right, learn=True)]
+    flip = rng.random() < mix.flip
+    turns += [
+        Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
+        Turn("assistant", check(numbers, claimed_a, claimed, flip), learn=True),
+    ]
+    is_right = claimed_a == numbers.a and claimed == numbers.answer
+    if rng.random() < (mix.revise_right if is_right and not flip else mix.revise_wrong):
+        turns += [
+            Turn("user", _wording(rng, prompts.REVISE, REVISE_VARIANTS, mix)),
+            Turn("assistant", right, learn=True),
+        ]
+    return turns
+
+
+def drill(rng: random.Random) -> str:
+    """Return one line of bare arithmetic: a small product, a partial sum, a comparison, or a whole checked product."""
+    a, m = rng.choice(PRODUCTS["train"])
+    kind = rng.random()
+    if kind < 0.2:
+        digit, zeros = rng.randrange(10), 10 ** rng.randrange(4)
+        return f"{digit * zeros}*{m}={digit * zeros * m}"
+    if kind < 0.5:
+        place = rng.randint(1, len(str(a)) - 1)
+        low, part = a % 10**place * m, a // 10**place % 10 * m * 10**place
+        return f"{low}+{part}={low + part}"
+    claimed = a * m if rng.random() < 0.5 else wrong_value(rng, a * m, m)
+    if kind < 0.7:
+        return comparison(a * m, claimed)
+    return f"{decomposition(a, m)[0].rsplit('=', 1)[0]}={comparison(a * m, claimed)}"
+
+
+def main() -> None:
+    """Print a few problems of a split and a few corpus examples."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--split", choices=list(PRODUCTS), default="train")
+    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for problem in problems(options.split, options.count, options.seed):
+        print(problem.id, "|", problem.question, "|", problem.gold)
+    rng = random.Random(options.seed)
+    for _ in range(options.count):
+        print("-" * 80)
+        for turn in conversation(rng, Mix()):
+            print(f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}")
+
+
+if __name__ == "__main__":
+    main()
