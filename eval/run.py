@@ -22,6 +22,7 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
+from selfcorrect.problems import ProblemsRecipe, load_problems
 
 from selfcorrect import prompts
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
@@ -30,7 +31,6 @@ from selfcorrect.errors import InputError
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.jsonl import Journal, write_json
 from selfcorrect.metrics import score
-from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import is_done, mark_done, stage_folder
@@ -161,9 +161,7 @@ async def _record(journal: Journal, ready: list[tuple[str, Trajectory]], progres
     progress.advance(len(ready), note=f"{right}/{len(graded)} right" if graded else None)
 
 
-def _summary(
-    recipe: EvalRecipe, journal: Journal, problems: list[Problem], dropped: dict[str, int]
-) -> dict[str, Any]:
+def _summary(recipe: EvalRecipe, journal: Journal, problems: list[Problem], dropped: dict[str, int]) -> dict[str, Any]:
     keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in problems]
     trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
     return score(recipe.label, trajectories).row() | {

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,7 +28,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-train_app = typer.Typer(help="Train a model: sft (stage 1), grpo (stage 2), pretrain (the embedded model).", no_args_is_help=True)
+train_app = typer.Typer(
+    help="Train a model: sft (stage 1), grpo (stage 2), pretrain (the embedded model).", no_args_is_help=True
+)
 report_app = typer.Typer(help="Tables and pages from finished runs.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
@@ -42,8 +46,12 @@ RecipeArgs = Annotated[
         show_default=False,
     ),
 ]
-RunOption = Annotated[Path, typer.Option("--run", help="The run folder: this stage reads and writes there, and resumes.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved recipe, a first example and the plan; do nothing.")]
+RunOption = Annotated[
+    Path, typer.Option("--run", help="The run folder: this stage reads and writes there, and resumes.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the resolved recipe, a first example and the plan; do nothing.")
+]
 
 
 def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str) -> Any:
@@ -62,13 +70,14 @@ def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str)
 
 
 def stage(module: str, schema: str, folder: str, args: list[str] | None, default: str, run: Path, dry_run: bool) -> Any:
-    """Run one stage (or show its plan) and return its summary."""
+    """Run one stage (or show its plan) and return its summary; Ctrl-C leaves with what to do next."""
     program = import_module(module)
     recipe = resolve(folder, args, getattr(program, schema), default)
     if dry_run:
         console.print(program.plan(recipe))
         return None
-    return program.run(recipe, run)
+    with resumable():
+        return program.run(recipe, run)
 
 
 @app.command()
@@ -82,7 +91,9 @@ def sft(
     args: RecipeArgs = None,
     run: RunOption = Path("runs/default"),
     dry_run: DryRun = False,
-    show_mask: Annotated[bool, typer.Option("--show-mask", help="Print one example coloured by what is learned.")] = False,
+    show_mask: Annotated[
+        bool, typer.Option("--show-mask", help="Print one example coloured by what is learned.")
+    ] = False,
 ) -> None:
     """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
     if show_mask:
@@ -128,7 +139,8 @@ def demo(
     if dry_run:
         console.print(study.show_plan(steps))
         return
-    seconds = study.run_steps(steps, run)
+    with resumable():
+        seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)
     console.print(show_rows_of(run))
     from eval.report import write_report
@@ -148,8 +160,12 @@ def report_html(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> N
 def grade(
     response: Annotated[str | None, typer.Argument(help="The text to grade.")] = None,
     gold: Annotated[str | None, typer.Argument(help="The reference answer.")] = None,
-    source: Annotated[str, typer.Option(help="Whose rules: math, gsm8k, minerva, olympiadbench, aime, amc, arithmetic.")] = "math",
-    explain: Annotated[bool, typer.Option("--explain", help="Show the extraction, both normal forms, the rule.")] = False,
+    source: Annotated[
+        str, typer.Option(help="Whose rules: math, gsm8k, minerva, olympiadbench, aime, amc, arithmetic.")
+    ] = "math",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the extraction, both normal forms, the rule.")
+    ] = False,
     jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Grade a file of {response, gold} rows.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the graded rows of --jsonl.")] = None,
     audit: Annotated[bool, typer.Option("--audit", help="With --jsonl: print disagreements with math_verify.")] = False,
@@ -162,7 +178,9 @@ def grade(
     elif response is None or gold is None:
         raise InputError("give RESPONSE and GOLD, or --jsonl FILE")
     else:
-        console.print(command.explain(response, gold, source) if explain else command.verdict_line(response, gold, source))
+        console.print(
+            command.explain(response, gold, source) if explain else command.verdict_line(response, gold, source)
+        )
 
 
 @app.command()
@@ -179,15 +197,22 @@ def main() -> None:
         app()
     except SelfCorrectError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; what was recorded is whole: run the same command to resume", code=130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         fail(f"{error.strerror}: {error.filename or ''}; what was recorded is whole: mend it and run the same command")
 
 
-def fail(message: str, code: int = 1) -> None:
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Turn Ctrl-C into a message and exit code 130 (journals and checkpoints are whole at any moment)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted; what was recorded is whole: run the same command to resume", code=130)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
     """Print an error for the user and leave."""
     errors.print(Panel(Text(message), title="selfcorrect", title_align="left", border_style="red"))
     sys.exit(code)

@@ -1,8 +1,8 @@
 """`SelfCorrectModel`: a trained model in a script, in three lines.
 
-    from selfcorrect import SelfCorrectModel
-    model = SelfCorrectModel.load("embedded")
-    print(model.solve("Mia has 40 shells and buys 12 more. How many shells now?").final.answer)
+from selfcorrect import SelfCorrectModel
+model = SelfCorrectModel.load("embedded")
+print(model.solve("Mia has 40 shells and buys 12 more. How many shells now?").final.answer)
 """
 
 from __future__ import annotations

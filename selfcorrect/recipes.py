@@ -105,9 +105,8 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         return build_recipe(hint, value, where)  # type: ignore[arg-type]
     if origin is Literal:
         if value not in args:
-            raise RecipeError(
-                f"{where}: expected one of {', '.join(map(str, args))}; got {value!r}{nearest(str(value), map(str, args))}"
-            )
+            known = [str(choice) for choice in args]
+            raise RecipeError(f"{where}: expected one of {', '.join(known)}; got {value!r}{nearest(str(value), known)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -63,7 +63,8 @@ def _same_recipe(path: Path, text: str) -> None:
     )
     shown = "\n".join(line for line in lines if not line.startswith("@@"))
     raise RunFolderError(
-        f"{path.parent} was made with another recipe:\n{shown}\nUse another --run folder, remove this one, or repeat its recipe."
+        f"{path.parent} was made with another recipe:\n{shown}\n"
+        "Use another --run folder, remove this one, or repeat its recipe."
     )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,11 +60,24 @@ def demo_steps(run: Path, seed: int) -> list[Step]:
         stage("sft ift", "train", "sft", "embedded-sft", f"seed={seed}", folder="checkpoints/ift", after=("gen",)),
         stage("sft raft", "train", "sft", "embedded-raft", f"seed={seed}", folder="checkpoints/raft", after=("gen",)),
         stage(
-            "grpo", "train", "grpo", "embedded-grpo", f"seed={seed}", f"model={ift}", folder="checkpoints/grpo", after=("sft ift",)
+            "grpo",
+            "train",
+            "grpo",
+            "embedded-grpo",
+            f"seed={seed}",
+            f"model={ift}",
+            folder="checkpoints/grpo",
+            after=("sft ift",),
         ),
         evaluation("ift", "self-rewarding IFT", "self-rewarding", "ift", ("sft ift",)),
         stage(
-            "sft raft-plus", "train", "sft", "embedded-raft-plus", f"seed={seed}", folder="checkpoints/raft-plus", after=("gen",)
+            "sft raft-plus",
+            "train",
+            "sft",
+            "embedded-raft-plus",
+            f"seed={seed}",
+            folder="checkpoints/raft-plus",
+            after=("gen",),
         ),
         evaluation("raft", "STaR/RAFT for self-correction", "intrinsic", "raft", ("sft raft",)),
         evaluation("raft-plus", "STaR/RAFT+ for self-correction", "intrinsic", "raft-plus", ("sft raft-plus",)),
@@ -90,17 +103,16 @@ def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> d
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     seconds: dict[str, float] = {}
-    with Progress(*bar_columns(), console=console) as display, selectors.DefaultSelector() as selector:
+    with Progress(*bar_columns(), console=console) as display:
         overall = display.add_task("[bold]all steps", total=len(steps), completed=len(done), note="")
         try:
             while waiting or running:
                 for step in [s for s in waiting if set(s.after) <= done][: at_once - len(running)]:
                     waiting.remove(step)
-                    running[step.name] = _Child(step, logs, display, selector)
+                    running[step.name] = _Child(step, logs, display)
                 if not running:
                     raise SelfCorrectError(f"steps wait for what no step makes: {[step.name for step in waiting]}")
-                for key, _ in selector.select(timeout=0.5):
-                    key.data.read()
+                time.sleep(0.1)
                 for name in [name for name, child in running.items() if child.finished()]:
                     child = running.pop(name)
                     seconds[name] = child.end()
@@ -115,13 +127,18 @@ def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> d
 class _Child:
     """One running command: its output in a log, its progress events on the display."""
 
-    def __init__(self, step: Step, logs: Path, display: Progress, selector: selectors.BaseSelector) -> None:
-        self.step, self.display, self.selector = step, display, selector
+    def __init__(self, step: Step, logs: Path, display: Progress) -> None:
+        self.step, self.display = step, display
         self.started_s = time.perf_counter()
         self.log = logs / f"{step.name.replace(' ', '-')}.log"
         self.tasks: dict[str, TaskID] = {}
         self.waiting = display.add_task(step.name, total=None, note="starting")
-        environment = os.environ | {EVENTS: "json", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            EVENTS: "json",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         self.output = self.log.open("a", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "selfcorrect.cli", *step.args],
@@ -130,15 +147,19 @@ class _Child:
             text=True,
             env=environment,
         )
-        assert self.process.stdout is not None
-        self.stdout = self.process.stdout
-        selector.register(self.stdout, selectors.EVENT_READ, self)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
-    def read(self) -> None:
-        line = self.stdout.readline()
-        if not line.startswith('{"progress"'):
-            self.output.write(line)
-            return
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith('{"progress"'):
+                self._show(line)
+            else:
+                self.output.write(line)
+                self.output.flush()
+
+    def _show(self, line: str) -> None:
         event = json.loads(line)
         if self.waiting in self.display.task_ids:
             self.display.remove_task(self.waiting)
@@ -151,8 +172,7 @@ class _Child:
         return self.process.poll() is not None
 
     def end(self) -> float:
-        self.selector.unregister(self.stdout)
-        self.output.write(self.stdout.read())
+        self.reader.join()
         self.output.close()
         for task in [self.waiting, *self.tasks.values()]:
             if task in self.display.task_ids:
@@ -161,7 +181,8 @@ class _Child:
         if self.process.returncode:
             last = self.log.read_text(encoding="utf-8").strip().splitlines()[-25:]
             raise SelfCorrectError(
-                f"step {self.step.name!r} failed (exit {self.process.returncode}): selfcorrect {shlex.join(self.step.args)}\n"
+                f"step {self.step.name!r} failed (exit {self.process.returncode}): "
+                f"selfcorrect {shlex.join(self.step.args)}\n"
                 + "\n".join(last)
                 + f"\nIts log: {self.log}. What is done stays done: mend the cause and run the same command."
             )
