@@ -1,0 +1,52 @@
+"""The house's rule: imports run one way, and `import selfcorrect` loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("data_gen", "train", "eval")
+UPWARD = {"cli.py"}  # the one place of the library that names stages, inside its commands
+PURE = ("types", "errors", "prompts", "verdicts", "rewards", "metrics", "recipes", "jsonl")
+HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "accelerate")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "selfcorrect").rglob("*.py")), ids=lambda path: path.name)
+def test_library_imports_no_stage(path: Path) -> None:
+    if path.name not in UPWARD:
+        assert not {name for name in imports(path) if name.split(".")[0] in STAGES}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_do_not_import_one_another(stage: str) -> None:
+    for path in (ROOT / stage).rglob("*.py"):
+        others = {name for name in imports(path) if name.split(".")[0] in STAGES and not name.startswith(stage)}
+        assert not others, f"{path} imports {others}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_import_nothing_heavy(module: str) -> None:
+    names = {name.split(".")[0] for name in imports(ROOT / "selfcorrect" / f"{module}.py")}
+    assert not names & set(HEAVY)
+
+
+def test_importing_selfcorrect_is_light() -> None:
+    code = f"import sys, selfcorrect, selfcorrect.cli; print([m for m in {HEAVY + ('sympy',)} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
