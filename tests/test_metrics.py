@@ -1,0 +1,93 @@
+"""Scores: identities, denominators, intervals and what is counted beside them."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfcorrect.errors import InputError
+from selfcorrect.metrics import Share, compare, delta_interval, score
+from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
+
+RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
+FAILED, EMPTY = Grade(Outcome.UNGRADABLE, extracted="1E9"), Grade(Outcome.UNGRADABLE, extracted=None)
+
+
+def path(i: int, first: Grade, final: Grade | None = None, verdict: Verdict | None = None) -> Trajectory:
+    grades = [first] if final is None else [first, final]
+    return Trajectory(
+        problem=Problem(f"p{i}", f"q{i}", "1", "math"),
+        attempts=tuple(Attempt("a", g.extracted, g) for g in grades),
+        evaluations=(SelfEvaluation("e", verdict),) if verdict or final else (),
+        stop="horizon" if final else "verdict",
+    )
+
+
+def test_a_hand_counted_table() -> None:
+    scores = score(
+        "m",
+        [
+            path(0, RIGHT, None, Verdict.CORRECT),
+            path(1, WRONG, RIGHT, Verdict.WRONG),
+            path(2, RIGHT, WRONG, Verdict.WRONG),
+            path(3, WRONG, None, Verdict.CORRECT),
+            path(4, WRONG, WRONG, Verdict.WRONG),
+            path(5, EMPTY),
+            path(6, FAILED),
+        ],
+    )
+    assert scores.n == 6
+    assert (scores.turn1.hits, scores.final.hits, scores.i2c.hits, scores.c2i.hits) == (2, 2, 1, 1)
+    assert scores.delta == 0
+    assert (scores.rm_C.hits, scores.rm_C.n, scores.rm_W.hits, scores.rm_W.n) == (1, 2, 2, 3)
+    assert (scores.no_verdict.hits, scores.unanswered, scores.ungradable) == (1, 1, 1)
+    row = scores.row()
+    assert row["turn1"] == 33.33
+    assert row["rm_W_n"] == 3
+    assert row["stops"] == {"horizon": 3, "verdict": 4}
+
+
+@given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, EMPTY]), st.sampled_from([RIGHT, WRONG, EMPTY])), min_size=1))
+def test_identities(grades: list[tuple[Grade, Grade]]) -> None:
+    scores = score("m", [path(i, a, b) for i, (a, b) in enumerate(grades)])
+    assert scores.final.hits == scores.turn1.hits + scores.i2c.hits - scores.c2i.hits
+    assert scores.delta == pytest.approx(100 * (scores.i2c.hits - scores.c2i.hits) / scores.n)
+    low, high = scores.delta_interval
+    assert low < scores.delta * scores.n / (scores.n + 2) < high
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe 1998, table I: 81/263 and 0/20 (Wilson without continuity correction).
+    assert Share(81, 263).interval == pytest.approx((25.53, 36.62), abs=0.01)
+    assert Share(0, 20).interval == pytest.approx((0.0, 16.11), abs=0.01)
+    assert Share(0, 0).percent is None
+
+
+def test_delta_interval_covers() -> None:
+    import numpy as np
+
+    n, p_gain, p_loss = 400, 0.08, 0.02
+    draws = np.random.default_rng(0).multinomial(n, [p_gain, p_loss, 1 - p_gain - p_loss], size=2000)
+    truth = 100 * (p_gain - p_loss)
+    covered = sum(low <= truth <= high for low, high in (delta_interval(int(a), int(b), n) for a, b, _ in draws))
+    assert 0.935 <= covered / 2000 <= 0.97
+
+
+def test_compare_counts_discordant_pairs() -> None:
+    a = [path(i, RIGHT if i < 10 else WRONG) for i in range(20)]
+    b = [path(i, RIGHT if i >= 2 else WRONG) for i in range(20)]
+    test = compare(a, b)
+    assert (test.only_a, test.only_b, test.n) == (2, 10, 20)
+    assert test.gain == 40
+    assert test.p_value == pytest.approx(0.03857, abs=1e-5)  # two-sided binomial, 2 of 12
+
+
+@pytest.mark.parametrize(("a", "b"), list(product(([], [path(0, FAILED)]), ([path(9, RIGHT)],))))
+def test_nothing_to_score_is_an_error(a: list[Trajectory], b: list[Trajectory]) -> None:
+    with pytest.raises(InputError):
+        score("m", a)
+    with pytest.raises(InputError):
+        compare(a, b)
