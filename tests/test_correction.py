@@ -1,0 +1,154 @@
+"""The loop on a scripted engine: every way a path can end, spans that cover the tokens exactly, stop decisions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from selfcorrect import prompts
+from selfcorrect.correction import LoopSettings, grade_trajectories, parse_path, solve
+from selfcorrect.engines import Sample, SampleRequest
+from selfcorrect.engines.scripted import Reply, ScriptedEngine
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Outcome, Problem, Role, Trajectory, Verdict
+
+PROBLEM = Problem("p", "What is 2+2?", "4", "math")
+A, B = "Two and two.\n\\boxed{5}", "Again.\n\\boxed{4}"
+WRONG, RIGHT = "2+2=4:5 not ok\n[VERIFY] wrong.", "ok\n[VERIFY] correct."
+
+
+def parse(codec: ChatCodec, text: str, finish: str = "stop", horizon: int = 2) -> Trajectory:
+    ids = codec.encode(text)
+    sample = Sample(ids, (-1.0,) * len(ids), finish)
+    return parse_path(PROBLEM, codec, codec.opening(prompts.solve_messages(PROBLEM.question)), sample, horizon)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "stop", "answers", "verdicts"),
+    [
+        (f"{A}\n\n{WRONG}\n\n{B}", "stop", "horizon", ["5", "4"], [Verdict.WRONG]),
+        (f"{A}\n\n{WRONG}\n\n{B}\n\n{RIGHT}", "stop", "verdict", ["5", "4"], [Verdict.WRONG, Verdict.CORRECT]),
+        (f"{A}\n\n{WRONG}\n\n{B}\n\n{WRONG}", "stop", "horizon", ["5", "4"], [Verdict.WRONG, Verdict.WRONG]),
+        (f"{B}\n\n{RIGHT}", "stop", "verdict", ["4"], [Verdict.CORRECT]),
+        (f"{B}\n\n{RIGHT} and then \\boxed{{9}}", "stop", "verdict", ["4"], [Verdict.CORRECT]),
+        (A, "stop", "no-verdict", ["5"], []),
+        (A, "length", "length", ["5"], []),
+        (f"{A}\n\nI wonder", "stop", "no-verdict", ["5"], [None]),
+        (f"{A}\n\n[VERIFY] maybe.", "stop", "no-verdict", ["5"], [None]),
+        (f"{A}\n\n{WRONG}", "stop", "no-revision", ["5"], [Verdict.WRONG]),
+        (f"{A}\n\n{WRONG}", "length", "length", ["5"], [Verdict.WRONG]),
+        (f"{A}\n\n{WRONG}\n\nThe answer", "length", "length", ["5", None], [Verdict.WRONG]),
+        (f"{A}\n[VERIFY] wrong.\n{B}", "stop", "horizon", ["5", "4"], [Verdict.WRONG]),
+        (f"No box here\n\n{WRONG}\n\n{B}", "stop", "horizon", [None, "4"], [Verdict.WRONG]),
+        ("", "stop", "no-verdict", [None], []),
+        ("[VERIFY] correct.", "stop", "verdict", [None], [Verdict.CORRECT]),
+    ],
+)
+def test_every_way_a_path_can_end(
+    codec: ChatCodec, text: str, finish: str, stop: str, answers: list[str | None], verdicts: list[Verdict | None]
+) -> None:
+    path = parse(codec, text, finish)
+    assert path.stop == stop
+    assert [attempt.answer for attempt in path.attempts] == answers
+    assert [evaluation.verdict for evaluation in path.evaluations] == verdicts
+
+
+def test_spans_cover_the_path_without_gap_and_say_whose_words(codec: ChatCodec) -> None:
+    path = parse(codec, f"{A}\n\n{WRONG}\n\n{B}")
+    assert [span.role for span in path.spans] == [Role.EXTERNAL, Role.ATTEMPT, Role.EVALUATION, Role.REVISION]
+    assert [span.start for span in path.spans[1:]] == [span.end for span in path.spans[:-1]]
+    assert path.spans[-1].end == len(path.token_ids) == len(path.logprobs)
+    texts = [codec.decode(path.token_ids[span.start : span.end]) for span in path.spans[1:]]
+    assert texts == [A, f"\n\n{WRONG}", f"\n\n{B}"]
+    assert path.sampled_tokens == len(codec.encode(f"{A}\n\n{WRONG}\n\n{B}"))
+    assert Trajectory.from_json(path.to_json()) == path
+
+
+def test_what_follows_the_stop_decision_is_dropped(codec: ChatCodec) -> None:
+    path = parse(codec, f"{B}\n\n{RIGHT}\n\nmore")
+    assert codec.decode(path.token_ids).endswith("[VERIFY] correct.")
+
+
+def test_longer_horizons(codec: ChatCodec) -> None:
+    path = parse(codec, f"{A}\n\n{WRONG}\n\n{A}\n\n{WRONG}\n\n{B}\n\n{RIGHT}", horizon=3)
+    assert (len(path.attempts), path.stop) == (3, "verdict")
+
+
+def run(codec: ChatCodec, settings: LoopSettings, script) -> tuple[Trajectory, ScriptedEngine]:  # type: ignore[no-untyped-def]
+    engine = ScriptedEngine(script, codec)
+    return asyncio.run(solve(PROBLEM, engine, codec, settings, seed=0)), engine
+
+
+def test_one_pass_and_turn_by_turn_agree(codec: ChatCodec) -> None:
+    whole = f"{A}\n\n{WRONG}\n\n{B}\n\n{RIGHT}"
+
+    def script(request: SampleRequest, prompt: str) -> Reply:
+        return Reply(whole[len(prompt.split("<|assistant|>")[-1]) :], p_correct=0.25)
+
+    once, _ = run(codec, LoopSettings(), script)
+    turns, engine = run(codec, LoopSettings(one_pass=False), script)
+    assert len(engine.requests) == 2
+    assert replace(once, logprobs=()) == replace(turns, logprobs=())
+    assert once.evaluations[0].p_correct == pytest.approx(0.25)
+
+
+def test_turn_by_turn_respects_the_budget(codec: ChatCodec) -> None:
+    path, _ = run(codec, LoopSettings(one_pass=False, max_tokens=60), lambda request, prompt: f"{A}\n\n{WRONG}")
+    assert path.stop == "length"
+    assert path.sampled_tokens <= 60
+
+
+def prompted(answers: dict[str, str]):  # type: ignore[no-untyped-def]
+    def script(request: SampleRequest, prompt: str) -> str:
+        last = prompt.rsplit("<|user|>", 1)[1]
+        return next(reply for key, reply in answers.items() if key in last)
+
+    return script
+
+
+def test_intrinsic_always_revises(codec: ChatCodec) -> None:
+    path, engine = run(codec, LoopSettings("intrinsic"), prompted({prompts.INTRINSIC: A, prompts.SOLVE: B}))
+    assert [attempt.answer for attempt in path.attempts] == ["4", "5"]
+    assert not path.evaluations
+    assert [span.role for span in path.spans] == [Role.EXTERNAL, Role.ATTEMPT, Role.EXTERNAL, Role.REVISION]
+    assert [span.sampled for span in path.spans] == [False, True, False, True]
+    assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize(("first", "turns"), [(A, 2), (B, 1)])
+def test_gold_verdict_stops_when_right(codec: ChatCodec, first: str, turns: int) -> None:
+    path, _ = run(codec, LoopSettings("gold"), prompted({prompts.REVISE: B, prompts.SOLVE: first}))
+    assert len(path.attempts) == turns
+    assert path.final.answer == "4"
+
+
+def test_asked_evaluates_then_revises(codec: ChatCodec) -> None:
+    script = prompted({prompts.EVALUATE: WRONG + " tail", prompts.REVISE: B, prompts.SOLVE: A})
+    path, _ = run(codec, LoopSettings("asked"), script)
+    assert [e.verdict for e in path.evaluations] == [Verdict.WRONG]
+    assert path.evaluations[0].text == WRONG
+    assert path.final.answer == "4"
+
+
+@pytest.mark.parametrize(
+    ("said", "turns", "stop"), [("Yes.", 1, "verdict"), ("No.", 2, "horizon"), ("", 1, "no-verdict")]
+)
+def test_two_turn_chat(codec: ChatCodec, said: str, turns: int, stop: str) -> None:
+    script = prompted({prompts.CHAT_WRONG: B, prompts.SOLVE: f"{A}\n\n{prompts.SELF_QUESTION} {said}"})
+    path, _ = run(codec, LoopSettings("two-turn"), script)
+    assert (len(path.attempts), path.stop) == (turns, stop)
+
+
+def test_seeds_differ_by_problem_and_turn_not_by_method(codec: ChatCodec) -> None:
+    script = prompted({prompts.INTRINSIC: A, prompts.REVISE: A, prompts.SOLVE: A})
+    _, intrinsic = run(codec, LoopSettings("intrinsic"), script)
+    _, gold = run(codec, LoopSettings("gold"), script)
+    assert intrinsic.requests[0].seed == gold.requests[0].seed
+    assert intrinsic.requests[0].seed != intrinsic.requests[1].seed
+
+
+def test_grading_marks_every_attempt(codec: ChatCodec) -> None:
+    (path,) = grade_trajectories([parse(codec, f"{A}\n\n{WRONG}\n\n{B}")])
+    assert [a.grade.outcome for a in path.attempts if a.grade] == [Outcome.WRONG, Outcome.CORRECT]
