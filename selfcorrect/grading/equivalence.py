@@ -1,0 +1,483 @@
+"""Decide whether two read answers are equal: True, False, or None where neither could be shown.
+
+The rules, in the order a reader would ask for them:
+- **numbers** exactly; a decimal of ROUNDED_DIGITS or more significant digits may be the rounding of a non-integer;
+- **percent** ``p%`` is p or p/100; **degrees** may be missing, ``180°`` is π; **units** by `units`;
+- **expressions** by normal form (`algebra`), else by a point where they differ, else by the worker pool;
+- **names** (``x =``, ``f(x) =``, ``AB =``) before a value are harmless; every member of a chain must be right;
+- **equations** up to a constant factor, **inequalities** as intervals, **tuples** with order and brackets,
+  **lists, sets and unions** without order, **matrices** entry by entry, **words** by `wording`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+
+from selfcorrect.grading import algebra, numeric, shapes, wording
+from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading.nodes import Node, num, sym
+from selfcorrect.grading.rules import Rules
+from selfcorrect.grading.units import conversion
+
+ROUNDED_DIGITS = 9
+"""A decimal with this many significant digits equals the non-integer constant whose rounding it is."""
+
+Slow = Callable[[Node, Node, bool], bool | None]
+"""Decides two scalar trees outside this process: (response, gold, positive symbols) -> equal, different, unknown."""
+
+
+@dataclass(slots=True)
+class Equivalence:
+    """Compares trees under one data set's rules; ``method`` and ``limit`` tell afterwards what decided."""
+
+    rules: Rules
+    slow: Slow | None = None
+    tolerance: float | None = None
+    method: str = "structure"
+    limit: str = ""
+    undecided: list[tuple[Node, Node]] = field(default_factory=list)
+
+    def same(self, response: Node, gold: Node) -> bool | None:
+        """Return whether the two answers are equal; None where it could not be decided."""
+        if response == gold:
+            self.method = "identical"
+            return True
+        if gold.kind == "text" or response.kind == "text":
+            self.method = "words"
+            return wording.same_words(_words(response), _words(gold))
+        equation = self._equations(response, gold)
+        if equation is not NOT_EQUATIONS:
+            return equation
+        if response.kind == gold.kind == "rel":
+            relation = self._inequalities(response, gold)
+            if relation is not None:
+                return relation
+        response, gold = shapes.settle(response), shapes.settle(gold)
+        if response == gold:
+            return True
+        if _is_scalar(response) and _is_scalar(gold):
+            return self.scalars(shapes.ratio_value(response), shapes.ratio_value(gold))
+        return self._collections(response, gold)
+
+    # -- equations ---------------------------------------------------------------------------------------
+
+    def _equations(self, response: Node, gold: Node) -> bool | NotEquations | None:
+        stated_r, stated_g = shapes.equation(_exact_part(response)), shapes.equation(_exact_part(gold))
+        if stated_r is None and stated_g is None:
+            return NOT_EQUATIONS
+        if stated_r and stated_g:
+            return self._two_equations(response, gold, stated_r, stated_g)
+        if stated_g:
+            name, values = stated_g
+            if name is None or (gold.kind == "rel" and len(values) > 1):
+                self.method = "equation"
+                return False if name is None else self._all(values, lambda value: self.same(response, value))
+            if isinstance(name, Node) and name.kind in ("tuple", "list") and response.kind == "list":
+                response = Node("tuple", "()", response.args)
+            return self.same(response, values[0])
+        assert stated_r is not None
+        name, values = stated_r
+        if name is None:
+            if (len(values) == 2 and shapes.is_quantity(values[0]) and values[1] != shapes.ZERO) or (len(values) > 2 and shapes.is_quantity(values[0])):
+                values = values[1:]
+            elif len(values) == 2 and any(numeric.has_symbols(value) for value in values):
+                self.method = "equation"
+                if not _is_scalar(gold):
+                    return False
+                answer = self._all(values, lambda value: self.same(value, gold))
+                return answer
+        return self._all(values, lambda value: self.same(value, gold))
+
+    def _all(self, values: list[Node], judge: Callable[[Node], bool | None]) -> bool | None:
+        verdicts = [judge(value) for value in values]
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    def _two_equations(
+        self,
+        response: Node,
+        gold: Node,
+        stated_r: tuple[Node | None, list[Node]],
+        stated_g: tuple[Node | None, list[Node]],
+    ) -> bool | None:
+        (name_r, values_r), (name_g, values_g) = stated_r, stated_g
+        named = name_r is not None and name_g is not None
+        if named and (name_r == name_g or _function_and_letter(name_r, name_g)):
+            verdict = self._all(values_r, lambda value: self.same(value, values_g[-1]))
+            if verdict:
+                return True
+        if len(response.args) != 2 or len(gold.args) != 2:
+            return False
+        try:
+            left, right = (
+                algebra.add(self._form(node.args[0]), self._form(node.args[1]), -1) for node in (response, gold)
+            )
+            verdict = algebra.proportional(left, right)
+        except TooLarge as reached:
+            self.limit = str(reached)
+            verdict = None
+        except Unreadable:
+            return False if not named else self.same(values_r[-1], values_g[-1]) and name_r == name_g
+        self.method = "equation"
+        if verdict is None:
+            differences = [Node("add", "", (n.args[0], Node("neg", "", (n.args[1],)))) for n in (response, gold)]
+            return self._constant_ratio(*differences)
+        return verdict
+
+    def _constant_ratio(self, left: Node, right: Node) -> bool | None:
+        """False where left/right is not constant; the pool must confirm a constant one."""
+        for sign in (1, -1):
+            other = right if sign == 1 else Node("neg", "", (right,))
+            if numeric.differ(left, other, positive=self.rules.positive_symbols) is not True:
+                return self._ask(left, other)
+        return False
+
+    # -- inequalities ------------------------------------------------------------------------------------
+
+    def _inequalities(self, response: Node, gold: Node) -> bool | None:
+        """Compare two relations that are no equations; None to go on with their interval forms."""
+        as_interval = [shapes.interval(node) for node in (response, gold)]
+        if all(as_interval):
+            (variable_r, _), (variable_g, _) = as_interval[0], as_interval[1]  # type: ignore[misc]
+            return None if variable_r == variable_g or variable_g.kind == "apply" else False
+        if any(as_interval) or response.value.split()[0][0] not in "<>" or gold.value.split()[0][0] not in "<>":
+            return None
+        if len(response.args) != 2 or len(gold.args) != 2:
+            return None
+        try:
+            sides = []
+            for node in (response, gold):
+                left, right = (self._form(arg) for arg in node.args)
+                sides.append(algebra.add(left, right, 1 if False else -1))
+        except (TooLarge, Unreadable):
+            return None
+        flipped = response.value[0] != gold.value[0]
+        if ("=" in response.value) != ("=" in gold.value):
+            return False
+        other = algebra.add(algebra.constant(0), sides[1], -1) if flipped else sides[1]
+        return algebra.positively_proportional(sides[0], other)
+
+    # -- collections -------------------------------------------------------------------------------------
+
+    def _collections(self, response: Node, gold: Node) -> bool | None:
+        kinds = response.kind, gold.kind
+        if kinds == ("matrix", "matrix"):
+            if response.value != gold.value:
+                return False
+            return self._in_order(response.args, gold.args)
+        if "matrix" in kinds:
+            return self._vectors(response, gold)
+        if kinds == ("tuple", "tuple"):
+            if len(response.args) != len(gold.args):
+                return False
+            if len(gold.args) == 2 and response.value != gold.value:
+                return False
+            return self._in_order(response.args, gold.args)
+        if kinds == ("ratio", "ratio"):
+            return self._ratios(response, gold)
+        if "union" in kinds:
+            return self._unions(response, gold)
+        if kinds == ("tuple", "list") or kinds == ("list", "tuple"):
+            plain = response if response.kind == "tuple" else gold
+            if plain.value != "()" or len(response.args) != len(gold.args):
+                return False
+            return self._in_order(response.args, gold.args)
+        many = ("list", "set")
+        if response.kind in many and gold.kind in many:
+            return self._without_order(response.args, gold.args)
+        if response.kind in many and len(response.args) == 1:
+            return self.same(response.args[0], gold)
+        if gold.kind in many and len(gold.args) == 1:
+            return self.same(response, gold.args[0])
+        if kinds == ("inter", "inter") or kinds == ("minus", "minus"):
+            return self._in_order(response.args, gold.args) if len(response.args) == len(gold.args) else False
+        if response.kind == gold.kind == "rel":
+            return response.value == gold.value and self._in_order(response.args, gold.args)
+        return False
+
+    def _in_order(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool | None:
+        if len(left) != len(right):
+            return False
+        undecided = False
+        for one, other in zip(left, right, strict=True):
+            verdict = self.same(one, other)
+            if verdict is False:
+                return False
+            undecided |= verdict is None
+        return None if undecided else True
+
+    def _without_order(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool | None:
+        """Match each gold item with one response item; equality is transitive, so the first match will do."""
+        if len(left) != len(right):
+            return False
+        rest = list(left)
+        undecided = False
+        for wanted in right:
+            place = unknown = -1
+            for index, candidate in enumerate(rest):
+                verdict = self.same(candidate, wanted)
+                if verdict:
+                    place = index
+                    break
+                if verdict is None and unknown < 0:
+                    unknown = index
+            if place < 0:
+                if unknown < 0:
+                    return False
+                undecided = True
+                place = unknown
+            rest.pop(place)
+        return None if undecided else True
+
+    def _vectors(self, response: Node, gold: Node) -> bool | None:
+        """A column or row against a tuple of the same entries."""
+        matrix, other = (response, gold) if response.kind == "matrix" else (gold, response)
+        rows, columns = (int(part) for part in matrix.value.split("x"))
+        if other.kind == "tuple" and other.value == "()" and 1 in (rows, columns):
+            return self._in_order(response.args, gold.args)
+        if rows == columns == 1 and _is_scalar(other):
+            return self.same(matrix.args[0], other) if matrix is response else self.same(other, matrix.args[0])
+        return False
+
+    def _ratios(self, response: Node, gold: Node) -> bool | None:
+        if len(response.args) != len(gold.args):
+            return False
+        first_r, first_g = response.args[0], gold.args[0]
+        for one, other in zip(response.args[1:], gold.args[1:], strict=True):
+            verdict = self.scalars(Node("mul", "", (one, first_g)), Node("mul", "", (other, first_r)))
+            if verdict is not True:
+                return verdict
+        return True
+
+    def _unions(self, response: Node, gold: Node) -> bool | None:
+        def parts(node: Node) -> tuple[Node, ...]:
+            flat: list[Node] = []
+            for arg in node.args if node.kind in ("union", "list") else (node,):
+                settled = shapes.settle(arg)
+                if settled.kind == "union":
+                    flat.extend(parts(settled))
+                elif settled.kind == "set":
+                    flat.extend(Node("set", "", (item,)) for item in settled.args)
+                else:
+                    flat.append(settled)
+            return tuple(flat)
+
+        return self._without_order(parts(response), parts(gold))
+
+    # -- scalars -----------------------------------------------------------------------------------------
+
+    def scalars(self, response: Node, gold: Node) -> bool | None:
+        """Compare two quantities, their percent, degree and unit signs by rule."""
+        (value_r, mark_r, unit_r), (value_g, mark_g, unit_g) = _quantity(response), _quantity(gold)
+        if value_g.kind == "base" or value_r.kind == "base":
+            return self._bases(value_r, value_g)
+        if unit_r and unit_g:
+            factor = conversion(unit_r, unit_g)
+            if factor is None:
+                self.method = "unit"
+                return False
+            if factor != 1:
+                scale = Node("div", "", (num(factor.numerator), num(factor.denominator)))
+                value_r = Node("mul", "", (scale, value_r))
+        infinite_r, infinite_g = _infinite(value_r), _infinite(value_g)
+        if infinite_r or infinite_g:
+            return infinite_r == infinite_g
+        if value_r.kind == "sym" and value_r.value in shapes.CONSTANTS - {"pi", "e", "i"}:
+            return value_r == value_g
+        verdict = self._values(value_r, value_g)
+        if verdict is False and (mark_r == "pct") != (mark_g == "pct"):
+            hundredth = [Node("pct", "", (v,)) if m == "pct" else v for v, m in ((value_r, mark_r), (value_g, mark_g))]
+            verdict = self._values(*hundredth)
+        if verdict is False and (mark_r == "deg") != (mark_g == "deg"):
+            radians = [Node("deg", "", (v,)) if m == "deg" else v for v, m in ((value_r, mark_r), (value_g, mark_g))]
+            verdict = self._values(*radians)
+        return verdict
+
+    def _bases(self, response: Node, gold: Node) -> bool | None:
+        """Digits in a stated base: the same base is asked for; a plain gold is compared by value."""
+        self.method = "base"
+        try:
+            if gold.kind == "base":
+                if response.kind != "base" or response.args != gold.args:
+                    return False
+                return algebra.based_number(response) == algebra.based_number(gold)
+            return self._values(num(int(algebra.based_number(response))), gold)
+        except Unreadable:
+            return False
+
+    def _values(self, response: Node, gold: Node) -> bool | None:
+        plain_r, plain_g = _plain_number(response), _plain_number(gold)
+        if plain_r is not None and plain_g is not None:
+            self.method = "number"
+            if plain_r == plain_g:
+                return True
+            return self._rounded(response, gold)
+        try:
+            verdict = algebra.compare(self._form(response), self._form(gold))
+            self.method = "normal form"
+        except TooLarge as reached:
+            self.limit = str(reached)
+            verdict = None
+        except Unreadable as reason:
+            self.limit = str(reason)
+            return False
+        if verdict is None:
+            if numeric.differ(response, gold, positive=self.rules.positive_symbols):
+                self.method = "a point where they differ"
+                verdict = False
+            else:
+                return self._ask(response, gold)
+        return True if verdict else self._rounded(response, gold)
+
+    def _form(self, node: Node) -> algebra.Quotient:
+        return _normal_form(node, self.rules.positive_symbols)
+
+    def _ask(self, response: Node, gold: Node) -> bool | None:
+        self.method = "worker"
+        if self.slow is None:
+            self.undecided.append((response, gold))
+            return None
+        return self.slow(response, gold, self.rules.positive_symbols)
+
+    def _rounded(self, response: Node, gold: Node) -> bool:
+        """The stated tolerance: see ROUNDED_DIGITS, `Rules.round_to_gold` and the caller's ``tolerance``."""
+        decimal_r, decimal_g = _decimal(response), _decimal(gold)
+        if decimal_r is None and decimal_g is None:
+            return False
+        if self.tolerance is not None:
+            values = numeric.real_value(response), numeric.real_value(gold)
+            if values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= self.tolerance:
+                self.method = "stated tolerance"
+                return True
+        if decimal_g and decimal_r and self.rules.round_to_gold:
+            (value_r, _, digits_r), (value_g, unit_g, digits_g) = decimal_r, decimal_g
+            if digits_r > digits_g >= 2 and value_g.denominator != 1 and abs(value_r - value_g) * 2 <= unit_g:
+                self.method = "rounds to the gold"
+                return True
+        if decimal_r and decimal_g:
+            return False
+        (value, unit, digits), other = (decimal_r, gold) if decimal_r else (decimal_g, response)  # type: ignore[misc]
+        if digits < ROUNDED_DIGITS:
+            return False
+        exact = _plain_number(other)
+        if exact is None:
+            approximate = numeric.real_value(other)
+            if approximate is None or digits > 15:
+                return False
+            exact = Fraction(approximate)
+        if exact.denominator == 1 or abs(exact - value) > unit:
+            return False
+        self.method = "rounded decimal"
+        return True
+
+
+class NotEquations:
+    """The type of `NOT_EQUATIONS`."""
+
+
+NOT_EQUATIONS = NotEquations()
+
+
+@lru_cache(maxsize=8192)
+def _normal_form(node: Node, positive: bool) -> algebra.Quotient:
+    return algebra.normal_form(node, positive=positive)
+
+
+def _is_scalar(node: Node) -> bool:
+    return node.kind not in ("tuple", "set", "list", "union", "inter", "minus", "rel", "matrix", "text") and not (
+        node.kind == "ratio" and len(node.args) != 2
+    )
+
+
+def _words(node: Node) -> str:
+    return node.value if node.kind in ("text", "sym") else "\0"
+
+
+def _exact_part(node: Node) -> Node:
+    """Cut a chain at its first approximation sign."""
+    if node.kind == "rel" and "~" in node.value.split():
+        cut = node.value.split().index("~")
+        return Node("rel", " ".join(node.value.split()[:cut]), node.args[: cut + 1]) if cut else node.args[0]
+    return node
+
+
+def _function_and_letter(left: Node | None, right: Node | None) -> bool:
+    """True for ``f(x)`` against ``y``: two ways to name the same dependent value."""
+    if left is None or right is None:
+        return False
+    function, letter = (left, right) if left.kind == "apply" else (right, left)
+    return function.kind == "apply" and letter == sym("y") and sym("y") not in function.args
+
+
+def _quantity(node: Node) -> tuple[Node, str, str]:
+    """Return (value, ``pct``/``deg``/nothing, unit text) of a quantity, its signs taken off."""
+    mark = unit = ""
+    for _ in range(6):
+        if node.kind in ("pct", "deg"):
+            mark, node = node.kind, node.args[0]
+        elif node.kind == "unit":
+            unit, node = node.value, node.args[0]
+        elif node.kind in ("neg", "mul") and node.args[-1].kind in ("pct", "deg", "unit"):
+            last = node.args[-1]
+            if last.kind == "unit":
+                unit = last.value
+            else:
+                mark = last.kind
+            node = node._replace(args=(*node.args[:-1], last.args[0]))
+        else:
+            break
+    return node, mark, unit
+
+
+def _infinite(node: Node) -> int:
+    if node.kind == "neg":
+        return -_infinite(node.args[0])
+    return 1 if node == sym("oo") else 0
+
+
+def _plain_number(node: Node) -> Fraction | None:
+    """Return the value of a literal, a signed literal or a fraction of literals, else None."""
+    try:
+        if node.kind == "num":
+            return algebra.number(node.value)
+        if node.kind == "neg":
+            inner = _plain_number(node.args[0])
+            return None if inner is None else -inner
+        if node.kind == "div":
+            top, bottom = _plain_number(node.args[0]), _plain_number(node.args[1])
+            return top / bottom if top is not None and bottom else None
+    except TooLarge:
+        return None
+    return None
+
+
+def _decimal(node: Node) -> tuple[Fraction, Fraction, int] | None:
+    """Return (value, unit of the last place, significant digits) of a decimal or scientific literal."""
+    if node.kind == "neg":
+        inner = _decimal(node.args[0])
+        return (-inner[0], inner[1], inner[2]) if inner else None
+    shift = Fraction(1)
+    if node.kind == "mul" and len(node.args) == 2 and node.args[1].kind == "pow":
+        power = node.args[1]
+        exponent = _plain_number(power.args[1])
+        if power.args[0] != num("10") or exponent is None or exponent.denominator != 1 or abs(exponent) > 400:
+            return None
+        shift = Fraction(10) ** exponent.numerator
+        node = node.args[0]
+        if node.kind == "neg":
+            inner = _decimal(node.args[0])
+            return (-inner[0] * shift, inner[1] * shift, inner[2]) if inner else None
+    if node.kind != "num" or ("." not in node.value and "e" not in node.value.lower() and shift == 1):
+        return None
+    try:
+        value = algebra.number(node.value)
+    except TooLarge:
+        return None
+    mantissa, _, exponent_text = node.value.lower().partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    unit = Fraction(10) ** ((int(exponent_text) if exponent_text else 0) - decimals)
+    return value * shift, unit * shift, len(mantissa.replace(".", "").lstrip("0"))

@@ -1,0 +1,729 @@
+"""`read`: answer text -> `Node`. A hand-written recursive-descent reader, linear in the text, bounded in depth.
+
+It knows the notation of mathematical answers (not of TeX): numbers and their separators, fractions, roots, powers,
+functions, tuples, intervals, sets, lists, unions, relations, matrices, mixed numbers, bases, percents, degrees,
+units, big operators. What it does not know raises `Unreadable`; what is too big raises `TooLarge`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NoReturn
+
+from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, TooLarge, Unreadable
+from selfcorrect.grading.nodes import Node, num, sym
+from selfcorrect.grading.tokens import Token, clean, tokenise
+
+_RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "=>", "subset", "propto"])
+_FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])
+_ACCENTS = frozenset(["dot", "ddot", "hat", "widehat", "tilde", "bar", "check", "breve", "mathring"])
+_DROPPED = frozenset(["angle", "measuredangle", "triangle", "Delta@", "vec", "overrightarrow", "overleftrightarrow"])
+_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "psmallmatrix"])
+_BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim", "oint": "int"}
+_WORDED = {
+    "all real numbers": "RR", "all reals": "RR", "the set of real numbers": "RR", "real numbers": "RR",
+    "infinity": "oo", "empty set": "EMPTY", "the empty set": "EMPTY",
+}  # fmt: skip
+_POSTFIX_STOP = frozenset([")", "]", "}", "|", r"\}", "&", r"\\", ":", ">>", "||"])
+
+
+@lru_cache(maxsize=8192)
+def read(text: str, *, thousands: bool = True) -> Node:
+    """Return the tree of an answer; raises Unreadable or TooLarge (both are cached nowhere)."""
+    return Reader(tokenise(clean(text), thousands=thousands)).answer()
+
+
+class Reader:
+    """Reads one token list from left to right; one method for each level of binding."""
+
+    __slots__ = ("bars", "depth", "position", "tokens")
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.position = 0
+        self.depth = 0
+        self.bars = 0
+
+    # -- moving ------------------------------------------------------------------------------------------
+
+    def peek(self) -> Token:
+        return self.tokens[self.position]
+
+    def take(self) -> Token:
+        token = self.tokens[self.position]
+        self.position += 1
+        return token
+
+    def at(self, text: str, kind: str = "op") -> bool:
+        token = self.tokens[self.position]
+        return token[1] == text and token[0] == kind
+
+    def skip(self, text: str, kind: str = "op") -> bool:
+        if self.at(text, kind):
+            self.position += 1
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        if not self.skip(text):
+            self.fail(f"expected {text!r}")
+
+    def fail(self, why: str) -> NoReturn:
+        raise Unreadable(f"{why} at {' '.join(text for _, text in self.tokens[self.position : self.position + 4])!r}")
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooLarge("nested too deeply")
+
+    # -- the whole answer --------------------------------------------------------------------------------
+
+    def answer(self) -> Node:
+        """Items separated by commas, semicolons, and/or; one item stays itself."""
+        if all(kind in ("text", "end", "sep") for kind, _ in self.tokens):
+            return self.words()
+        self.leading_words()
+        groups: list[list[Node]] = [[]]
+        while True:
+            groups[-1].append(self.relation())
+            if sum(map(len, groups)) > MAX_LIST:
+                raise TooLarge("a list")
+            separated = False
+            while self.peek()[0] == "sep":
+                separated = True
+                if self.take()[1] == ";" and groups[-1]:
+                    groups.append([])
+            if self.peek()[0] == "text" and separated:
+                self.leading_words()
+            if self.peek()[0] == "end":
+                break
+            if not separated:
+                self.fail("could not read on")
+        groups = [group for group in groups if group]
+        if len(groups) == 1:
+            return groups[0][0] if len(groups[0]) == 1 else Node("list", "", tuple(groups[0]))
+        if all(len(group) == 1 for group in groups):
+            return Node("list", "", tuple(group[0] for group in groups))
+        return Node("list", "", tuple(g[0] if len(g) == 1 else Node("tuple", "()", tuple(g)) for g in groups))
+
+    def words(self) -> Node:
+        text = " ".join(text for kind, text in self.tokens if kind != "end").strip()
+        if not text:
+            raise Unreadable("an empty answer")
+        constant = _WORDED.get(text.lower().strip(" ."))
+        return sym(constant) if constant else Node("text", text)
+
+    def leading_words(self) -> None:
+        """Drop words that only introduce: either, both, or a label before a colon."""
+        while self.peek()[0] == "text" and self.peek()[1].strip().lower() in ("either", "both", "exactly", "only"):
+            self.position += 1
+
+    # -- relations, unions, sums -------------------------------------------------------------------------
+
+    def relation(self) -> Node:
+        members, operators = [self.ratio()], []
+        while self.peek()[0] == "op" and self.peek()[1] in _RELATIONS:
+            operator = self.take()[1]
+            if operator in ("<", ">") and self.skip("="):
+                operator += "="
+            operators.append(operator)
+            members.append(self.ratio())
+        if self.peek() == ("cmd", "pmod"):
+            self.position += 1
+            self.primary()
+        if not operators:
+            return members[0]
+        return Node("rel", " ".join(operators), tuple(members))
+
+    def ratio(self) -> Node:
+        parts = [self.union()]
+        while self.at(":") :
+            self.position += 1
+            parts.append(self.union())
+        return parts[0] if len(parts) == 1 else Node("ratio", "", tuple(parts))
+
+    def union(self) -> Node:
+        left = self.sum()
+        while self.peek()[0] == "op" and self.peek()[1] in ("cup", "cap", "setminus"):
+            kind = {"cup": "union", "cap": "inter", "setminus": "minus"}[self.take()[1]]
+            right = self.sum()
+            left = Node(kind, "", (*left.args, right) if left.kind == kind else (left, right))
+        return left
+
+    def sum(self) -> Node:
+        terms = [self.term()]
+        while True:
+            token = self.peek()
+            if token[0] != "op":
+                break
+            if token[1] == "+":
+                self.position += 1
+                terms.append(self.ellipsis() or self.term())
+            elif token[1] == "-":
+                self.position += 1
+                terms.append(Node("neg", "", (self.term(),)))
+            elif token[1] in ("+-", "-+"):
+                self.position += 1
+                left = terms[0] if len(terms) == 1 else Node("add", "", tuple(terms))
+                terms = [Node("pm", token[1], (left, self.term()))]
+            else:
+                break
+        return terms[0] if len(terms) == 1 else Node("add", "", tuple(terms))
+
+    def ellipsis(self) -> Node | None:
+        return sym("...") if self.skip("...") else None
+
+    def term(self) -> Node:
+        """A product: explicit signs and juxtaposition bind alike, from left to right."""
+        sign = self.take()[1] if self.peek()[0] == "op" and self.peek()[1] in ("-", "+", "+-", "-+") else ""
+        if sign:
+            self.deeper()
+            inner = self.term()
+            self.depth -= 1
+            if sign == "-":
+                return Node("neg", "", (inner,))
+            return inner if sign == "+" else Node("pm", sign, (inner,))
+        left = self.factor()
+        while True:
+            kind, text = self.peek()
+            if kind == "op" and text in ("*", "/"):
+                self.position += 1
+                right = self.signed_factor()
+                left = Node("div", "", (left, right)) if text == "/" else _product(left, right)
+            elif kind == "op" and text == "mod":
+                self.position += 1
+                left = Node("call", "mod", (left, self.signed_factor()))
+            elif kind == "text":
+                left = self.unit(left)
+            elif self.begins_factor():
+                mixed = self.mixed_number(left)
+                left = mixed if mixed else _product(left, self.factor())
+            else:
+                return left
+
+    def signed_factor(self) -> Node:
+        if self.skip("-"):
+            self.deeper()
+            inner = Node("neg", "", (self.signed_factor(),))
+            self.depth -= 1
+            return inner
+        self.skip("+")
+        return self.factor()
+
+    def begins_factor(self) -> bool:
+        kind, text = self.peek()
+        if kind == "num":
+            before = self.tokens[self.position - 1]
+            if before[0] == "num" and not self.slash_fraction():
+                self.fail("two numbers side by side")
+            return True
+        if kind in ("sym", "fn"):
+            return True
+        if kind == "cmd":
+            return text not in ("over", "end", "pmod", "choose", "atop", "hline", "rfloor", "rceil", "tag")
+        return kind == "op" and (text in ("(", "[", "{", r"\{", "<<") or (text == "|" and not self.bars))
+
+    def slash_fraction(self) -> bool:
+        """True at ``1/2`` right after an integer: the fraction of a mixed number such as ``5 1/2``."""
+        after = self.tokens[self.position + 1 : self.position + 3]
+        return len(after) == 2 and after[0] == ("op", "/") and after[1][0] == "num"
+
+    def mixed_number(self, left: Node) -> Node | None:
+        """Return ``3 1/8`` for an integer directly before a proper fraction of integers."""
+        before = self.tokens[self.position - 1]
+        if left.kind != "num" or before[0] != "num" or not left.value.isdigit():
+            return None
+        start = self.position
+        if self.peek()[0] == "cmd" and self.peek()[1] in _FRACTIONS:
+            fraction = self.primary()
+        elif self.peek()[0] == "num" and self.slash_fraction():
+            top = self.take()[1]
+            self.position += 1
+            fraction = Node("div", "", (num(top), num(self.take()[1])))
+        else:
+            return None
+        if fraction.kind == "div" and all(arg.kind == "num" and arg.value.isdigit() for arg in fraction.args):
+            top, bottom = (arg.value.lstrip("0") for arg in fraction.args)
+            if (len(top), top) < (len(bottom), bottom):
+                return Node("add", "", (left, fraction))
+        self.position = start
+        return None
+
+    def unit(self, value: Node) -> Node:
+        """Attach the words after a quantity as its unit, with powers and ``per`` as they come."""
+        words: list[str] = []
+        while True:
+            kind, text = self.peek()
+            if kind == "text":
+                words.append(self.take()[1].strip())
+            elif kind == "op" and text == "^" and words:
+                self.position += 1
+                words.append("^" + self.raw_argument())
+            elif kind == "op" and text in ("/", "*") and self.tokens[self.position + 1][0] == "text":
+                self.position += 1
+                words.append(text)
+            elif kind == "op" and text == "{" and not self.tokens[self.position + 1 : self.position + 2][0][1]:
+                break
+            else:
+                break
+        name = " ".join(words).replace(" ^", "^").replace(" / ", "/").strip()
+        lowered = name.lower().strip(" .")
+        if lowered in ("%", "percent", "pct", "percentage", "per cent"):
+            return Node("pct", "", (value,))
+        if lowered in ("degrees", "degree", "deg"):
+            return Node("deg", "", (value,))
+        return Node("unit", name, (value,))
+
+    # -- factors -----------------------------------------------------------------------------------------
+
+    def factor(self) -> Node:
+        return self.postfix(self.primary())
+
+    def postfix(self, base: Node) -> Node:
+        while True:
+            kind, text = self.peek()
+            if kind != "op":
+                return base
+            if text == "^":
+                self.position += 1
+                base = self.power(base)
+            elif text == "!":
+                self.position += 1
+                if self.skip("!"):
+                    base = Node("call", "fact2", (base,))
+                else:
+                    base = Node("fact", "", (base,))
+            elif text == "%":
+                self.position += 1
+                base = Node("pct", "", (base,))
+            elif text == "'":
+                self.position += 1
+                if base.kind != "sym":
+                    return base
+                base = sym(base.value + "'")
+            elif text == "_":
+                self.position += 1
+                base = self.subscript(base)
+            else:
+                return base
+
+    def power(self, base: Node) -> Node:
+        if self.at("circ", "cmd"):
+            self.position += 1
+            return Node("deg", "", (base,))
+        if self.skip("{"):
+            if self.at("circ", "cmd"):
+                self.position += 1
+                self.expect("}")
+                return Node("deg", "", (base,))
+            if self.at("'"):
+                primes = 0
+                while self.skip("'"):
+                    primes += 1
+                self.expect("}")
+                return sym(base.value + "'" * primes) if base.kind == "sym" else base
+            exponent = self.group_rest()
+        elif self.skip("'"):
+            return sym(base.value + "'") if base.kind == "sym" else base
+        elif self.peek()[0] == "op" and self.peek()[1] in ("-", "+"):
+            negative = self.take()[1] == "-"
+            exponent = self.argument()
+            exponent = Node("neg", "", (exponent,)) if negative else exponent
+        else:
+            exponent = self.argument()
+        if exponent == Node("text", "st") or exponent.kind == "text":
+            return base
+        return Node("pow", "", (base, exponent))
+
+    def subscript(self, base: Node) -> Node:
+        raw = self.raw_argument()
+        if base.kind == "num" and raw.isdigit():
+            return Node("base", base.value, (num(raw),))
+        if base.kind == "sym":
+            return sym(f"{base.value}_{raw}")
+        if base.kind == "unit" or not raw:
+            return base
+        if base.kind == "text":
+            return Node("text", f"{base.value}_{raw}")
+        return self.fail("a subscript")
+
+    def raw_argument(self) -> str:
+        """Return the next token or braced group as text, without blanks."""
+        if not self.skip("{"):
+            return self.take()[1]
+        level, words = 1, []
+        while True:
+            kind, text = self.take()
+            if kind == "end":
+                self.fail("an open brace")
+            if kind == "op" and text in ("{", "}"):
+                level += 1 if text == "{" else -1
+                if level == 0:
+                    return "".join(words)
+            words.append(text)
+
+    def argument(self) -> Node:
+        """Return what a TeX command takes: one braced group, else one digit or one other token."""
+        if self.skip("{"):
+            return self.group_rest()
+        kind, text = self.peek()
+        if kind == "num" and len(text) > 1:
+            self.tokens[self.position] = ("num", text[1:])
+            return num(text[0])
+        return self.primary()
+
+    def group_rest(self) -> Node:
+        """Read up to the closing brace; ``a \\over b`` and ``n \\choose k`` split the group."""
+        self.deeper()
+        bars, self.bars = self.bars, 0
+        items = [self.relation()]
+        if self.peek()[0] == "cmd" and self.peek()[1] in ("over", "choose", "atop"):
+            command = self.take()[1]
+            right = self.relation()
+            items = [Node("div", "", (items[0], right)) if command == "over" else _call("binom", items[0], right)]
+        while self.peek()[0] == "sep":
+            self.position += 1
+            items.append(self.relation())
+            if len(items) > MAX_LIST:
+                raise TooLarge("a list")
+        self.expect("}")
+        self.depth -= 1
+        self.bars = bars
+        return items[0] if len(items) == 1 else Node("list", "", tuple(items))
+
+    def primary(self) -> Node:
+        kind, text = self.take()
+        if kind == "num":
+            return self.repeating(text)
+        if kind == "sym":
+            return self.symbol(text)
+        if kind == "fn":
+            return self.function(text)
+        if kind == "cmd":
+            return self.command(text)
+        if kind == "text":
+            return self.text_value(text)
+        if kind == "op":
+            if text == "{":
+                return Node("set") if self.skip("}") else self.group_rest()
+            if text in ("(", "["):
+                return self.bracket(text)
+            if text == r"\{":
+                return self.braces()
+            if text in ("|", "||"):
+                return self.absolute(text)
+            if text == "<<":
+                return self.bracket(text)
+            if text == "...":
+                return sym("...")
+        self.position -= 1
+        return self.fail("expected a value")
+
+    def text_value(self, text: str) -> Node:
+        constant = _WORDED.get(text.strip().lower())
+        if constant:
+            return sym(constant)
+        words = [text]
+        while self.peek()[0] == "text":
+            words.append(self.take()[1])
+        return Node("text", " ".join(words).strip())
+
+    def repeating(self, text: str) -> Node:
+        """Return a number, with its repeating decimals where ``\\overline{..}`` follows."""
+        if "." in text and self.peek() == ("cmd", "overline"):
+            self.position += 1
+            digits = self.raw_argument()
+            if not digits.isdigit() or len(digits) > 50 or len(text) > 50:
+                self.fail("repeating digits")
+            whole, _, fixed = text.partition(".")
+            top = int((whole + fixed + digits) or "0") - int((whole + fixed) or "0")
+            return Node("div", "", (num(top), num((10 ** len(digits) - 1) * 10 ** len(fixed))))
+        return num(text)
+
+    def symbol(self, name: str) -> Node:
+        """A letter; with ``(t)`` or ``(0)`` right after it, a value of an unknown function."""
+        primes = 0
+        subscript = ""
+        while True:
+            if self.at("_"):
+                self.position += 1
+                subscript += "_" + self.raw_argument()
+            elif self.at("'"):
+                self.position += 1
+                primes += 1
+            else:
+                break
+        full = name + subscript + "'" * primes
+        if self.at("(") and name not in ("pi", "i", "e", "oo"):
+            inner = self.tokens[self.position + 1 : self.position + 3]
+            if len(inner) == 2 and inner[1] == ("op", ")") and inner[0][0] in ("sym", "num"):
+                alone = inner[0][0] == "sym" or name.isupper() or name in "fghpqu"
+                if alone:
+                    self.position += 3
+                    argument = num(inner[0][1]) if inner[0][0] == "num" else sym(inner[0][1])
+                    return Node("apply", full, (argument,))
+        return sym(full)
+
+    def bracket(self, opening: str) -> Node:
+        """A parenthesis: a group, or a tuple or interval where it holds commas."""
+        self.deeper()
+        bars, self.bars = self.bars, 0
+        closing = {"(": ")", "[": "]", "<<": ">>"}[opening]
+        if opening == "(" and self.skip(")"):
+            self.depth -= 1
+            return Node("tuple", "()")
+        items = [self.relation()]
+        while self.peek()[0] == "sep" and self.peek()[1] in (",", ";", "and"):
+            self.position += 1
+            if self.peek()[0] == "op" and self.peek()[1] == closing:
+                break
+            items.append(self.relation())
+            if len(items) > MAX_LIST:
+                raise TooLarge("a tuple")
+        end = self.take()[1]
+        self.depth -= 1
+        self.bars = bars
+        if end not in (")", "]", ">>") or (opening == "<<") != (end == ">>"):
+            self.position -= 1
+            self.fail("an open bracket")
+        if len(items) == 1:
+            if end != closing:
+                self.fail("brackets that do not match")
+            return items[0] if opening != "<<" else Node("tuple", "()", (items[0],))
+        return Node("tuple", "()" if opening == "<<" else opening + end, tuple(items))
+
+    def braces(self) -> Node:
+        """A set; ``{x | condition}`` is read as its condition."""
+        self.deeper()
+        if self.skip(r"\}"):
+            self.depth -= 1
+            return sym("EMPTY")
+        bars, self.bars = self.bars, 1
+        first = self.union()
+        if self.at("|") or self.at(":"):
+            self.position += 1
+            self.bars = bars
+            condition = self.relation()
+            self.expect(r"\}")
+            self.depth -= 1
+            return condition
+        self.bars = bars
+        items = [first]
+        while self.peek()[0] == "sep":
+            self.position += 1
+            items.append(self.relation())
+            if len(items) > MAX_LIST:
+                raise TooLarge("a set")
+        self.expect(r"\}")
+        self.depth -= 1
+        return Node("set", "", tuple(items))
+
+    def absolute(self, bar: str) -> Node:
+        self.deeper()
+        self.bars += 1
+        inner = self.sum()
+        self.bars -= 1
+        self.expect(bar)
+        self.depth -= 1
+        return _call("abs", inner)
+
+    # -- functions and commands --------------------------------------------------------------------------
+
+    def function(self, name: str) -> Node:
+        self.deeper()
+        base = power = None
+        while True:
+            if self.at("_") and name in ("log", "max", "min"):
+                self.position += 1
+                base = self.argument()
+            elif self.at("^") and not self.tokens[self.position + 1][1] == "circ":
+                self.position += 1
+                if self.skip("-"):
+                    power = Node("neg", "", (self.argument(),))
+                else:
+                    power = self.argument()
+            else:
+                break
+        if name == "sqrt":
+            result = self.root()
+        else:
+            arguments = self.function_arguments(name)
+            if power == Node("neg", "", (num("1"),)) and name in _INVERSES:
+                name, power = "arc" + name, None
+            if base is not None:
+                arguments = (*arguments, base)
+            result = Node("call", name, arguments)
+        self.depth -= 1
+        return Node("pow", "", (result, power)) if power is not None else result
+
+    def function_arguments(self, name: str) -> tuple[Node, ...]:
+        """In brackets: exactly these; without: the product that follows, up to the next function or sign."""
+        if self.at("(") or self.at("["):
+            inner = self.bracket(self.take()[1])
+            return inner.args if inner.kind == "tuple" else (inner,)
+        if self.skip("{"):
+            inner = self.group_rest()
+            return inner.args if inner.kind == "list" else (inner,)
+        if self.skip("-"):
+            return (Node("neg", "", self.function_arguments(name)),)
+        if self.peek()[0] == "fn":
+            return (self.factor(),)
+        argument = self.factor()
+        while self.begins_factor() and self.peek()[0] != "fn" and not self.at("(") and not self.at("|"):
+            argument = _product(argument, self.factor())
+        return (argument,)
+
+    def root(self) -> Node:
+        index = None
+        if self.skip("["):
+            index = self.relation()
+            self.expect("]")
+        if self.at("(") :
+            radicand = self.primary()
+        elif self.at("-"):
+            self.fail("a root of a sign")
+        else:
+            radicand = self.argument() if self.peek()[0] != "num" else self.root_of_digits()
+        return Node("call", "root", (index or num("2"), radicand))
+
+    def root_of_digits(self) -> Node:
+        """``\\sqrt12`` without braces: TeX takes one digit, people mean the number; the number is read."""
+        return num(self.take()[1])
+
+    def command(self, name: str) -> Node:
+        if name in _FRACTIONS:
+            return self.fraction()
+        if name in ("binom", "dbinom", "tbinom"):
+            return _call("binom", self.argument(), self.argument())
+        if name == "begin":
+            return self.environment()
+        if name in ("lfloor", "lceil"):
+            self.deeper()
+            inner = self.sum()
+            closing = self.take()
+            if closing != ("cmd", name.replace("l", "r", 1)):
+                self.fail("an open floor or ceiling")
+            self.depth -= 1
+            return _call("floor" if name == "lfloor" else "ceil", inner)
+        if name in _BIG:
+            return self.big(_BIG[name])
+        if name in ("overline", "bar", "underline", "widehat", "overbrace", "boxed", "fbox", "ensuremath", "mathop"):
+            inner = self.argument()
+            return sym(f"bar({inner.value})") if name == "bar" and inner.kind == "sym" else inner
+        if name in _ACCENTS:
+            inner = self.argument()
+            if inner.kind != "sym":
+                self.fail("an accent")
+            return self.symbol(f"{name}({inner.value})")
+        if name in _DROPPED:
+            return self.factor()
+        if name == "pmod":
+            self.primary()
+            return self.fail("a modulus alone")
+        if name == "circ":
+            return sym("circ")
+        return self.fail(f"unknown command \\{name}")
+
+    def fraction(self) -> Node:
+        start = self.position
+        self.deeper()
+        top, bottom = self.argument(), self.argument()
+        self.depth -= 1
+        if self.is_derivative(start):
+            return Node("apply", "deriv", (top, bottom))
+        return Node("div", "", (top, bottom))
+
+    def is_derivative(self, start: int) -> bool:
+        """True for ``\\frac{d y}{d t}``: both groups begin with d or the partial sign."""
+        window = self.tokens[start : self.position]
+        if len(window) < 5 or window[0] != ("op", "{") or window[1] not in (("sym", "d"), ("sym", "partial")):
+            return False
+        closing = next((k for k, token in enumerate(window) if token == ("op", "}")), len(window))
+        for k in range(closing, len(window) - 2):
+            if window[k] == ("op", "}") and window[k + 1] == ("op", "{"):
+                return window[k + 2] == window[1] and window[2] != ("op", "}")
+        return False
+
+    def environment(self) -> Node:
+        name = self.raw_argument()
+        if name == "cases":
+            self.fail("a definition by cases")
+        if name not in _MATRICES:
+            self.fail(f"environment {name}")
+        if name == "array" and self.at("{"):
+            self.raw_argument()
+        self.deeper()
+        rows: list[list[Node]] = [[]]
+        cells = 0
+        while self.peek() != ("cmd", "end"):
+            if self.peek() == ("cmd", "hline"):
+                self.position += 1
+                continue
+            if self.skip(r"\\"):
+                rows.append([])
+                continue
+            if self.skip("&"):
+                continue
+            rows[-1].append(self.relation())
+            cells += 1
+            if cells > MAX_MATRIX_CELLS:
+                raise TooLarge("a matrix")
+        self.position += 1
+        self.raw_argument()
+        self.depth -= 1
+        rows = [row for row in rows if row]
+        if not rows or len({len(row) for row in rows}) != 1:
+            self.fail("a matrix with rows of different length")
+        matrix = Node("matrix", f"{len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
+        return _call("det", matrix) if name == "vmatrix" else matrix
+
+    def big(self, kind: str) -> Node:
+        """A sum, product, integral or limit with its bounds and body."""
+        self.deeper()
+        lower = upper = None
+        while self.at("_") or self.at("^"):
+            mark = self.take()[1]
+            bound = self.bound()
+            if mark == "_":
+                lower = bound
+            else:
+                upper = bound
+        body = self.integrand() if kind == "int" else self.term()
+        self.depth -= 1
+        none = sym("NONE")
+        if kind == "int":
+            if body.kind != "rel":
+                self.fail("an integral without its variable")
+            return Node("big", "int", (body.args[1], lower or none, upper or none, body.args[0]))
+        if lower is None or lower.kind != "rel" or len(lower.args) != 2:
+            return Node("big", kind, (none, lower or none, upper or none, body))
+        return Node("big", kind, (lower.args[0], lower.args[1], upper or none, body))
+
+    def bound(self) -> Node:
+        if self.skip("{"):
+            return self.group_rest()
+        if self.skip("-"):
+            return Node("neg", "", (self.argument(),))
+        return self.argument()
+
+    def integrand(self) -> Node:
+        """Read up to ``dx``: cut the tokens there, read the body, and return (body, variable) as a relation."""
+        for place in range(self.position, len(self.tokens) - 1):
+            if self.tokens[place] == ("sym", "d") and self.tokens[place + 1][0] == "sym":
+                variable = sym(self.tokens[place + 1][1])
+                body_tokens = self.tokens[self.position : place]
+                body = Reader([*body_tokens, ("end", "")]).answer() if body_tokens else num("1")
+                self.position = place + 2
+                return Node("rel", "d", (body, variable))
+        return self.fail("an integral without its variable")
+
+
+_INVERSES = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch"])
+
+
+def _call(name: str, *args: Node) -> Node:
+    return Node("call", name, args)
+
+
+def _product(left: Node, right: Node) -> Node:
+    return Node("mul", "", (*left.args, right) if left.kind == "mul" else (left, right))

@@ -1,0 +1,44 @@
+"""What each benchmark states about its answers: where they stand, and what counts as equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ANYWHERE = ("boxed", "answer-tag", "hashes", "answer-is", "bold", "maths", "bare", "number")
+"""Every fallback, in the order tried; see `extraction` for what each one finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The grading rules of one data set.
+
+    ``extraction``: the places looked at, in order. ``round_to_gold``: golds are rounded measurements, so a longer
+    decimal that rounds to the gold (of two or more significant digits) is accepted. ``positive_symbols``: letters
+    are positive quantities, so sqrt(r^2) is r. ``decimals_are_rounded``: see `equivalence.ROUNDED_DIGITS`.
+    """
+
+    name: str
+    extraction: tuple[str, ...] = ANYWHERE
+    round_to_gold: bool = False
+    positive_symbols: bool = False
+
+
+MATH = Rules("math")
+_RULES = {
+    "math": MATH,
+    "gsm8k": Rules("gsm8k", ("boxed", "answer-tag", "hashes", "answer-is", "bold", "bare", "number")),
+    "minerva": Rules("minerva", round_to_gold=True, positive_symbols=True),
+    "olympiadbench": Rules("olympiadbench"),
+    "aime": Rules("aime"),
+    "amc": Rules("amc"),
+    "arithmetic": Rules("arithmetic", ("boxed",)),
+}
+
+
+def rules_for(source: str) -> Rules:
+    """Return the rules of a data set by its name (``math500``, ``minerva_math``, ``aime24`` …); MATH's for others."""
+    name = source.lower().replace("-", "_")
+    for known in ("gsm8k", "minerva", "olympiad", "aime", "amc", "arithmetic"):
+        if known in name:
+            return _RULES["olympiadbench" if known == "olympiad" else known]
+    return MATH
