@@ -19,9 +19,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from selfcorrect import prompts
@@ -137,7 +139,7 @@ def _numbers(rng: random.Random, a: int, m: int, sign: str) -> Sum:
         if d > 0:
             return Sum(a - d if sign == "+" else a + d, sign, d, a, m)
         if room == (0, 0):
-            return Sum(a - 100, sign, 100, a, m) if sign == "+" else Sum(a + 100, sign, 100, a, m)
+            return Sum(a - 100, sign, 100, a, m) if sign == "+" else Sum(a + 1000, sign, 1000, a, m)
 
 
 def _question(rng: random.Random, numbers: Sum, clauses: Clauses) -> str:
@@ -393,19 +395,34 @@ def drill(rng: random.Random) -> str:
     return f"{decomposition(a, m)[0].rsplit('=', 1)[0]}={comparison(a * m, claimed)}"
 
 
+def write_corpus(path: Path, count: int, seed: int, mix: Mix) -> None:
+    """Write ``count`` conversations as JSON lines, each a list of ``[role, text, learn]``."""
+    rng = random.Random(f"{SOURCE} corpus {seed}")
+    with path.open("w", encoding="utf-8") as lines:
+        for _ in range(count):
+            turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, mix)]
+            lines.write(json.dumps(turns) + "\n")
+
+
 def main() -> None:
-    """Print a few problems of a split and a few corpus examples."""
+    """Print a few problems of a split and a few conversations, or write the corpus."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--split", choices=list(PRODUCTS), default="train")
-    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--split", choices=list(PRODUCTS), default="train", help="the split to show")
+    parser.add_argument("--count", type=int, default=3, help="how many problems and conversations")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mix", type=json.loads, default={}, help="JSON overrides of the corpus mix")
+    parser.add_argument("--corpus", type=Path, help="write the corpus to this JSONL file and print nothing")
     options = parser.parse_args()
+    mix = Mix(**options.mix)
+    if options.corpus:
+        write_corpus(options.corpus, options.count, options.seed, mix)
+        return
     for problem in problems(options.split, options.count, options.seed):
         print(problem.id, "|", problem.question, "|", problem.gold)
     rng = random.Random(options.seed)
     for _ in range(options.count):
         print("-" * 80)
-        for turn in conversation(rng, Mix()):
+        for turn in conversation(rng, mix):
             print(f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}")
 
 

@@ -1,0 +1,403 @@
+"""Pre-train the embedded model: a tiny Llama base that solves, checks and revises arithmetic word problems.
+
+Every conversation comes from `data_gen.arithmetic` (a subprocess writes one fixed corpus; stages meet in files). The
+run is: corpus -> tokenizer -> token arrays -> ``processes`` single-threaded workers that average their gradients ->
+a standard Hugging Face folder. The forward pass below is the Llama forward written flat, about 1.4 times as fast
+on a CPU at this size as the library's; `export` loads the same tensors into ``LlamaForCausalLM`` and a test holds the
+two against one another.
+
+    selfcorrect train pretrain                       # rebuilds selfcorrect/assets/embedded (docs/embedded_model.md)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfcorrect import prompts, verdicts
+from selfcorrect.errors import InputError, ModelError
+
+BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
+SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)
+HEADER = "\n\n"
+"""Follows ``<|assistant|>``: the same tokens as `prompts.SEPARATOR`, so a part looks alike asked for or joined."""
+
+CHAT_TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{{- '<|assistant|>\\n\\n' }}"
+    "{%- generation %}{{- message['content'] + '<|end|>' }}{%- endgeneration %}"
+    "{%- else %}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>\\n\\n' }}{%- endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainRecipe:
+    """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
+
+    seed: int = 0
+    conversations: int = 150_000  # size of the corpus, seen once
+    mix: dict[str, float] = field(default_factory=dict)  # overrides of data_gen.arithmetic.Mix
+    vocabulary: int = 1024  # at most; merges stop where no pair is frequent
+    hidden: int = 128
+    layers: int = 5
+    head_size: int = 32  # the smallest that vLLM takes on a CPU
+    feed_forward: int = 384
+    context: int = 1024  # positions the model is declared for
+    batch_tokens: int = 2048  # per process and step, padding included
+    processes: int = 2  # single-threaded workers
+    learning_rate: float = 1.5e-3
+    warmup: float = 0.02  # share of steps
+    flat_until: float = 0.6  # share of steps after which the rate falls linearly ...
+    final_rate: float = 0.05  # ... to this share
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    judgement_weight: float = 4.0  # loss weight of ok / not / correct / wrong
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.head_size:
+            raise InputError(f"hidden {self.hidden} is not a multiple of head_size {self.head_size}")
+        if self.conversations < 1 or self.processes < 1:
+            raise InputError("conversations and processes must be at least 1")
+
+
+def pretrain(recipe: PretrainRecipe, out: Path, log: Callable[[str], None] = print) -> dict[str, float]:
+    """Write a model folder to ``out`` and return ``tokens``, ``seconds``, ``tokens_per_s`` and the last ``loss``."""
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    work = out / "pretraining"
+    work.mkdir(exist_ok=True)
+    conversations = write_corpus(recipe, work / "corpus.jsonl")
+    tokenizer = build_tokenizer(conversations[:8000], recipe)
+    tokenizer.save_pretrained(out)
+    tokens = tokenize(conversations, recipe, out, work / "tokens.npz")
+    log(f"corpus: {len(conversations)} conversations, {tokens / 1e6:.2f} M tokens, {time.monotonic() - started:.0f} s")
+    if recipe.processes == 1:
+        worker(0, recipe, work)
+    else:
+        torch.multiprocessing.spawn(worker, args=(recipe, work), nprocs=recipe.processes)
+    weights = torch.load(work / "weights.pt")
+    export(weights, recipe, out)
+    figures: dict[str, float] = json.loads((work / "figures.json").read_text())
+    seconds = time.monotonic() - started
+    for name in ("corpus.jsonl", "tokens.npz", "weights.pt", "figures.json"):
+        (work / name).unlink()
+    work.rmdir()
+    figures |= {"tokens": tokens, "seconds": round(seconds, 1)}
+    log(f"{out}: {figures}")
+    return figures
+
+
+# --- corpus and tokenizer ---------------------------------------------------------------------------------------
+
+
+def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
+    """Have data_gen write the corpus and return it: conversations of ``[role, text, learn]`` turns."""
+    command = [sys.executable, "-m", "data_gen.arithmetic", "--corpus", str(path), "--count", str(recipe.conversations)]
+    command += ["--seed", str(recipe.seed), "--mix", json.dumps(recipe.mix)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"data_gen.arithmetic could not write the corpus: {done.stderr.strip()[-400:]}")
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def build_tokenizer(conversations: Iterable[list[list[Any]]], recipe: PretrainRecipe) -> Any:
+    """Return a byte-level BPE tokenizer whose digits, operators and newlines are single tokens, with chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    pieces = r"\[VERIFY\]|\\boxed| ?[A-Za-z]+|[0-9]|\s|[^\sA-Za-z0-9]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    wordings = [getattr(prompts, name) for name in dir(prompts) if name.isupper()] + list(verdicts.MARKS.values())
+    texts = [turn[1] for conversation in conversations for turn in conversation]
+    tokenizer.train_from_iterator(wordings * 50 + texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        clean_up_tokenization_spaces=False,
+        model_max_length=recipe.context,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def turn_pieces(role: str, text: str, learn: bool) -> list[tuple[str, bool]]:
+    """Return a turn as (text, learned) pieces, exactly as the chat template renders it."""
+    if role == "":
+        return [(text + END, learn)]
+    if role == "assistant":
+        return [(ASSISTANT + HEADER, False), (text + END, learn)]
+    return [(f"<|{role}|>{text}{END}", False)]
+
+
+def tokenize(conversations: list[list[list[Any]]], recipe: PretrainRecipe, folder: Path, path: Path) -> int:
+    """Write token ids, loss weights and offsets of all conversations to an .npz; return the number of tokens."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    judgement = [tokenizer.encode(text).ids for text in (" ok", " not", " correct", " wrong")]
+    if recipe.conversations >= 1000 and any(len(ids) != 1 for ids in judgement):
+        raise ModelError(f"ok / not / correct / wrong must be single tokens, got {judgement}: raise `vocabulary`")
+    judges = {ids[0] for ids in judgement if len(ids) == 1}
+    pieces, owners = [(BOS, False)] * 0, []
+    for index, conversation in enumerate(conversations):
+        turns = [piece for turn in conversation for piece in turn_pieces(*turn)]
+        pieces += [(BOS, False), *turns]
+        owners += [index] * (len(turns) + 1)
+    encoded = tokenizer.encode_batch_fast([text for text, _ in pieces])
+    ids, weights, lengths = [], [], np.zeros(len(conversations), np.int64)
+    for (_, learn), owner, encoding in zip(pieces, owners, encoded, strict=True):
+        piece = encoding.ids
+        ids += piece
+        weights += [recipe.judgement_weight if i in judges else 1.0 for i in piece] if learn else [0.0] * len(piece)
+        lengths[owner] += len(piece)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    np.savez(path, ids=np.array(ids, np.int16), weights=np.array(weights, np.float16), offsets=offsets)
+    return len(ids)
+
+
+# --- the model --------------------------------------------------------------------------------------------------
+
+Weights = dict[str, Tensor]
+
+
+def initial_weights(recipe: PretrainRecipe, vocabulary: int) -> Weights:
+    """Return seeded parameters under their Hugging Face names."""
+    torch.manual_seed(recipe.seed)
+    h, f = recipe.hidden, recipe.feed_forward
+    small = 0.02 / math.sqrt(2 * recipe.layers)
+    weights = {"model.embed_tokens.weight": torch.randn(vocabulary, h) * 0.02, "model.norm.weight": torch.ones(h)}
+    for layer in range(recipe.layers):
+        name = f"model.layers.{layer}."
+        weights |= {f"{name}self_attn.{part}_proj.weight": torch.randn(h, h) * 0.02 for part in "qkv"}
+        weights[f"{name}self_attn.o_proj.weight"] = torch.randn(h, h) * small
+        weights |= {f"{name}mlp.{part}_proj.weight": torch.randn(f, h) * 0.02 for part in ("gate", "up")}
+        weights[f"{name}mlp.down_proj.weight"] = torch.randn(h, f) * small
+        weights |= {f"{name}{part}_layernorm.weight": torch.ones(h) for part in ("input", "post_attention")}
+    return weights
+
+
+def forward(weights: Weights, recipe: PretrainRecipe, ids: Tensor, where: Tensor) -> Tensor:
+    """Return the logits (N, vocabulary) at the N positions where ``where`` (batch, length) is True.
+
+    Matrix products run in bfloat16, the residual stream in float32. Rows are padded on the right: causal
+    attention keeps the padding out of every position that counts.
+    """
+    batch, length = ids.shape
+    heads, size = recipe.hidden // recipe.head_size, recipe.head_size
+    bf16 = torch.bfloat16
+
+    def linear(x: Tensor, *names: str) -> Tensor:
+        return F.linear(x, torch.cat([weights[name] for name in names]).to(bf16))
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.rms_norm(x, (recipe.hidden,), weights[name], 1e-6).to(bf16)
+
+    angles = torch.arange(length)[:, None] / ROPE_BASE ** (torch.arange(0, size, 2) / size)
+    cos, sin = torch.cos(angles).repeat(1, 2).to(bf16), torch.cat([-torch.sin(angles), torch.sin(angles)], 1).to(bf16)
+    future = torch.full((length, length), -1e4).triu(1).to(bf16)
+    x = F.embedding(ids, weights["model.embed_tokens.weight"])
+    for layer in range(recipe.layers):
+        name = f"model.layers.{layer}."
+        y = norm(x, f"{name}input_layernorm.weight")
+        qkv = linear(y, *(f"{name}self_attn.{part}_proj.weight" for part in "qkv"))
+        qkv = qkv.view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4).contiguous()
+        qk, v = qkv[:2], qkv[2]
+        qk = qk * cos + torch.cat([qk[..., size // 2 :], qk[..., : size // 2]], -1) * sin
+        scores = (qk[0] * size**-0.5) @ qk[1].transpose(-1, -2) + future
+        mixed = (F.softmax(scores, -1) @ v).transpose(1, 2).reshape(batch, length, recipe.hidden)
+        x = x + linear(mixed, f"{name}self_attn.o_proj.weight")
+        y = norm(x, f"{name}post_attention_layernorm.weight")
+        gate, up = linear(y, *(f"{name}mlp.{part}_proj.weight" for part in ("gate", "up"))).chunk(2, -1)
+        x = x + linear(F.silu(gate) * up, f"{name}mlp.down_proj.weight")
+    return linear(norm(x[where], "model.norm.weight"), "model.embed_tokens.weight").float()
+
+
+ROPE_BASE = 10_000.0
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def batches(lengths: np.ndarray, recipe: PretrainRecipe) -> list[np.ndarray]:
+    """Return batches of conversation indices, alike in length, each at most ``batch_tokens`` when padded.
+
+    Lengths are sorted inside windows of a few thousand conversations, so that the order stays close to random.
+    """
+    rng = np.random.default_rng(recipe.seed)
+    order = rng.permutation(len(lengths))
+    found: list[np.ndarray] = []
+    for window in np.split(order, range(4096, len(order), 4096)):
+        window = window[np.argsort(lengths[window], kind="stable")]
+        start, here = 0, []
+        for end in range(1, len(window) + 1):
+            if end == len(window) or (end + 1 - start) * lengths[window[end]] > recipe.batch_tokens:
+                here.append(window[start:end])
+                start = end
+        found += [here[i] for i in rng.permutation(len(here))]
+    return found
+
+
+def learning_rate(recipe: PretrainRecipe, progress: float) -> float:
+    """Return the rate at a share of the steps: linear warm-up, flat, linear fall to ``final_rate``."""
+    if progress < recipe.warmup:
+        return recipe.learning_rate * progress / recipe.warmup
+    fall = max(0.0, (progress - recipe.flat_until) / (1 - recipe.flat_until))
+    return recipe.learning_rate * (1 - fall * (1 - recipe.final_rate))
+
+
+def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
+    """Train as one of ``processes``: own batches, averaged gradients; rank 0 writes the weights and the figures."""
+    torch.set_num_threads(1)
+    if recipe.processes > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = f"file://{(work / 'rendezvous').resolve()}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=recipe.processes)
+    corpus = np.load(work / "tokens.npz")
+    ids, weights_of, offsets = corpus["ids"], corpus["weights"], corpus["offsets"]
+    weights = initial_weights(recipe, json_vocabulary(work.parent))
+    for tensor in weights.values():
+        tensor.requires_grad_()
+    matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]
+    vectors = [tensor for tensor in weights.values() if tensor.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    plan = batches(np.diff(offsets), recipe)
+    steps = len(plan) // recipe.processes or 1
+    started, seen, recent = time.monotonic(), 0, 0.0
+    for step in range(steps):
+        batch = plan[(step * recipe.processes + rank) % len(plan)]
+        inputs, targets, loss_weights = collate(batch, ids, weights_of, offsets)
+        where = loss_weights > 0
+        logits = forward(weights, recipe, inputs, where)
+        losses = F.cross_entropy(logits, targets[where], reduction="none")
+        loss = (losses * loss_weights[where]).sum() / loss_weights.sum()
+        loss.backward()
+        average_gradients(weights, recipe.processes)
+        torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, (step + 1) / steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        seen += int((offsets[batch + 1] - offsets[batch]).sum())
+        recent = 0.98 * recent + 0.02 * loss.item() if step else loss.item()
+        if rank == 0 and (step % 100 == 99 or step + 1 == steps):
+            rate = seen * recipe.processes / (time.monotonic() - started)
+            left = (steps - step - 1) / (step + 1) * (time.monotonic() - started)
+            line = f"step {step + 1}/{steps}  loss {recent:.4f}  {rate / 1e3:.1f}k tokens/s  {left / 60:.1f} min left"
+            print(line, flush=True)
+    if rank == 0:
+        torch.save({name: tensor.detach() for name, tensor in weights.items()}, work / "weights.pt")
+        figures = {"tokens_per_s": round(seen * recipe.processes / (time.monotonic() - started)), "loss": recent}
+        (work / "figures.json").write_text(json.dumps(figures))
+    if recipe.processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def json_vocabulary(folder: Path) -> int:
+    """Return the vocabulary size of a saved tokenizer, rounded up to a multiple of 32."""
+    from tokenizers import Tokenizer
+
+    return -(-Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() // 32) * 32
+
+
+def collate(
+    batch: np.ndarray, ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return inputs, targets and loss weights (batch, length), padded on the right with zeros."""
+    longest = int((offsets[batch + 1] - offsets[batch]).max())
+    rows = np.zeros((len(batch), longest), np.int64)
+    loss_weights = np.zeros((len(batch), longest), np.float32)
+    for row, index in enumerate(batch):
+        start, end = offsets[index], offsets[index + 1]
+        rows[row, : end - start] = ids[start:end]
+        loss_weights[row, : end - start] = weights[start:end]
+    tokens = torch.from_numpy(rows)
+    return tokens[:, :-1], tokens[:, 1:], torch.from_numpy(loss_weights)[:, 1:]
+
+
+def average_gradients(weights: Weights, processes: int) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    if processes == 1:
+        return
+    gradients = [tensor.grad for tensor in weights.values() if tensor.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+def export(weights: Weights, recipe: PretrainRecipe, out: Path) -> None:
+    """Save the weights as a Hugging Face Llama folder beside the tokenizer."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    heads = recipe.hidden // recipe.head_size
+    pad, bos, end = (SPECIAL.index(token) for token in (PAD, BOS, END))
+    config = LlamaConfig(
+        vocab_size=weights["model.embed_tokens.weight"].shape[0],
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.feed_forward,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=recipe.context,
+        rms_norm_eps=1e-6,
+        rope_theta=ROPE_BASE,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=end,
+        dtype="float32",
+    )
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        bos_token_id=bos, eos_token_id=end, pad_token_id=pad, do_sample=True, temperature=1.0, max_new_tokens=160
+    )
+    model.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
