@@ -7,6 +7,8 @@ this, so it is detected at construction and refused (verl#6854).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +111,11 @@ class ChatCodec:
             if a != b:
                 return a, b
         raise ModelError("the two verdict marks have the same tokens")
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the vocabulary: rows of token ids belong to one."""
+        vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.blake2b(vocabulary.encode(), digest_size=6).hexdigest()
 
     def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
         return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
