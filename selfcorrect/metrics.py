@@ -92,7 +92,7 @@ def is_correct(attempt: Attempt) -> bool | None:
     if attempt.grade is None:
         raise InputError("an ungraded attempt cannot be scored; call correction.grade_trajectories first")
     if attempt.grade.outcome is Outcome.UNGRADABLE:
-        return False if attempt.grade.extracted is None else None
+        return False if attempt.grade.unanswered else None
     return attempt.grade.correct
 
 
@@ -132,7 +132,7 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
         rm_C=Share(sum(verdict is Verdict.CORRECT for verdict in on_correct), len(on_correct)),
         rm_W=Share(sum(verdict is Verdict.WRONG for verdict in on_wrong), len(on_wrong)),
         no_verdict=Share(n - len(judged), n),
-        unanswered=sum(t.final.grade is not None and t.final.grade.extracted is None for t in trajectories),
+        unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
         ungradable=len(trajectories) - n,
         truncated=stops.get("length", 0),
         tokens_per_problem=sum(t.sampled_tokens for t in trajectories) / len(trajectories),

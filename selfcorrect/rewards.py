@@ -12,7 +12,7 @@ from selfcorrect.types import Grade, Outcome, Trajectory
 def correctness(grade: Grade) -> float | None:
     """Return 1.0 for a right answer, 0.0 for a wrong or absent one, None where the grader failed."""
     if grade.outcome is Outcome.UNGRADABLE:
-        return 0.0 if grade.extracted is None else None
+        return 0.0 if grade.unanswered else None
     return 1.0 if grade.correct else 0.0
 
 

@@ -42,6 +42,10 @@ class Role(StrEnum):
     EXTERNAL = "external"
 
 
+NO_ANSWER = ("nothing-extracted", "response-unreadable")
+"""Values of `Grade.method` that blame the response, not the reference answer or the grader."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grade:
     """The checker's judgement of one response against one reference answer.
@@ -61,6 +65,11 @@ class Grade:
     def correct(self) -> bool:
         """True only for CORRECT; ask ``outcome`` where UNGRADABLE must be told apart from WRONG."""
         return self.outcome is Outcome.CORRECT
+
+    @property
+    def unanswered(self) -> bool:
+        """True where the grade is UNGRADABLE through the response's own fault: it holds no readable answer."""
+        return self.outcome is Outcome.UNGRADABLE and self.method in NO_ANSWER
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from selfcorrect.metrics import Share, compare, delta_interval, score
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
-FAILED, EMPTY = Grade(Outcome.UNGRADABLE, extracted="1E9"), Grade(Outcome.UNGRADABLE, extracted=None)
+FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="limit"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
 
 
 def path(i: int, first: Grade, final: Grade | None = None, verdict: Verdict | None = None) -> Trajectory:

@@ -115,3 +115,285 @@ def test_greedy_ids_equal_those_of_generate(architecture: str) -> None:
     requests = requests_of(12, temperature=0.0)
     samples = TransformersEngine(model, None, max_batch=5).sample_many(requests)
     assert [sample.token_ids for sample in samples] == [generate(model, request) for request in requests]
+
+
+# --- the same sample whatever the batch -------------------------------------------------------------------------
+
+
+MIXED = [
+    {"temperature": 1.0},
+    {"temperature": 0.7, "watch_ids": (5, 9)},
+    {"temperature": 1.3, "top_p": 0.8, "watch_ids": (7,)},
+    {"temperature": 0.0},
+]
+
+
+def mixed_requests(n: int) -> list[SampleRequest]:
+    """Return requests that take turns with every kind of setting."""
+    by_kind = [requests_of(n, **settings) for settings in MIXED]
+    return [by_kind[i % len(MIXED)][i] for i in range(n)]
+
+
+def test_a_sample_does_not_depend_on_its_batch(llama: Any) -> None:
+    requests = mixed_requests(64)
+    alone = [TransformersEngine(llama, None, max_batch=1).sample_many([request])[0] for request in requests]
+    together = TransformersEngine(llama, None, max_batch=64).sample_many(requests)
+    queued = TransformersEngine(llama, None, max_batch=7).sample_many(requests)  # Admissions midway.
+    assert len({sample.finish for sample in alone}) == 2
+    for one, other, third in zip(alone, together, queued, strict=True):
+        assert_same(one, other)
+        assert_same(one, third)
+
+
+def test_a_full_cache_sends_rows_back_to_wait_and_changes_nothing(llama: Any) -> None:
+    requests = requests_of(8, stop_ids=(), max_tokens=90)
+    free = TransformersEngine(llama, None).sample_many(requests)
+    tight = TransformersEngine(llama, None, max_cached_tokens=260).sample_many(requests)
+    for one, other in zip(free, tight, strict=True):
+        assert_same(one, other)
+
+
+def test_asynchronous_samples_equal_synchronous_ones(llama: Any) -> None:
+    engine = TransformersEngine(llama, None, max_batch=16)
+    assert isinstance(engine, Engine)
+    requests = mixed_requests(40)
+    for one, other in zip(engine.sample_many(requests), sample_all(engine, requests), strict=True):
+        assert_same(one, other)
+    for one, other in zip(engine.sample_many(requests), sample_all(engine, requests), strict=True):
+        assert_same(one, other)  # A second event loop, with the same worker.
+
+
+def test_samples_of_one_prompt_differ_by_seed_and_share_one_prefill(llama: Any) -> None:
+    prompt = requests_of(1)[0].prompt_ids
+    requests = [SampleRequest(prompt, 20, seed=sample_seed(i), temperature=1.5) for i in range(12)]
+    widths = []
+    hook = llama.register_forward_pre_hook(
+        lambda module, args, inputs: widths.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    samples = TransformersEngine(llama, None).sample_many(requests)
+    hook.remove()
+    assert widths[0] == (1, len(prompt))
+    assert all(width == (12, 1) for width in widths[1:])
+    assert len({sample.token_ids for sample in samples}) == 12
+
+
+# --- log-probabilities ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_logprobs_and_watched_are_those_of_one_forward_pass(llama: Any, temperature: float) -> None:
+    requests = requests_of(10, temperature=temperature, watch_ids=(3, 11, EOS))
+    for request, sample in zip(requests, TransformersEngine(llama, None).sample_many(requests), strict=True):
+        prompt, n = len(request.prompt_ids), len(sample.token_ids)
+        with torch.no_grad():
+            logits = llama(torch.tensor([request.prompt_ids + sample.token_ids])).logits[0, prompt - 1 :]
+        at_temperature = (logits / (temperature or 1.0)).log_softmax(-1)
+        expected = at_temperature[range(n), sample.token_ids]
+        np.testing.assert_allclose(sample.logprobs, expected, atol=2e-4)
+        np.testing.assert_allclose(sample.watched, logits.log_softmax(-1)[:n, [3, 11, EOS]], atol=2e-4)
+        if sample.finish == "stop":
+            assert sample.stop_id == EOS
+            assert sample.stop_logprob == pytest.approx(at_temperature[n, EOS].item(), abs=2e-4)
+        else:
+            assert (sample.finish, n, sample.stop_id) == ("length", request.max_tokens, None)
+
+
+def test_uniforms_depend_on_seed_and_step_alone_and_are_uniform() -> None:
+    seeds = np.arange(200, dtype=np.uint64).repeat(100)
+    steps = np.tile(np.arange(100, dtype=np.uint64), 200)
+    drawn = uniforms(seeds, steps)
+    assert (drawn >= 0).all()
+    assert (drawn < 1).all()
+    assert len(set(drawn.tolist())) == 20_000
+    assert uniforms(seeds[777:778], steps[777:778])[0] == drawn[777]
+    counts, _ = np.histogram(drawn, bins=20, range=(0, 1))
+    assert ((counts - 1000) ** 2 / 1000).sum() < 43.8  # chi-squared, 19 degrees of freedom, p = 0.001
+    pairs = np.corrcoef(drawn.reshape(200, 100)[:, :-1].ravel(), drawn.reshape(200, 100)[:, 1:].ravel())
+    assert abs(pairs[0, 1]) < 0.03
+
+
+def test_choices_follow_the_probabilities_and_top_p_cuts_the_tail() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.0, 0.15, 0.05])
+    n = 20_000
+    logits = probabilities.log().expand(n, -1)
+    u = torch.from_numpy(uniforms(np.arange(n, dtype=np.uint64), np.zeros(n, dtype=np.uint64)))
+    for top_p, kept in ((1.0, [0.5, 0.3, 0.0, 0.15, 0.05]), (0.81, [0.5, 0.3, 0.0, 0.15, 0.0]), (0.5, [1, 0, 0, 0, 0])):
+        settings = Settings.of([1.0] * n, [top_p] * n, [()] * n, torch.device("cpu"))
+        ids, logprobs = choose(logits, u, settings).unbind(-1)
+        shares = torch.bincount(ids.long(), minlength=5) / n
+        expected = torch.tensor(kept) / sum(kept)
+        assert (shares - expected).abs().max() < 0.012
+        assert (shares[expected == 0] == 0).all()
+        torch.testing.assert_close(logprobs.float(), probabilities.log()[ids.long()])  # Never truncated.
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_text_across_tokens_ends_the_sample_at_its_last_token() -> None:
+    tokenizer = make_tokenizer()
+    watcher = StopTexts(tokenizer, ("wrong.", "né"))
+    ids = tokenizer.convert_tokens_to_ids
+    wrong = [ids("wro"), ids("n"), ids("g.")]
+    assert tokenizer.decode(wrong) == "wrong."
+    e_acute = tokenizer.encode("é", add_special_tokens=False)
+    assert len(e_acute) == 2
+    for tokens, ends in (
+        ([ids("ok"), *wrong, ids("ok")], 4),
+        ([*wrong[:2], ids("ok"), *wrong], 6),
+        ([ids("n"), *e_acute, ids("n")], 3),
+        ([ids("ok")] * 40 + wrong, 43),
+        ([ids("wro"), ids("ng"), ids(".Ġ")], 3),
+        ([ids("wro"), ids("ng"), ids("<eos>"), ids(".Ġ")], None),
+    ):
+        reached = [n for n in range(1, len(tokens) + 1) if watcher.reached(tokens[:n])]
+        assert (reached[0] if reached else None) == ends
+
+
+def test_stop_texts_end_the_sample_with_their_tokens_kept(llama: Any) -> None:
+    tokenizer = make_tokenizer()
+    request = requests_of(1, stop_ids=(), max_tokens=60)[0]
+    whole = TransformersEngine(llama, tokenizer).sample_many([request])[0]
+    text = tokenizer.decode(whole.token_ids[20:22])
+    ended = SampleRequest(request.prompt_ids, 60, seed=request.seed, stop_texts=(text,))
+    sample = TransformersEngine(llama, tokenizer).sample_many([ended])[0]
+    n = len(sample.token_ids)
+    assert sample.finish == "text"
+    assert sample.token_ids == whole.token_ids[:n]
+    assert text in tokenizer.decode(sample.token_ids)
+    assert text not in tokenizer.decode(sample.token_ids[:-1])
+    assert len(sample.logprobs) == n
+
+
+# --- the live model ---------------------------------------------------------------------------------------------
+
+
+def test_it_samples_the_live_weights_and_restores_each_modules_mode() -> None:
+    model = make_model(CONFIGS["llama-eager"])
+    model.train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    engine = TransformersEngine(model, None)
+    requests = requests_of(4, temperature=0.0)
+    before = engine.sample_many(requests)
+    model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+    after = engine.sample_many(requests)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert [sample.token_ids for sample in after] != [sample.token_ids for sample in before]
+    model.eval()
+    assert [sample.token_ids for sample in after] == [generate(model, request) for request in requests]
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_cannot_be_served_are_refused(llama: Any) -> None:
+    engine = TransformersEngine(llama, None)
+    with pytest.raises(EngineError, match="prompt of 200 tokens and max_tokens=57 need 257 tokens; the context .* 256"):
+        engine.sample_many([SampleRequest((1,) * 200, 57)])
+    with pytest.raises(EngineError, match="holds 50"):
+        TransformersEngine(llama, None, max_cached_tokens=50).sample_many([SampleRequest((1,) * 40, 11)])
+    for bad in (SampleRequest((), 5), SampleRequest((1,), 0), SampleRequest((1,), 5, top_p=0.0)):
+        with pytest.raises(EngineError, match="a request needs"):
+            engine.sample_many([bad])
+
+
+def test_a_failing_model_fails_every_waiting_task_and_the_engine_recovers() -> None:
+    model = make_model(CONFIGS["llama-sdpa"])
+    engine = TransformersEngine(model, None, max_batch=4)
+    requests = requests_of(12)
+    calls = 0
+
+    def fail(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise RuntimeError("out of luck")
+
+    async def gather() -> list[Any]:
+        tasks = [engine.sample(request) for request in requests]
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+
+    hook = model.register_forward_pre_hook(fail)
+    outcomes = asyncio.run(gather())
+    failed = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+    assert len(failed) >= 8
+    assert all("out of luck" in str(error) for error in failed)
+    assert all(isinstance(outcome, Sample | EngineError) for outcome in outcomes)
+    hook.remove()
+    assert all(isinstance(outcome, Sample) for outcome in asyncio.run(gather()))
+
+
+def test_weights_that_are_not_finite_are_an_error() -> None:
+    model = make_model(CONFIGS["llama-sdpa"])
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(EngineError, match="not finite"):
+        TransformersEngine(model, None).sample_many(requests_of(2))
+
+
+def test_a_cancelled_task_frees_its_slot(llama: Any) -> None:
+    engine = TransformersEngine(llama, None, max_batch=1)
+    endless, short = requests_of(2, stop_ids=(), max_tokens=200)
+    short = SampleRequest(short.prompt_ids, 3)
+
+    async def cancel() -> tuple[int, Sample]:
+        steps = 0
+
+        def count(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+
+        hook = llama.register_forward_pre_hook(count)
+        task = asyncio.create_task(engine.sample(endless))
+        while steps < 3:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        sample = await asyncio.wait_for(engine.sample(short), 20)
+        hook.remove()
+        assert task.cancelled()
+        return steps, sample
+
+    steps, sample = asyncio.run(cancel())
+    assert steps < 150
+    assert_same(sample, engine.sample_many([short])[0])
+
+
+def test_a_closed_engine_refuses_and_leaves_nobody_waiting(llama: Any) -> None:
+    engine = TransformersEngine(llama, None, max_batch=1)
+    requests = requests_of(6, stop_ids=(), max_tokens=200)
+
+    async def close_midway() -> list[Any]:
+        tasks = [asyncio.create_task(engine.sample(request)) for request in requests]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            await engine.sample(requests[0])
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+
+    outcomes = asyncio.run(close_midway())
+    assert isinstance(outcomes[-1], EngineError)
+    assert all(isinstance(outcome, Sample | EngineError) for outcome in outcomes)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+def test_load_names_what_a_folder_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        TransformersEngine.load(tmp_path / "absent")
+    make_model(CONFIGS["llama-sdpa"]).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="tokenizer"):
+        TransformersEngine.load(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="chat template"):
+        TransformersEngine.load(tmp_path / "model")
+
+
+def test_models_with_state_beside_keys_and_values_are_refused(llama: Any) -> None:
+    model = make_model(Qwen2Config(**SIZES, layer_types=["full_attention", "full_attention"]))
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ModelError, match="linear_attention"):
+        TransformersEngine(model, None)
