@@ -16,7 +16,7 @@ from eval.report_charts import Reliability, Series, curve_panel, ticks
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.metrics import score
-from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
+from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 HOSTILE = (
     "</script><script>document.documentElement.dataset.pwned=1</script><!-- <script>"
@@ -89,7 +89,7 @@ def read(run: Path) -> Page:
         (path(WRONG, WRONG, verdict=Verdict.WRONG), "still wrong"),
         (path(BROKEN), "not scored"),
         (path(None), "not scored"),
-        (path(Grade(Outcome.UNGRADABLE, "no answer"), RIGHT), "fixed"),
+        (path(Grade(Outcome.UNGRADABLE, "no answer", method=next(iter(NO_ANSWER))), RIGHT), "fixed"),
     ],
 )
 def test_every_path_has_one_transition_class(trajectory: Trajectory, name: str) -> None:
