@@ -127,8 +127,6 @@ def _times(left: Poly, right: Poly) -> Poly:
                     exponents[name] = exponents.get(name, 0) + exponent
                 monomial, factor = _reduce(exponents)
                 coefficient *= factor
-            if monomial == monomial_l or monomial == monomial_r or not monomial:
-                pass
             total = result.get(monomial, 0) + coefficient
             if total:
                 result[monomial] = total
@@ -271,7 +269,12 @@ def _root_power(base: Quotient, exponent: Fraction, *, positive: bool) -> Quotie
             result = multiply(result, Quotient(_settle({((name, power_inside * exponent),): ONE})))
         elif name == "#i":
             result = multiply(result, atom("@(i)", exponent))
-        elif name in ("#pi", "#e") or positive or (power_inside.numerator % 2 and exponent.denominator % 2 == 0) or exponent.denominator % 2:
+        elif (
+            name in ("#pi", "#e")
+            or positive
+            or (power_inside.numerator % 2 and exponent.denominator % 2 == 0)
+            or exponent.denominator % 2
+        ):
             result = multiply(result, atom(name, power_inside * exponent))
         elif power_inside.denominator == 1:
             result = multiply(result, atom(f"@abs({name})", power_inside * exponent))
@@ -535,7 +538,8 @@ def based_number(node: Node) -> Fraction:
     """Return the value of ``52_8``; raises Unreadable for a digit that the base does not have."""
     base = int(node.args[0].value) if len(node.args[0].value) <= 3 else 0
     digits = node.value
-    if not 2 <= base <= 36 or not digits.isdigit() or len(digits) > MAX_DIGITS or max(digits) >= "0123456789a"[min(base, 10)]:
+    highest = "0123456789a"[min(base, 10)]
+    if not 2 <= base <= 36 or not digits.isdigit() or len(digits) > MAX_DIGITS or max(digits) >= highest:
         raise Unreadable(f"{digits} in base {node.args[0].value}")
     value = 0
     for digit in digits:

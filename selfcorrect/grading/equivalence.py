@@ -49,7 +49,7 @@ class Equivalence:
             self.method = "words"
             return wording.same_words(_words(response), _words(gold))
         equation = self._equations(response, gold)
-        if equation is not NOT_EQUATIONS:
+        if not isinstance(equation, NotEquations):
             return equation
         if response.kind == gold.kind == "rel":
             relation = self._inequalities(response, gold)
@@ -81,7 +81,9 @@ class Equivalence:
         assert stated_r is not None
         name, values = stated_r
         if name is None:
-            if (len(values) == 2 and shapes.is_quantity(values[0]) and values[1] != shapes.ZERO) or (len(values) > 2 and shapes.is_quantity(values[0])):
+            if (len(values) == 2 and shapes.is_quantity(values[0]) and values[1] != shapes.ZERO) or (
+                len(values) > 2 and shapes.is_quantity(values[0])
+            ):
                 values = values[1:]
             elif len(values) == 2 and any(numeric.has_symbols(value) for value in values):
                 self.method = "equation"
@@ -152,7 +154,7 @@ class Equivalence:
             sides = []
             for node in (response, gold):
                 left, right = (self._form(arg) for arg in node.args)
-                sides.append(algebra.add(left, right, 1 if False else -1))
+                sides.append(algebra.add(left, right, -1))
         except (TooLarge, Unreadable):
             return None
         flipped = response.value[0] != gold.value[0]
@@ -211,8 +213,11 @@ class Equivalence:
         return None if undecided else True
 
     def _without_order(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool | None:
-        """Match each gold item with one response item; equality is transitive, so the first match will do."""
-        if len(left) != len(right):
+        """Match each gold item with one response item; a response item left over must repeat another.
+
+        Equality is transitive, so the first match will do.
+        """
+        if len(left) < len(right):
             return False
         rest = list(left)
         undecided = False
@@ -231,6 +236,12 @@ class Equivalence:
                 undecided = True
                 place = unknown
             rest.pop(place)
+        for repeated in rest:
+            verdicts = [self.same(repeated, wanted) for wanted in right]
+            if True not in verdicts:
+                if None not in verdicts:
+                    return False
+                undecided = True
         return None if undecided else True
 
     def _vectors(self, response: Node, gold: Node) -> bool | None:

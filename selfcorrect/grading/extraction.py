@@ -2,7 +2,7 @@
 
 | name | what it finds |
 |---|---|
-| ``boxed`` | the last complete ``\\boxed{}``/``\\fbox{}``; boxes joined only by commas, and/or form one list; an empty last box is an empty answer. Minerva's "Final Answer: The final answer is X" after the last box counts in its place |
+| ``boxed`` | the last complete ``\\boxed{}``/``\\fbox{}``; boxes joined only by commas, and/or form one list |
 | ``answer-tag`` | ``<answer>…</answer>`` |
 | ``hashes`` | the line after the last ``####`` |
 | ``answer-is`` | what follows the last "answer is", "Answer:", "答案" |
@@ -11,7 +11,9 @@
 | ``bare`` | the whole response, where it is one short line |
 | ``number`` | the last number |
 
-What stands before ``</think>`` is not an answer. Only the last attempt of a trajectory should be passed in.
+An empty last box is an empty answer. Minerva's closing line "Final Answer: The final answer is X" counts before the
+boxes where it comes after the last of them. What stands before ``</think>`` is not an answer. Only the last attempt
+of a trajectory should be passed in.
 """
 
 from __future__ import annotations
@@ -24,26 +26,24 @@ TAIL = 2_000
 _MAX_BOXES = 40
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_JOINER = re.compile(
-    r"(?:[\s,;.$&]|\\[,;:!\\ \[\]()]|\\q?quad|\\(?:text|mbox|textrm|mathrm)\s*\{[\s,]*(?:and|or)?[\s,]*\}|\b(?:and|or)\b"
-    r"|\bfor\s+part\s+\(?[a-z\d]\)?|\bfor\s+\([a-z\d]\))*",
-    re.IGNORECASE,
-)
+_JOINING = frozenset(["and", "or", "for", "part", "text", "mbox", "textrm", "mathrm", "quad", "qquad"])
 _SPECIAL = re.compile(r"<\|[a-zA-Z_/-]{2,20}\|>.*|</s>\s*$", re.DOTALL)
 _TEMPLATE = re.compile(r"final answer:?\**\s*:?\s*(?:the\s+final\s+answer\s+is:?)?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct", re.IGNORECASE)
 _STATEMENT = re.compile(
-    r"(?:answer|solution)\**\s*(?:is|are|:|=|：)\s*(?:therefore|thus|:)?|答案\s*[:：是为]*|\banswer\s*(?=\\\[|\$)", re.IGNORECASE
+    r"(?:answer|solution)\**\s*(?:is|are|:|=|：)\s*(?:therefore|thus|:)?|答案\s*[:：是为]*|\banswer\s*(?=\\\[|\$)",
+    re.IGNORECASE,
 )
 _FILLER = re.compile(
-    r"[\s:：*]*(?:(?:for sure|definitely|clearly|simply|just|therefore|thus|then|option|choice|given by|equal to|exactly"
-    r"|approximately|about|indeed|obviously|probably|surely)\b[\s:：*]*)*",
+    r"[\s:：*]*(?:(?:for sure|definitely|clearly|simply|just|therefore|thus|then|option|choice|given by|equal to"
+    r"|exactly|approximately|about|indeed|obviously|probably|surely)\b[\s:：*]*)*",
     re.IGNORECASE,
 )
 _MATHS = re.compile(r"\$\$(.{1,600}?)\$\$|\$([^$]{1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]", re.DOTALL)
+_NEXT_MATHS = re.compile(r"\s*(?:,|and|or|,\s*and)\s*\$[^$]{1,200}\$")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _NUMBER = re.compile(
-    r"(?<![\d.,\w])[-−]?\$?(?:\\frac\s*\{[-\d]+\}\s*\{\d+\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+/\d+|\d*\.?\d+)(?:\s*(?:\\?%|percent))?"
+    r"(?<![\d.,A-Za-z_])[-−]?\$?(?:\\frac\s*\{[-\d]+\}\s*\{\d+\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+/\d+|\d*\.?\d+)(?:\s*(?:\\?%|percent))?"
 )
 
 
@@ -132,9 +132,12 @@ def _box_before(text: str, start: int) -> tuple[int, int, str] | None:
     if box is None or box[1] > start or not box[2].strip():
         return None
     between = text[box[1] : start]
-    if "\n\n" in between or len(between) > 80 or not _JOINER.fullmatch(between):
+    if "\n\n" in between or len(between) > 80:
         return None
-    return box if re.search(r"[,;]|and|or", between, re.IGNORECASE) else None
+    words = re.findall(r"[a-z0-9]+", between.lower())
+    marks = re.sub(r"[a-zA-Z0-9\s,;.$&{}()\[\]\\:!]", "", between)
+    joins = "and" in words or "or" in words or re.search(r"[,;]", re.sub(r"\\[,;]", "", between))
+    return box if joins and not marks and all(word in _JOINING or len(word) == 1 for word in words) else None
 
 
 def _stated_after(text: str, end: int) -> str | None:
@@ -142,9 +145,7 @@ def _stated_after(text: str, end: int) -> str | None:
     tail = text[end : end + TAIL]
     if "inal" not in tail:
         return None
-    found = None
-    for found in re.finditer(r"final answer:\s*the final answer is", tail, re.IGNORECASE):
-        pass
+    found = _last(re.compile(r"final answer:\s*the final answer is", re.IGNORECASE), tail)
     return _statement(tail[found.end() :]) if found else None
 
 
@@ -153,6 +154,13 @@ def _stated_after(text: str, end: int) -> str | None:
 
 def _tail(response: str) -> str:
     return _SPECIAL.sub("", response[-TAIL:])
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = None
+    for match in pattern.finditer(text):
+        found = match
+    return found
 
 
 def _answer_tag(response: str) -> str | None:
@@ -177,12 +185,7 @@ def _hashes(response: str) -> str | None:
 
 def _answer_is(response: str) -> str | None:
     tail = _tail(response)
-    found = None
-    for found in _STATEMENT.finditer(tail):
-        pass
-    template = None
-    for template in _TEMPLATE.finditer(tail):
-        pass
+    found, template = _last(_STATEMENT, tail), _last(_TEMPLATE, tail)
     if template and (found is None or template.end() >= found.end()):
         found = template
     return _statement(tail[found.end() :]) if found else None
@@ -192,8 +195,14 @@ def _statement(text: str) -> str | None:
     """Return the answer at the head of a statement: its maths, its first words, or the last number of its sentence."""
     text = _HOPE.split(text)[0]
     text = text[_FILLER.match(text).end() :]  # type: ignore[union-attr]
-    maths = _MATHS.match(text.lstrip(" \n\"\\'*"))
+    text = re.sub(r"^(?:[\s\"'*]|\\\")+", "", text)
+    maths = _MATHS.match(text)
     if maths:
+        end = maths.end()
+        while joined := _NEXT_MATHS.match(text, end):
+            end = joined.end()
+        if end > maths.end():
+            return text[:end].strip()
         return next(group for group in maths.groups() if group is not None).strip()
     line = text.strip().split("\n", 1)[0].strip().strip('"').removesuffix("\\")
     sentence = re.split(r"\.\s+(?=[A-Z\[<])|\.$|。", line)[0].strip().strip("*").strip()
@@ -206,7 +215,8 @@ def _statement(text: str) -> str | None:
     inner = _last_maths(after) if "$" in after or "\\(" in after else None
     if inner is not None:
         return inner
-    if len(after) <= 60 and (not re.search(r"[^\W\d_]{3,}", after) or re.fullmatch(r"[-+*/^\\{}()\d\s.,$%]+[a-z\s]*", after)):
+    wordless = not re.search(r"[^\W\d_]{3,}", after) or re.fullmatch(r"[-+*/^\\{}()\d\s.,$%]+[a-z\s]*", after)
+    if len(after) <= 60 and wordless:
         return after
     return _last_number(sentence) or (after if len(after) <= 60 else None)
 
@@ -222,18 +232,14 @@ def _bold(response: str) -> str | None:
 
 
 def _last_maths(text: str) -> str | None:
-    last = None
-    for last in _MATHS.finditer(text):
-        pass
+    last = _last(_MATHS, text)
     return next(group for group in last.groups() if group is not None).strip() if last else None
 
 
 def _maths(response: str) -> str | None:
     """Return the last maths of the closing sentence; of a chain of equalities the last member."""
     tail = _tail(response)[-800:]
-    last = None
-    for last in _MATHS.finditer(tail):
-        pass
+    last = _last(_MATHS, tail)
     if last is None or re.search(r"\d", tail[last.end() :]):
         return None
     return next(group for group in last.groups() if group is not None).strip()
@@ -253,9 +259,7 @@ def _number(response: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    last = None
-    for last in _NUMBER.finditer(text):
-        pass
+    last = _last(_NUMBER, text)
     return last.group().replace("−", "-").replace("$", "").strip() if last else None
 
 

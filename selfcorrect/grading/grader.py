@@ -17,7 +17,7 @@ from pathlib import Path
 from selfcorrect.grading import wording
 from selfcorrect.grading.equivalence import Equivalence, Slow
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading.limits import MAX_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, show
 from selfcorrect.grading.reader import read
 from selfcorrect.grading.rules import Rules, rules_for
@@ -179,6 +179,11 @@ def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: 
     node_g = _read_gold(gold, rules.name)
     if node_g is None:
         return Grade(Outcome.UNGRADABLE, "the reference answer cannot be read", shown, None, GOLD_UNREADABLE)
+    if node_g.kind == "text":
+        equal = wording.same_words(answer, gold)
+        return _verdict(equal, "the same words" if equal else "other words", shown, (answer, node_g.value), "words")
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Grade(Outcome.UNGRADABLE, f"limit reached: answer of {len(answer)} characters", shown, None, LIMIT)
     comparison = Equivalence(rules, slow, tolerance)
     readings: list[tuple[Node, Node]] = []
     try:
@@ -207,10 +212,11 @@ def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: 
         if verdict is not False:
             break
     if verdict is None:
-        reason = comparison.limit or "neither equality nor difference could be shown"
+        why = comparison.limit or "neither equality nor difference could be shown"
         method = LIMIT if comparison.limit and slow is not None else UNDECIDED
-        return Grade(Outcome.UNGRADABLE, f"undecided: {reason}", shown, normalised, method)
-    return _verdict(verdict, f"{'equal' if verdict else 'different'} by {comparison.method}", shown, normalised, comparison.method)
+        return Grade(Outcome.UNGRADABLE, f"undecided: {why}", shown, normalised, method)
+    decided = f"{'equal' if verdict else 'different'} by {comparison.method}"
+    return _verdict(verdict, decided, shown, normalised, comparison.method)
 
 
 def _verdict(equal: bool, reason: str, shown: str, normalised: tuple[str, str] | None, method: str) -> Grade:

@@ -137,7 +137,7 @@ class Reader:
 
     def ratio(self) -> Node:
         parts = [self.union()]
-        while self.at(":") :
+        while self.at(":"):
             self.position += 1
             parts.append(self.union())
         return parts[0] if len(parts) == 1 else Node("ratio", "", tuple(parts))
@@ -197,6 +197,8 @@ class Reader:
                 left = self.unit(left)
             elif self.begins_factor():
                 mixed = self.mixed_number(left)
+                if kind == "num" and mixed is None and (left.args[-1] if left.kind == "mul" else left).kind == "num":
+                    self.fail("two numbers side by side")
                 left = mixed if mixed else _product(left, self.factor())
             else:
                 return left
@@ -212,12 +214,7 @@ class Reader:
 
     def begins_factor(self) -> bool:
         kind, text = self.peek()
-        if kind == "num":
-            before = self.tokens[self.position - 1]
-            if before[0] == "num" and not self.slash_fraction():
-                self.fail("two numbers side by side")
-            return True
-        if kind in ("sym", "fn"):
+        if kind in ("num", "sym", "fn"):
             return True
         if kind == "cmd":
             return text not in ("over", "end", "pmod", "choose", "atop", "hline", "rfloor", "rceil", "tag")
@@ -289,10 +286,7 @@ class Reader:
                 base = self.power(base)
             elif text == "!":
                 self.position += 1
-                if self.skip("!"):
-                    base = Node("call", "fact2", (base,))
-                else:
-                    base = Node("fact", "", (base,))
+                base = Node("call", "fact2", (base,)) if self.skip("!") else Node("fact", "", (base,))
             elif text == "%":
                 self.position += 1
                 base = Node("pct", "", (base,))
@@ -351,7 +345,8 @@ class Reader:
         """Return the next token or braced group as text, without blanks."""
         if not self.skip("{"):
             return self.take()[1]
-        level, words = 1, []
+        level = 1
+        words: list[str] = []
         while True:
             kind, text = self.take()
             if kind == "end":
@@ -370,6 +365,9 @@ class Reader:
         if kind == "num" and len(text) > 1:
             self.tokens[self.position] = ("num", text[1:])
             return num(text[0])
+        if kind == "sym":
+            self.position += 1
+            return sym(text)
         return self.primary()
 
     def group_rest(self) -> Node:
@@ -536,12 +534,9 @@ class Reader:
             if self.at("_") and name in ("log", "max", "min"):
                 self.position += 1
                 base = self.argument()
-            elif self.at("^") and not self.tokens[self.position + 1][1] == "circ":
+            elif self.at("^") and self.tokens[self.position + 1][1] != "circ":
                 self.position += 1
-                if self.skip("-"):
-                    power = Node("neg", "", (self.argument(),))
-                else:
-                    power = self.argument()
+                power = Node("neg", "", (self.argument(),)) if self.skip("-") else self.argument()
             else:
                 break
         if name == "sqrt":
@@ -578,7 +573,7 @@ class Reader:
         if self.skip("["):
             index = self.relation()
             self.expect("]")
-        if self.at("(") :
+        if self.at("("):
             radicand = self.primary()
         elif self.at("-"):
             self.fail("a root of a sign")
@@ -704,6 +699,9 @@ class Reader:
             return self.group_rest()
         if self.skip("-"):
             return Node("neg", "", (self.argument(),))
+        if self.peek()[0] in ("num", "sym"):
+            kind, text = self.take()
+            return num(text) if kind == "num" else sym(text)
         return self.argument()
 
     def integrand(self) -> Node:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from selfcorrect.grading.limits import MAX_PLUS_MINUS, TooLarge
+from collections.abc import Callable
+from itertools import pairwise
+
+from selfcorrect.grading.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge
 from selfcorrect.grading.nodes import Node, contains, num, sym
 from selfcorrect.grading.numeric import has_symbols, real_value
 
@@ -126,7 +129,9 @@ def interval(node: Node) -> tuple[Node, Node] | None:
 
 
 def _is_variable(node: Node) -> bool:
-    return is_letter(node) or node.kind == "apply" or (node.kind == "call" and node.value == "abs" and is_letter(node.args[0]))
+    if node.kind == "call" and node.value == "abs":
+        node = node.args[0]
+    return is_letter(node) or node.kind == "apply"
 
 
 def _uses(node: Node, variable: Node) -> bool:
@@ -143,7 +148,7 @@ def _without_points(node: Node) -> Node | None:
         return None
     points = [point for _, point in sorted(placed, key=lambda pair: pair[0] or 0.0)]
     ends = [_MINUS_INFINITY, *points, _INFINITY]
-    return Node("union", "", tuple(Node("tuple", "()", (a, b)) for a, b in zip(ends, ends[1:], strict=False)))
+    return Node("union", "", tuple(Node("tuple", "()", (a, b)) for a, b in pairwise(ends)))
 
 
 def _branches(node: Node) -> list[Node]:
@@ -182,6 +187,8 @@ def _matrix(node: Node) -> Node | None:
         return _each(matrices[0], lambda cell: Node("neg", "", (cell,)))
     if node.kind == "div" and args[0].kind == "matrix" and len(matrices) == 1:
         return _each(matrices[0], lambda cell: Node("div", "", (cell, args[1])))
+    if node.kind == "mul" and len(matrices) == len(args):
+        return _matrix_product(matrices)
     if node.kind == "mul" and len(matrices) == 1:
         factors = tuple(arg for arg in args if arg.kind != "matrix")
         return _each(matrices[0], lambda cell: Node("mul", "", (*factors, cell)))
@@ -191,7 +198,24 @@ def _matrix(node: Node) -> Node | None:
     return None
 
 
-def _each(matrix: Node, change) -> Node:  # type: ignore[no-untyped-def]
+def _matrix_product(matrices: list[Node]) -> Node | None:
+    """Return the product of matrices whose shapes fit, entries left as sums of products."""
+    left = matrices[0]
+    for right in matrices[1:]:
+        rows, inner = (int(part) for part in left.value.split("x"))
+        height, columns = (int(part) for part in right.value.split("x"))
+        if inner != height or rows * columns * inner > MAX_MATRIX_CELLS:
+            return None
+        cells = []
+        for row in range(rows):
+            for column in range(columns):
+                pairs = [(left.args[row * inner + k], right.args[k * columns + column]) for k in range(inner)]
+                cells.append(Node("add", "", tuple(Node("mul", "", pair) for pair in pairs)))
+        left = Node("matrix", f"{rows}x{columns}", tuple(cells))
+    return left
+
+
+def _each(matrix: Node, change: Callable[[Node], Node]) -> Node:
     return Node("matrix", matrix.value, tuple(change(cell) for cell in matrix.args))
 
 

@@ -12,64 +12,23 @@ import unicodedata
 from typing import TypeAlias
 
 from selfcorrect.grading.limits import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_TOKENS, TooLarge, Unreadable
+from selfcorrect.grading.vocabulary import (
+    BLACKBOARD,
+    COMMAND_ONLY_FUNCTIONS,
+    FONTS,
+    FUNCTION_SPELLINGS,
+    FUNCTIONS,
+    GREEK,
+    OPERATORS,
+    SINGLE_LETTER_UNITS,
+    SIZES,
+    SKIPPED,
+    SYMBOL_COMMANDS,
+    UNICODE,
+    UNIT_WORDS,
+)
 
 Token: TypeAlias = tuple[str, str]
-
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ",
-        "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ",
-        "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
-        "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "²": "^2", "³": "^3", "¹": "^1", "⁴": "^4", "½": r"\frac12 ",
-        "¼": r"\frac14 ", "¾": r"\frac34 ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
-        "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℝ": r"\mathbb{R}",
-        "ℤ": r"\mathbb{Z}", "′": "'", "’": "'", "“": '"', "”": '"', "€": r"\$", "£": r"\$", "¥": r"\$",
-        "，": ",", "。": ".", "：": ":", "；": ";", "％": "%", "、": ",", "（": "(", "）": ")", "\u00a0": " ", "\ufeff": "",
-        "\u200b": "", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
-        "⌉": r"\rceil ", "∠": r"\angle ", "→": r"\to ", "∖": r"\setminus ",
-    }
-)  # fmt: skip
-
-FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsinh", "arccosh", "arctanh", "arccoth", "ln", "log", "lg", "exp", "gcd", "lcm", "min", "max", "det", "deg", "dim", "ker", "arg", "Re", "Im", "sgn", "sign", "erf", "Gamma", "sup", "inf", "floor", "ceil", "abs", "sqrt"]
-)
-_FUNCTION_SPELLINGS = {
-    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "tg": "tan",
-    "atan": "arctan", "arctg": "arctan", "ctg": "cot", "cosec": "csc", "asinh": "arcsinh", "acosh": "arccosh",
-    "atanh": "arctanh", "argsinh": "arcsinh", "ceiling": "ceil",
-}  # fmt: skip
-GREEK = frozenset(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "hbar", "ell", "odot", "oplus", "nabla", "partial", "aleph"]
-)
-_SYMBOL_COMMANDS = {
-    "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "varrho": "rho", "pi": "pi", "infty": "oo",
-    "infinity": "oo", "emptyset": "EMPTY", "varnothing": "EMPTY", "imath": "i", "R": "RR", "Z": "ZZ", "N": "NN",
-    "Q": "QQ", "C": "CC", "reals": "RR",
-}  # fmt: skip
-_BLACKBOARD = {"R": "RR", "Z": "ZZ", "Q": "QQ", "N": "NN", "C": "CC"}
-_FONTS = frozenset(
-    ["text", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "textsc", "emph", "mbox", "hbox", "mathrm", "mathbf", "mathit", "mathsf", "mathtt", "mathcal", "mathbb", "mathfrak", "mathscr", "boldsymbol", "bm", "operatorname", "rm", "bf", "it", "underline", "textup", "pmb", "bold", "textmd", "unit"]
-)
-_SKIPPED = frozenset(
-    ["left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "quad", "qquad", "middle", "hspace", "vspace", "nonumber", "notag", "phantom", "hfill", "mathstrut", "strut", "null", "space", "enspace", "thinspace", "negthinspace", "par", "newline", "noindent", "centering", "large", "Large", "small", "tiny", "bmod@"]
-)
-_OPERATORS = {
-    "cdot": "*", "times": "*", "ast": "*", "div": "/", "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=",
-    "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=", "cup": "cup", "bigcup": "cup",
-    "cap": "cap", "bigcap": "cap", "setminus": "setminus", "in": "in", "approx": "~", "sim": "~", "simeq": "~",
-    "approxeq": "~", "cong": "=", "equiv": "equiv", "pm": "+-", "mp": "-+", "to": "->", "rightarrow": "->",
-    "Rightarrow": "=>", "implies": "=>", "longrightarrow": "->", "Longrightarrow": "=>", "iff": "=>",
-    "Leftrightarrow": "=>", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "mathbin": "",
-    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lor": "or", "vee": "or", "land": "and",
-    "wedge": "and", "cdots": "...", "ldots": "...", "dots": "...", "dotsc": "...", "dotsb": "...", "prime": "'",
-    "colonequals": "=", "bullet": "*", "lVert": "||", "rVert": "||", "Vert": "||", "langle": "<<", "rangle": ">>",
-    "notin": "notin", "subset": "subset", "subseteq": "subset", "propto": "propto", "mod": "mod", "bmod": "mod",
-    "newline": r"\\",
-}  # fmt: skip
-UNIT_WORDS = frozenset(
-    ["cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "mi", "mph", "kph", "hr", "hrs", "sec", "secs", "min", "mins", "kW", "kWh", "MW", "Hz", "kHz", "MHz", "GHz", "eV", "keV", "MeV", "GeV", "Pa", "kPa", "MPa", "lb", "lbs", "oz", "yd", "gal", "rad", "pct", "percent", "percentage", "degree", "degrees", "deg", "inch", "inches", "foot", "feet", "yard", "yards", "mile", "miles", "meter", "meters", "metre", "metres", "gram", "grams", "second", "seconds", "minute", "minutes", "hour", "hours", "day", "days", "week", "weeks", "month", "months", "year", "years", "dollar", "dollars", "cent", "cents", "unit", "units", "sq", "cubic", "square", "liter", "liters", "litre", "litres", "nm", "um", "pm", "ms", "ns", "rpm", "mol", "kJ", "cal", "kcal"]
-)
-"""Words read as units right after a number even outside ``\\text{}``."""
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?"
 _TOKEN = re.compile(
@@ -92,9 +51,9 @@ _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 def clean(text: str) -> str:
     """Return the answer in plain spelling: ASCII signs, no dollars, Markdown or closing full stop."""
     if not text.isascii():
-        text = text.translate(_UNICODE)
+        text = text.translate(UNICODE)
         if not text.isascii():
-            text = unicodedata.normalize("NFKC", text).translate(_UNICODE)
+            text = unicodedata.normalize("NFKC", text).translate(UNICODE)
     if "$" in text:
         text = re.sub(r"\$\s*([,;])\s*\$", r"\1 ", text)
         text = text.replace(r"\$", " ").replace("$", " ")
@@ -180,7 +139,7 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
                 tokens.append(("op", "="))
             elif value == "&":
                 tokens.append(("op", "&"))
-            elif value in "~\"`" or (not value.isascii() and unicodedata.category(value) in ("Cf", "Cc")):
+            elif value in '~"`' or (not value.isascii() and unicodedata.category(value) in ("Cf", "Cc")):
                 continue
             elif value.isascii():
                 tokens.append(("op", value))
@@ -199,14 +158,14 @@ def _letters(value: str, tokens: list[Token]) -> None:
 
 def _word(word: str, tokens: list[Token], *, spaced: bool) -> None:
     """Split a run of letters: a function, a unit after a number, plain words, or a product of letters."""
-    name = _FUNCTION_SPELLINGS.get(word, word)
+    name = FUNCTION_SPELLINGS.get(word, word)
     after_value = bool(tokens) and (tokens[-1][0] == "num" or tokens[-1][1] in (")", "}", "%"))
     after_text = bool(tokens) and tokens[-1][0] == "text"
     if word in ("and", "or", "AND", "OR"):
         tokens.append(("sep", word.lower()))
     elif (after_value and word in UNIT_WORDS) or (after_text and (spaced or len(word) > 1)):
         tokens.append(("text", word))
-    elif name in FUNCTIONS and name not in ("deg", "dim", "ker", "arg", "Re", "Im", "sup", "inf", "Gamma", "sign"):
+    elif name in FUNCTIONS and name not in COMMAND_ONLY_FUNCTIONS:
         tokens.append(("fn", name))
     elif word == "pi":
         tokens.append(("sym", "pi"))
@@ -237,40 +196,31 @@ def _group_end(text: str, start: int) -> int:
 
 def _command(value: str, text: str, position: int, tokens: list[Token], thousands: bool, depth: int) -> int:
     """Read one backslash command; returns the position to go on from."""
-    name = value[1:].rstrip("*")
-    if name in ("left", "right", "middle", "big", "Big", "bigl", "bigr", "Bigl", "Bigr"):
+    name = value[1:].rstrip("*") if len(value) > 2 else value[1:]
+    if name in SIZES:
         after = _SPACES.match(text, position)
         place = after.end() if after else position
         return place + 1 if text[place : place + 1] == "." else position
-    if name in _SKIPPED or name in (",", ";", ":", "!", " ", "\n", "-", "/", "@"):
-        return position
-    if name in _FONTS:
-        place = position
-        while place < len(text) and text[place] in " \t\n":
-            place += 1
-        if name in ("rm", "bf", "it") or place >= len(text) or text[place] != "{":
+    if name in FONTS:
+        after = _SPACES.match(text, position)
+        place = after.end() if after else position
+        if name in ("rm", "bf", "it") or text[place : place + 1] != "{":
             return position
         end = _group_end(text, place)
         _styled(name, text[place + 1 : end - 1], tokens, thousands, depth)
         return end
-    if name in _OPERATORS:
-        operator = _OPERATORS[name]
-        if operator in ("and", "or"):
-            tokens.append(("sep", operator))
-        elif operator:
-            tokens.append(("op", operator))
+    function = FUNCTION_SPELLINGS.get(name, name)
+    if name in SKIPPED:
+        pass
+    elif name in OPERATORS:
+        operator = OPERATORS[name]
+        tokens.append(("sep" if operator in ("and", "or") else "op", operator))
     elif name.startswith("\\"):
         tokens.append(("op", r"\\"))
-    elif name in ("{", "}"):
-        tokens.append(("op", value))
-    elif name in ("%", "#", "&", "_", "$"):
-        tokens.append(("op", name if name == "%" else "")) if name == "%" else None
-    elif name == "|":
-        tokens.append(("op", "||"))
-    elif name in _SYMBOL_COMMANDS:
-        tokens.append(("sym", _SYMBOL_COMMANDS[name]))
-    elif _FUNCTION_SPELLINGS.get(name, name) in FUNCTIONS and name != "Gamma":
-        tokens.append(("fn", _FUNCTION_SPELLINGS.get(name, name)))
+    elif name in SYMBOL_COMMANDS:
+        tokens.append(("sym", SYMBOL_COMMANDS[name]))
+    elif function in FUNCTIONS and name != "Gamma":
+        tokens.append(("fn", function))
     elif name in GREEK:
         tokens.append(("sym", name))
     else:
@@ -281,16 +231,16 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
 def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth: int) -> None:
     """Read the braces of a font command: maths in disguise is spliced in, words become one text token."""
     plain = content.replace("~", " ").replace(r"\ ", " ").replace(r"\,", " ").strip()
-    if font == "mathbb" and plain in _BLACKBOARD:
-        tokens.append(("sym", _BLACKBOARD[plain]))
+    if font == "mathbb" and plain in BLACKBOARD:
+        tokens.append(("sym", BLACKBOARD[plain]))
         return
     if font == "operatorname":
-        name = _FUNCTION_SPELLINGS.get(plain, plain)
+        name = FUNCTION_SPELLINGS.get(plain, plain)
         tokens.append(("fn", name) if name in FUNCTIONS else ("cmd", "operator:" + plain[:40]))
         return
     lowered = plain.strip(" .,:").lower()
     if lowered in ("and", "or", "and/or"):
-        tokens.append(("sep", lowered[:3].strip("/") if lowered != "or" else "or"))
+        tokens.append(("sep", lowered[:3].rstrip("/")))
     elif lowered.startswith(("and ", "or ")) and len(lowered) < 12 and "=" in lowered:
         tokens.append(("sep", lowered.split()[0]))
         _cut(plain.split(None, 1)[1], tokens, thousands, depth + 1)
@@ -301,7 +251,7 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
     elif _CONTENT.fullmatch(plain):
         letter = plain.strip(" ().")
         after_value = bool(tokens) and (tokens[-1][0] == "num" or tokens[-1][1] in (")", "}"))
-        if after_value and "(" not in plain and letter in "mgsNJWVALKCFHTh":
+        if after_value and "(" not in plain and letter in SINGLE_LETTER_UNITS:
             tokens.append(("text", letter))
         else:
             tokens.append(("sym", letter))

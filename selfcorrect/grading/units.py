@@ -43,7 +43,7 @@ def known_unit(text: str) -> tuple[str, Fraction] | None:
 
 
 def conversion(unit: str, wanted: str) -> Fraction | None:
-    """Return the factor from one unit to another; 1 where either is a description, None where they exclude each other."""
+    """Return the factor from one unit to another; 1 where either is a description, None where they clash."""
     source, target = known_unit(unit), known_unit(wanted)
     if source is None or target is None:
         return Fraction(1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_COMMANDS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|mathit|textsf|operatorname|textnormal|hbox)\b")
+_COMMANDS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|mathit|textsf|operatorname|textnormal|hbox)\b"
+)
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
            "november", "december")  # fmt: skip
 _TIME = re.compile(r"\(?(\d{1,2}):(\d{2})\s*(?:([ap])\.?\s?m\.?)?\)?", re.IGNORECASE)

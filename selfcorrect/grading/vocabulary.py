@@ -1,0 +1,77 @@
+"""The words of mathematical notation that the reader knows: the allow-list. What is not here is not read."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ",
+        "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ",
+        "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
+        "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "²": "^2", "³": "^3", "¹": "^1", "⁴": "^4", "½": r"\frac12 ",
+        "¼": r"\frac14 ", "¾": r"\frac34 ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
+        "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}", "′": "'", "’": "'", "“": '"', "”": '"', "€": r"\$", "£": r"\$", "¥": r"\$",
+        "，": ",", "。": ".", "：": ":", "；": ";", "％": "%", "、": ",", "（": "(", "）": ")", "\u00a0": " ",
+        "\ufeff": "", "\u200b": "", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
+        "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "→": r"\to ", "∖": r"\setminus ",
+    }
+)  # fmt: skip
+
+FUNCTIONS = _words(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh "
+    "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma sup inf floor ceil abs "
+    "sqrt"
+)
+COMMAND_ONLY_FUNCTIONS = _words("deg dim ker arg Re Im sup inf Gamma sign")
+"""Functions that need their backslash: as bare letters they are products or words."""
+FUNCTION_SPELLINGS = {
+    "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "tg": "tan",
+    "atan": "arctan", "arctg": "arctan", "ctg": "cot", "cosec": "csc", "asinh": "arcsinh", "acosh": "arccosh",
+    "atanh": "arctanh", "argsinh": "arcsinh", "ceiling": "ceil", "arcoth": "arccoth",
+}  # fmt: skip
+GREEK = _words(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell odot oplus nabla partial aleph"
+)
+SYMBOL_COMMANDS = {
+    "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "varrho": "rho", "pi": "pi", "infty": "oo",
+    "infinity": "oo", "emptyset": "EMPTY", "varnothing": "EMPTY", "imath": "i", "R": "RR", "Z": "ZZ", "N": "NN",
+    "Q": "QQ", "C": "CC", "reals": "RR",
+}  # fmt: skip
+BLACKBOARD = {"R": "RR", "Z": "ZZ", "Q": "QQ", "N": "NN", "C": "CC"}
+FONTS = _words(
+    "text textbf textit textrm textnormal textsf texttt textsc emph mbox hbox mathrm mathbf mathit mathsf mathtt "
+    "mathcal mathbb mathfrak mathscr boldsymbol bm operatorname rm bf it underline textup pmb bold textmd unit"
+)
+SIZES = _words("left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr")
+SKIPPED = _words(
+    "displaystyle textstyle scriptstyle limits nolimits quad qquad nonumber notag hfill mathstrut strut null space "
+    "enspace thinspace negthinspace par noindent centering large Large small tiny , ; : ! - / @"
+) | {" ", "\n"}
+OPERATORS = {
+    "cdot": "*", "times": "*", "ast": "*", "bullet": "*", "div": "/", "le": "<=", "leq": "<=", "leqslant": "<=",
+    "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=", "cup": "cup",
+    "bigcup": "cup", "cap": "cap", "bigcap": "cap", "setminus": "setminus", "in": "in", "notin": "notin",
+    "approx": "~", "sim": "~", "simeq": "~", "approxeq": "~", "cong": "=", "colonequals": "=", "equiv": "equiv",
+    "pm": "+-", "mp": "-+", "to": "->", "rightarrow": "->", "longrightarrow": "->", "Rightarrow": "->",
+    "Longrightarrow": "->", "implies": "->", "iff": "->", "Leftrightarrow": "->", "colon": ":", "mid": "|",
+    "vert": "|", "lvert": "|", "rvert": "|", "lVert": "||", "rVert": "||", "Vert": "||", "|": "||",
+    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lor": "or", "vee": "or", "land": "and",
+    "wedge": "and", "cdots": "...", "ldots": "...", "dots": "...", "dotsc": "...", "dotsb": "...", "prime": "'",
+    "langle": "<<", "rangle": ">>", "subset": "subset", "subseteq": "subset", "propto": "propto", "mod": "mod",
+    "bmod": "mod", "%": "%", "{": r"\{", "}": r"\}", "newline": r"\\", "cr": r"\\",
+}  # fmt: skip
+UNIT_WORDS = _words(
+    "cm mm km kg mg ml mL ft mi mph kph hr hrs sec secs min mins kW kWh MW Hz kHz MHz GHz eV keV MeV GeV Pa kPa MPa "
+    "lb lbs oz yd gal rad pct percent percentage degree degrees deg inch inches foot feet yard yards mile miles meter "
+    "meters metre metres gram grams second seconds minute minutes hour hours day days week weeks month months year "
+    "years dollar dollars cent cents unit units sq cubic square liter liters litre litres nm um pm ms ns rpm mol kJ "
+    "cal kcal"
+)
+"""Words read as units right after a number even outside ``\\text{}``."""
+SINGLE_LETTER_UNITS = _words("m g s N J W V A L K C F H T h")
