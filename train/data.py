@@ -1,0 +1,251 @@
+"""SFT rows become input ids and labels: exactly the tokens whose span says ``learn`` are in the loss.
+
+Rows are what `gen` writes, one JSON object a line: ``{id, problem_id, kind, format, token_ids, spans, text,
+messages}``; a span is ``{role, start, end, sampled, learn}`` in positions of ``token_ids``. The ids are those that
+were sampled; they are never rendered and encoded again (TRL#5145), unless the recipe says ``retokenise``.
+
+Who learns what is decided where the rows are made (METHOD eq. 1: D1 learns y1 and a2, D2 learns a2, D3 learns y1 and
+a1); this file only obeys, and refuses a row that teaches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from selfcorrect.correction import parse_path
+from selfcorrect.engines import Sample
+from selfcorrect.errors import DataError, ModelError
+from selfcorrect.jsonl import read_jsonl
+from selfcorrect.prompts import SELF_QUESTION
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Problem, Role
+
+IGNORED = -100
+"""The label of a token that is not learned (PyTorch's and TRL's convention)."""
+
+_STYLES = {Role.ATTEMPT: "black on green", Role.EVALUATION: "black on cyan", Role.REVISION: "black on bright_green"}
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpan:
+    """Tokens ``[start, end)`` of a row, whose they are, and whether they are in the loss."""
+
+    role: Role
+    start: int
+    end: int
+    sampled: bool
+    learn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SftRow:
+    """One training example: ids and their spans; what no span covers is context."""
+
+    id: str
+    kind: str
+    token_ids: tuple[int, ...]
+    spans: tuple[LossSpan, ...]
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids with everything that is not learned replaced by `IGNORED`; the model shifts them by one."""
+        labels = [IGNORED] * len(self.token_ids)
+        for span in self.spans:
+            if span.learn:
+                labels[span.start : span.end] = self.token_ids[span.start : span.end]
+        return labels
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many tokens are in the loss."""
+        return sum(span.end - span.start for span in self.spans if span.learn)
+
+
+@dataclass(frozen=True, slots=True)
+class SftData:
+    """The rows of one file, and what was left out or changed on the way."""
+
+    rows: tuple[SftRow, ...]
+    kinds: Mapping[str, int]
+    too_long: int = 0
+    not_chosen: int = 0
+    retokenised: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, learned or not."""
+        return sum(len(row.token_ids) for row in self.rows)
+
+    @property
+    def learned_tokens(self) -> int:
+        """Tokens in the loss."""
+        return sum(row.learned_tokens for row in self.rows)
+
+
+def load_sft_data(
+    path: Path,
+    codec: ChatCodec,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+    seed: int = 0,
+    retokenise: bool = False,
+) -> SftData:
+    """Read a file of SFT rows for a model's tokenizer.
+
+    Rows longer than ``max_tokens`` are left out and counted, never cut. ``max_rows`` draws so many at random (the
+    equal-sample option of the baselines). Raises DataError for a broken row, ModelError for an empty loss mask or
+    for ids of another tokenizer.
+    """
+    raw = list(read_jsonl(path))
+    if not raw:
+        raise DataError(f"{path} has no rows: nothing to train on")
+    foreign = _made_by_another_tokenizer(path, codec)
+    if foreign and not retokenise:
+        raise ModelError(
+            f"the token ids in {path} were made by another tokenizer ({foreign}) than the model's "
+            f"({codec.fingerprint()}): training on them would teach noise. Use the model that sampled them, or set "
+            "retokenise=true to encode the text again (token boundaries then differ from what was sampled)"
+        )
+    rows = [parse_row(encode_again(row, codec) if foreign else row, str(path)) for row in raw]
+    short = [row for row in rows if len(row.token_ids) <= max_tokens]
+    if not short:
+        raise DataError(f"all {len(rows)} rows of {path} are longer than max_tokens={max_tokens}")
+    chosen = short
+    if max_rows is not None and len(short) > max_rows:
+        places = sorted(random.Random(f"sft-rows-{seed}").sample(range(len(short)), max_rows))
+        chosen = [short[place] for place in places]
+    return SftData(
+        rows=tuple(chosen),
+        kinds=dict(sorted(Counter(row.kind for row in chosen).items())),
+        too_long=len(rows) - len(short),
+        not_chosen=len(short) - len(chosen),
+        retokenised=len(rows) if foreign else 0,
+    )
+
+
+def parse_row(row: Mapping[str, Any], where: str = "row") -> SftRow:
+    """Return a checked row. Raises DataError naming row and field, ModelError where nothing would be learned."""
+    name = f"{where}: row {row.get('id')!r}"
+    try:
+        ids = tuple(int(token) for token in row["token_ids"])
+        spans = tuple(
+            LossSpan(Role(span["role"]), span["start"], span["end"], bool(span["sampled"]), bool(span["learn"]))
+            for span in row["spans"]
+        )
+        parsed = SftRow(str(row["id"]), str(row.get("kind", "")), ids, spans)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{name} is not an SFT row ({error!r}); expected id, kind, token_ids and spans") from error
+    position = 0
+    for span in spans:
+        if not position <= span.start < span.end <= len(ids):
+            raise DataError(
+                f"{name}: span {span.role} [{span.start}, {span.end}) must follow token {position} and end by "
+                f"{len(ids)}; spans are ordered and do not overlap"
+            )
+        if span.learn and span.role is Role.EXTERNAL:
+            raise DataError(
+                f"{name}: the external span [{span.start}, {span.end}) is learned; the policy never writes it"
+            )
+        position = span.end
+    if spans and spans[0].learn and spans[0].start == 0:
+        raise DataError(f"{name}: its first token is learned, but nothing stands before it to predict it from")
+    if not parsed.learned_tokens:
+        raise ModelError(f"{name} (kind {parsed.kind!r}): the loss mask is empty, so it would teach nothing")
+    return parsed
+
+
+def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:
+    """Return the row with its messages encoded by another tokenizer, the same parts learned.
+
+    The parts are found in the text as the correction loop finds them. Raises DataError where they are not the parts
+    that the row's spans name.
+    """
+    try:
+        messages, source = row["messages"], row["source"]
+        learned = [(span["role"], span["learn"]) for span in row["spans"] if span["role"] != Role.EXTERNAL]
+        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    except (KeyError, TypeError, StopIteration) as error:
+        raise DataError(f"row {row.get('id')!r} cannot be encoded again: {error!r}") from error
+    opening = codec.opening(messages[:first])
+    ids, spans = list(opening), [LossSpan(Role.EXTERNAL, 0, len(opening), sampled=False, learn=False)]
+    for message in messages[first:]:
+        if message["role"] == "assistant":
+            parts = _parts(message["content"], len(spans) > 1, source, codec)
+            for role, part in parts:
+                spans.append(LossSpan(role, len(ids), len(ids) + len(part), sampled=False, learn=False))
+                ids += part
+            ids.append(codec.turn_end)
+            spans[-1] = replace(spans[-1], end=len(ids))
+        else:
+            reply = codec.reply(message["content"])[1:]  # the end of the turn before stands already
+            spans.append(LossSpan(Role.EXTERNAL, len(ids), len(ids) + len(reply), sampled=False, learn=False))
+            ids += reply
+    found = [span.role for span in spans if span.role is not Role.EXTERNAL]
+    if found != [role for role, _ in learned]:
+        raise DataError(f"row {row['id']!r}: its text has the parts {found}, its spans {[role for role, _ in learned]}")
+    learns = iter(learn for _, learn in learned)
+    named = [span if span.role is Role.EXTERNAL else replace(span, learn=next(learns)) for span in spans]
+    return {**row, "token_ids": ids, "spans": [asdict(span) for span in named]}
+
+
+def _parts(text: str, later: bool, source: str, codec: ChatCodec) -> list[tuple[Role, tuple[int, ...]]]:
+    """Split an assistant message into its parts, in order; a two-turn message ends with its question to itself."""
+    asks = text.rfind(SELF_QUESTION)
+    if asks >= 0:
+        end = len(text[:asks].rstrip())
+        role = Role.REVISION if later else Role.ATTEMPT
+        return [(role, codec.encode(text[:end])), (Role.EVALUATION, codec.encode(text[end:]))]
+    ids = codec.encode(text)
+    sample = Sample(ids, (0.0,) * len(ids), "stop")
+    path = parse_path(Problem("", "", "", source), codec, (), sample, horizon=1_000)
+    spans = [span for span in path.spans if span.role is not Role.EXTERNAL]
+    if spans[-1].end != len(ids):
+        raise DataError(f"text goes on after its stop decision: {text[-80:]!r}")
+    first = {Role.ATTEMPT: Role.REVISION} if later else {}
+    return [(first.get(span.role, span.role), ids[span.start : span.end]) for span in spans]
+
+
+def show_mask(row: SftRow, codec: ChatCodec) -> RenderableType:
+    """Return a row's text with learned tokens on colour, context dim, external tokens dim and italic."""
+    text = Text()
+    position = 0
+    for span in row.spans:
+        style = "dim italic" if not span.sampled else "dim"
+        if span.learn:
+            style = _STYLES.get(span.role, "black on yellow")
+        text.append(codec.decode(row.token_ids[position : span.start]), style="dim italic")
+        text.append(codec.decode(row.token_ids[span.start : span.end]), style=style)
+        position = span.end
+    text.append(codec.decode(row.token_ids[position:]), style="dim italic")
+    key = Text("learned: ")
+    for role, style in _STYLES.items():
+        key.append(f" {role} ", style=style)
+        key.append(" ")
+    key.append("  context", style="dim")
+    key.append("  external", style="dim italic")
+    title = Text(
+        f"{row.id} · kind {row.kind} · {row.learned_tokens} of {len(row.token_ids)} tokens in the loss", style="bold"
+    )
+    return Group(title, key, Text(), text)
+
+
+def _made_by_another_tokenizer(path: Path, codec: ChatCodec) -> str | None:
+    """Return the sampler's tokenizer hash where the card beside the rows names another one than the model's."""
+    card_path = path.with_name(path.stem + ".card.json")
+    if not card_path.exists():
+        return None
+    try:
+        made_by = json.loads(card_path.read_text(encoding="utf-8")).get("tokenizer")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"cannot read the data card {card_path}: {error}") from error
+    return str(made_by) if made_by and made_by != codec.fingerprint() else None
