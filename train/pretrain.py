@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class PretrainRecipe:
     context: int = 1024  # positions the model is declared for
     batch_tokens: int = 2048  # per process and step, padding included
     processes: int = 2  # single-threaded workers
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.02  # share of steps
     flat_until: float = 0.6  # share of steps after which the rate falls linearly ...
     final_rate: float = 0.05  # ... to this share
@@ -217,7 +216,7 @@ def initial_weights(recipe: PretrainRecipe, vocabulary: int) -> Weights:
 
 
 def forward(weights: Weights, recipe: PretrainRecipe, ids: Tensor, where: Tensor) -> Tensor:
-    """Return the logits (N, vocabulary) at the N positions where ``where`` (batch, length) is True.
+    """Return the logits (N, vocabulary) at the N positions ``where``, flat indices into ``ids`` (rows, width).
 
     Matrix products run in bfloat16, the residual stream in float32. Rows are padded on the right: causal
     attention keeps the padding out of every position that counts.
@@ -249,7 +248,7 @@ def forward(weights: Weights, recipe: PretrainRecipe, ids: Tensor, where: Tensor
         y = norm(x, f"{name}post_attention_layernorm.weight")
         gate, up = linear(y, *(f"{name}mlp.{part}_proj.weight" for part in ("gate", "up"))).chunk(2, -1)
         x = x + linear(F.silu(gate) * up, f"{name}mlp.down_proj.weight")
-    return linear(norm(x[where], "model.norm.weight"), "model.embed_tokens.weight").float()
+    return linear(norm(x.view(-1, recipe.hidden)[where], "model.norm.weight"), "model.embed_tokens.weight").float()
 
 
 ROPE_BASE = 10_000.0
@@ -259,7 +258,7 @@ ROPE_BASE = 10_000.0
 
 
 def batches(lengths: np.ndarray, recipe: PretrainRecipe) -> list[np.ndarray]:
-    """Return batches of conversation indices, alike in length, each at most ``batch_tokens`` when padded.
+    """Return batches of conversation indices, alike in length: ``batch_tokens // width`` rows, or fewer.
 
     Lengths are sorted inside windows of a few thousand conversations, so that the order stays close to random.
     """
@@ -267,22 +266,26 @@ def batches(lengths: np.ndarray, recipe: PretrainRecipe) -> list[np.ndarray]:
     order = rng.permutation(len(lengths))
     found: list[np.ndarray] = []
     for window in np.split(order, range(4096, len(order), 4096)):
-        window = window[np.argsort(lengths[window], kind="stable")]
-        start, here = 0, []
-        for end in range(1, len(window) + 1):
-            if end == len(window) or (end + 1 - start) * lengths[window[end]] > recipe.batch_tokens:
-                here.append(window[start:end])
-                start = end
+        widths = WIDTH * -(-lengths[window] // WIDTH)
+        here = []
+        for width in np.unique(widths):
+            alike = window[widths == width]
+            rows = max(1, recipe.batch_tokens // int(width))
+            here += np.split(alike, range(rows, len(alike), rows))
         found += [here[i] for i in rng.permutation(len(here))]
     return found
 
 
-def learning_rate(recipe: PretrainRecipe, progress: float) -> float:
-    """Return the rate at a share of the steps: linear warm-up, flat, linear fall to ``final_rate``."""
+WIDTH, LOSSES = 16, 128
+"""Widths and numbers of learned positions are rounded up to these: on a CPU each new shape costs a compilation."""
+
+
+def schedule(recipe: PretrainRecipe, progress: float) -> float:
+    """Return the factor of the rates at a share of the steps: linear warm-up, flat, linear fall to ``final_rate``."""
     if progress < recipe.warmup:
-        return recipe.learning_rate * progress / recipe.warmup
+        return progress / recipe.warmup
     fall = max(0.0, (progress - recipe.flat_until) / (1 - recipe.flat_until))
-    return recipe.learning_rate * (1 - fall * (1 - recipe.final_rate))
+    return 1 - fall * (1 - recipe.final_rate)
 
 
 def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
@@ -306,16 +309,14 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     started, seen, recent = time.monotonic(), 0, 0.0
     for step in range(steps):
         batch = plan[(step * recipe.processes + rank) % len(plan)]
-        inputs, targets, loss_weights = collate(batch, ids, weights_of, offsets)
-        where = loss_weights > 0
-        logits = forward(weights, recipe, inputs, where)
-        losses = F.cross_entropy(logits, targets[where], reduction="none")
-        loss = (losses * loss_weights[where]).sum() / loss_weights.sum()
+        inputs, where, targets, loss_weights = collate(batch, ids, weights_of, offsets, recipe.batch_tokens)
+        losses = F.cross_entropy(forward(weights, recipe, inputs, where), targets, reduction="none")
+        loss = (losses * loss_weights).sum() / loss_weights.sum()
         loss.backward()
         average_gradients(weights, recipe.processes)
         torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (step + 1) / steps)
+            group["lr"] = recipe.learning_rate * schedule(recipe, (step + 1) / steps)
         optimizer.step()
         optimizer.zero_grad()
         seen += int((offsets[batch + 1] - offsets[batch]).sum())
@@ -342,18 +343,26 @@ def json_vocabulary(folder: Path) -> int:
 
 
 def collate(
-    batch: np.ndarray, ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs, targets and loss weights (batch, length), padded on the right with zeros."""
-    longest = int((offsets[batch + 1] - offsets[batch]).max())
-    rows = np.zeros((len(batch), longest), np.int64)
-    loss_weights = np.zeros((len(batch), longest), np.float32)
+    batch: np.ndarray, ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray, batch_tokens: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs (rows, width), and of the N learned positions: flat indices, targets and loss weights.
+
+    Rows are padded on the right, the batch with empty rows, the positions with weight 0: few distinct shapes.
+    """
+    width = WIDTH * -(-int((offsets[batch + 1] - offsets[batch]).max()) // WIDTH)
+    inputs = np.zeros((max(1, batch_tokens // width, len(batch)), width), np.int64)
+    targets, loss_weights = np.zeros_like(inputs), np.zeros(inputs.shape, np.float32)
     for row, index in enumerate(batch):
         start, end = offsets[index], offsets[index + 1]
-        rows[row, : end - start] = ids[start:end]
-        loss_weights[row, : end - start] = weights[start:end]
-    tokens = torch.from_numpy(rows)
-    return tokens[:, :-1], tokens[:, 1:], torch.from_numpy(loss_weights)[:, 1:]
+        inputs[row, : end - start] = ids[start:end]
+        targets[row, : end - start - 1] = ids[start + 1 : end]
+        loss_weights[row, : end - start - 1] = weights[start + 1 : end]
+    where = np.flatnonzero(loss_weights)
+    where = np.pad(where, (0, -len(where) % LOSSES))
+    learned = loss_weights.reshape(-1)[where]
+    learned[np.count_nonzero(loss_weights) :] = 0.0
+    tensors = (inputs, where, targets.reshape(-1)[where], learned)
+    return tuple(torch.from_numpy(array) for array in tensors)  # type: ignore[return-value]
 
 
 def average_gradients(weights: Weights, processes: int) -> None:
@@ -386,7 +395,7 @@ def export(weights: Weights, recipe: PretrainRecipe, out: Path) -> None:
         num_key_value_heads=heads,
         max_position_embeddings=recipe.context,
         rms_norm_eps=1e-6,
-        rope_theta=ROPE_BASE,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
         tie_word_embeddings=True,
         pad_token_id=pad,
         bos_token_id=bos,
