@@ -52,9 +52,10 @@ class Equivalence:
         if not isinstance(equation, NotEquations):
             return equation
         if response.kind == gold.kind == "rel":
-            relation = self._inequalities(response, gold)
-            if relation is not None:
-                return relation
+            if self._inequalities(response, gold):
+                return True
+            if self._variables(response, gold) is False:
+                return False
         response, gold = shapes.settle(response), shapes.settle(gold)
         if response == gold:
             return True
@@ -142,13 +143,7 @@ class Equivalence:
 
     def _inequalities(self, response: Node, gold: Node) -> bool | None:
         """Compare two relations that are no equations; None to go on with their interval forms."""
-        as_interval = [shapes.interval(node) for node in (response, gold)]
-        if all(as_interval):
-            (variable_r, _), (variable_g, _) = as_interval[0], as_interval[1]  # type: ignore[misc]
-            return None if variable_r == variable_g or variable_g.kind == "apply" else False
-        if any(as_interval) or response.value.split()[0][0] not in "<>" or gold.value.split()[0][0] not in "<>":
-            return None
-        if len(response.args) != 2 or len(gold.args) != 2:
+        if len(response.args) != 2 or len(gold.args) != 2 or not {response.value[0], gold.value[0]} <= {"<", ">"}:
             return None
         try:
             sides = []
@@ -162,6 +157,14 @@ class Equivalence:
             return False
         other = algebra.add(algebra.constant(0), sides[1], -1) if flipped else sides[1]
         return algebra.positively_proportional(sides[0], other)
+
+    def _variables(self, response: Node, gold: Node) -> bool | None:
+        """False for intervals of different variables; None to go on with their interval forms."""
+        as_interval = [shapes.interval(node) for node in (response, gold)]
+        if all(as_interval):
+            (variable_r, _), (variable_g, _) = as_interval[0], as_interval[1]  # type: ignore[misc]
+            return None if variable_r == variable_g or variable_g.kind == "apply" else False
+        return None
 
     # -- collections -------------------------------------------------------------------------------------
 
@@ -191,8 +194,8 @@ class Equivalence:
         many = ("list", "set")
         if response.kind in many and gold.kind in many:
             return self._without_order(response.args, gold.args)
-        if response.kind in many and len(response.args) == 1:
-            return self.same(response.args[0], gold)
+        if response.kind == "list" or (response.kind in many and len(response.args) == 1):
+            return self._all(list(response.args), lambda item: self.same(item, gold))
         if gold.kind in many and len(gold.args) == 1:
             return self.same(response, gold.args[0])
         if kinds == ("inter", "inter") or kinds == ("minus", "minus"):
@@ -277,7 +280,10 @@ class Equivalence:
                     flat.append(settled)
             return tuple(flat)
 
-        return self._without_order(parts(response), parts(gold))
+        flat_r, flat_g = parts(response), parts(gold)
+        if self._without_order(flat_r, flat_g):
+            return True
+        return self._without_order(shapes.merged(flat_r), shapes.merged(flat_g))
 
     # -- scalars -----------------------------------------------------------------------------------------
 
@@ -412,6 +418,8 @@ def _exact_part(node: Node) -> Node:
     """Cut a chain at its first approximation sign."""
     if node.kind == "rel" and "~" in node.value.split():
         cut = node.value.split().index("~")
+        if cut == 0 and shapes.is_name(node.args[0]):
+            return Node("rel", node.value.replace("~", "="), node.args)
         return Node("rel", " ".join(node.value.split()[:cut]), node.args[: cut + 1]) if cut else node.args[0]
     return node
 

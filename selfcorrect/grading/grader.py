@@ -160,7 +160,6 @@ def _judge_fast(answer: str, gold: str, rules: Rules, tolerance: float | None) -
     return _judge(answer, gold, rules, tolerance, None)
 
 
-@lru_cache(maxsize=5_000)
 def _judge_slow(answer: str, gold: str, rules: Rules, tolerance: float | None) -> Grade:
     return _judge(answer, gold, rules, tolerance, _ask_pool)
 
@@ -227,6 +226,10 @@ def _by_words(answer: str, gold: str) -> bool | None:
     """Judge what needs no reading: the same text, choices, times of day; None to read on."""
     if answer == gold:
         return True
+    if len(gold) <= 20 and wording.is_yes_or_no(gold):
+        return wording.same_words(answer, gold)
+    if wording.is_bare_choice(answer) and "(" in gold and wording.choice(gold) and not wording.is_bare_choice(gold):
+        return wording.choice(answer) == wording.choice(gold)
     if wording.is_bare_choice(gold):
         letter = wording.choice(answer)
         if letter is not None:

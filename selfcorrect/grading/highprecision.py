@@ -23,7 +23,9 @@ _NAMES = {
     "ln": "ln", "lg": "log10", "sgn": "sign", "Re": "re", "Im": "im", "fact": "factorial", "fact2": "fac2",
     "floor": "floor", "ceil": "ceil", "binom": "binomial", "log": "log",
 }  # fmt: skip
-_SAME = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "exp", "erf"])
+_SAME = frozenset(
+    ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "exp", "erf"]
+)
 _ROUNDED = frozenset(["floor", "ceil"])
 _FAILURES = (Undefined, Unreadable, TooLarge, OverflowError, ValueError, ZeroDivisionError, TypeError, ArithmeticError)
 

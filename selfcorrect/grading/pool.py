@@ -23,9 +23,9 @@ from selfcorrect.grading.nodes import Node, to_lists
 
 WORKERS = 2
 SOFT_S = 0.35
-"""A worker gives up a question by itself after this time…"""
-HARD_S = 0.6
-"""…and is killed after this one."""
+"""A worker gives up a question by itself after these CPU seconds…"""
+HARD_S = 0.8
+"""…and is killed after these seconds on the wall."""
 STARTUP_S = 30.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -48,6 +48,7 @@ class Worker:
         self.ready = False
         self.count = 0
         self.sympy_loads = True
+        self.late = False
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
         """Return the worker's reply, None where it was late or died (it is then dead for good)."""
@@ -82,6 +83,7 @@ class Worker:
         while b"\n" not in self.buffer:
             left = until - time.monotonic()
             if left <= 0 or not select.select([stdout], [], [], left)[0]:
+                self.late = True
                 return None
             data = os.read(stdout.fileno(), 65_536)
             if not data or len(self.buffer) > 1_000_000:
@@ -119,8 +121,8 @@ class Pool:
         self.closed = False
         self.killed = 0
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
-        """Lend a worker to the question; None where the worker had to be killed."""
+    def ask(self, question: dict[str, Any], *, retried: bool = False) -> dict[str, Any] | None:
+        """Lend a worker to the question; None where the worker had to be killed. One that died is asked again once."""
         with self.changed:
             while not self.free and len(self.lent) >= self.size:
                 self.changed.wait()
@@ -129,8 +131,12 @@ class Pool:
             worker = next((one for one in self.free if one.ready), self.free[0])
             self.free.remove(worker)
             self.lent.add(worker)
+        died = False
         try:
-            return worker.ask(question)
+            reply = worker.ask(question)
+            died = reply is None and not worker.late
+            if not died or retried:
+                return reply
         finally:
             with self.changed:
                 self.lent.discard(worker)
@@ -141,6 +147,7 @@ class Pool:
                     if not self.closed:
                         self.free.append(Worker())
                 self.changed.notify()
+        return self.ask(question, retried=True)
 
     def close(self) -> None:
         """End all workers."""

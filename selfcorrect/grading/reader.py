@@ -20,6 +20,8 @@ _ACCENTS = frozenset(["dot", "ddot", "hat", "widehat", "tilde", "bar", "check", 
 _DROPPED = frozenset(["angle", "measuredangle", "triangle", "Delta@", "vec", "overrightarrow", "overleftrightarrow"])
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "psmallmatrix"])
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim", "oint": "int"}
+_INTRODUCTIONS = frozenset(["either", "both", "exactly", "only", "about", "approximately"])
+_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _WORDED = {
     "all real numbers": "RR", "all reals": "RR", "the set of real numbers": "RR", "real numbers": "RR",
     "infinity": "oo", "empty set": "EMPTY", "the empty set": "EMPTY",
@@ -83,6 +85,8 @@ class Reader:
         if all(kind in ("text", "end", "sep") for kind, _ in self.tokens):
             return self.words()
         self.leading_words()
+        while self.peek() in (("op", "="), ("op", "~"), ("op", ":")):
+            self.position += 1
         groups: list[list[Node]] = [[]]
         while True:
             groups[-1].append(self.relation())
@@ -110,12 +114,17 @@ class Reader:
         text = " ".join(text for kind, text in self.tokens if kind != "end").strip()
         if not text:
             raise Unreadable("an empty answer")
+        if text.lower() in _NUMBER_WORDS:
+            return num(_NUMBER_WORDS.index(text.lower()))
         constant = _WORDED.get(text.lower().strip(" ."))
         return sym(constant) if constant else Node("text", text)
 
     def leading_words(self) -> None:
         """Drop words that only introduce: either, both, or a label before a colon."""
-        while self.peek()[0] == "text" and self.peek()[1].strip().lower() in ("either", "both", "exactly", "only"):
+        while self.peek()[0] == "text" and self.tokens[self.position + 1][0] != "end":
+            words = self.peek()[1].strip().lower()
+            if words not in _INTRODUCTIONS and not words.endswith((" is", " are", ":", " is:", " equals", " be")):
+                return
             self.position += 1
 
     # -- relations, unions, sums -------------------------------------------------------------------------
@@ -193,7 +202,7 @@ class Reader:
             elif kind == "op" and text == "mod":
                 self.position += 1
                 left = Node("call", "mod", (left, self.signed_factor()))
-            elif kind == "text":
+            elif kind == "text" or (left.kind == "deg" and (kind, text) in (("sym", "C"), ("sym", "F"))):
                 left = self.unit(left)
             elif self.begins_factor():
                 mixed = self.mixed_number(left)
@@ -251,7 +260,7 @@ class Reader:
         words: list[str] = []
         while True:
             kind, text = self.peek()
-            if kind == "text":
+            if kind == "text" or (kind == "sym" and not words):
                 words.append(self.take()[1].strip())
             elif kind == "op" and text == "^" and words:
                 self.position += 1
@@ -316,7 +325,13 @@ class Reader:
                     primes += 1
                 self.expect("}")
                 return sym(base.value + "'" * primes) if base.kind == "sym" else base
+            if self.peek() in (("op", "+"), ("op", "-")) and self.tokens[self.position + 1] == ("op", "}"):
+                side = self.take()[1]
+                self.expect("}")
+                return _call(f"side{side}", base)
             exponent = self.group_rest()
+        elif self.peek() in (("op", "+"), ("op", "-")) and self.tokens[self.position + 1] == ("op", "}"):
+            return _call(f"side{self.take()[1]}", base)
         elif self.skip("'"):
             return sym(base.value + "'") if base.kind == "sym" else base
         elif self.peek()[0] == "op" and self.peek()[1] in ("-", "+"):
@@ -451,6 +466,9 @@ class Reader:
                 primes += 1
             else:
                 break
+        if name == "m" and not subscript and self.peek() in (("cmd", "angle"), ("cmd", "measuredangle")):
+            self.position += 1
+            return self.primary()
         full = name + subscript + "'" * primes
         if self.at("(") and name not in ("pi", "i", "e", "oo"):
             inner = self.tokens[self.position + 1 : self.position + 3]
@@ -724,4 +742,6 @@ def _call(name: str, *args: Node) -> Node:
 
 
 def _product(left: Node, right: Node) -> Node:
+    if right.kind == "div" and all(arg.kind == "text" for arg in right.args):
+        return Node("unit", "/".join(arg.value for arg in right.args), (left,))
     return Node("mul", "", (*left.args, right) if left.kind == "mul" else (left, right))

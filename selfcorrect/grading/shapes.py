@@ -25,17 +25,23 @@ def is_letter(node: Node) -> bool:
 
 def is_name(node: Node) -> bool:
     """True for what a value is given to: a letter, f(x), a tuple or ratio of names, a segment AB, |AB|, sin A."""
-    if is_letter(node) or node.kind == "apply" or node == sym("e"):
+    if is_letter(node) or node.kind in ("apply", "text") or node == sym("e"):
         return True
     if node.kind in ("tuple", "list", "ratio", "div") and node.args:
         return all(is_name(arg) for arg in node.args)
     if node.kind == "mul":
         return all(is_letter(arg) and arg.value[0].isupper() for arg in node.args) or (
-            len(node.args) == 2 and is_letter(node.args[0]) and node.args[1].kind == "tuple"
+            len(node.args) == 2
+            and (is_letter(node.args[0]) or _is_inverse(node.args[0]))
+            and (node.args[1].kind == "tuple" or (_is_inverse(node.args[0]) and is_letter(node.args[1])))
         )
     if node.kind == "call":
         return node.value != "root" and all(is_name(arg) for arg in node.args)
     return False
+
+
+def _is_inverse(node: Node) -> bool:
+    return node.kind == "pow" and is_letter(node.args[0]) and node.args[1] == Node("neg", "", (num("1"),))
 
 
 def is_quantity(node: Node) -> bool:
@@ -149,6 +155,38 @@ def _without_points(node: Node) -> Node | None:
     points = [point for _, point in sorted(placed, key=lambda pair: pair[0] or 0.0)]
     ends = [_MINUS_INFINITY, *points, _INFINITY]
     return Node("union", "", tuple(Node("tuple", "()", (a, b)) for a, b in pairwise(ends)))
+
+
+def merged(parts: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return intervals and points with those that touch or overlap joined, in order; as they came if not numeric."""
+    placed = []
+    for part in parts:
+        node = Node("tuple", "[]", (part, part)) if part.kind not in ("tuple", "set") else part
+        node = Node("tuple", "[]", (part.args[0], part.args[0])) if part.kind == "set" else node
+        ends = [_place(end) for end in node.args]
+        if len(ends) != 2 or None in ends or len(node.value) != 2:
+            return parts
+        placed.append((ends[0], node.value[0] == "(", ends[1], node.value[1] == "]", node))
+    placed.sort(key=lambda entry: entry[:2])
+    joined: list[tuple[float, bool, Node]] = []
+    for low, opened, high, closed, node in placed:
+        assert low is not None
+        assert high is not None
+        if joined:
+            last_high, last_closed, last = joined[-1]
+            if low < last_high or (low == last_high and (last_closed or not opened)):
+                if (high, closed) > (last_high, last_closed):
+                    whole = Node("tuple", last.value[0] + node.value[1], (last.args[0], node.args[1]))
+                    joined[-1] = (high, closed, whole)
+                continue
+        joined.append((high, closed, node))
+    return tuple(node for _, _, node in joined)
+
+
+def _place(end: Node) -> float | None:
+    if end == _INFINITY:
+        return float("inf")
+    return float("-inf") if end == _MINUS_INFINITY else real_value(end)
 
 
 def _branches(node: Node) -> list[Node]:

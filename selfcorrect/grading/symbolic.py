@@ -42,6 +42,14 @@ def equal(left: Node, right: Node, *, positive: bool) -> bool | None:
     return False if simplified.is_nonzero else simplified.equals(0)
 
 
+def warm_up() -> None:
+    """Load the parts of SymPy that load themselves on first use."""
+    x = sympy.Symbol("x", real=True)
+    sympy.Integral(x**2 * sympy.exp(x), (x, 0, 1)).doit()
+    sympy.Limit(sympy.sin(x) / x, x, 0).doit()
+    sympy.simplify(sympy.Sum(1 / x**2, (x, 1, sympy.oo)).doit())
+
+
 def to_sympy(node: Node, positive: bool) -> Any:
     """Return the SymPy expression of a scalar tree; raises Unreadable for anything off the allow-list."""
     kind, args = node.kind, node.args

@@ -238,6 +238,9 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         name = FUNCTION_SPELLINGS.get(plain, plain)
         tokens.append(("fn", name) if name in FUNCTIONS else ("cmd", "operator:" + plain[:40]))
         return
+    if FUNCTION_SPELLINGS.get(plain, plain) in FUNCTIONS and font.startswith("math"):
+        tokens.append(("fn", FUNCTION_SPELLINGS.get(plain, plain)))
+        return
     lowered = plain.strip(" .,:").lower()
     if lowered in ("and", "or", "and/or"):
         tokens.append(("sep", lowered[:3].rstrip("/")))
@@ -250,8 +253,9 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         _cut("{" + plain.replace("$", " ") + "}" if len(plain) > 1 else plain, tokens, thousands, depth + 1)
     elif _CONTENT.fullmatch(plain):
         letter = plain.strip(" ().")
-        after_value = bool(tokens) and (tokens[-1][0] == "num" or tokens[-1][1] in (")", "}"))
-        if after_value and "(" not in plain and letter in SINGLE_LETTER_UNITS:
+        after_value = bool(tokens) and (tokens[-1][0] in ("num", "text") or tokens[-1][1] in (")", "}"))
+        after_per = len(tokens) > 1 and tokens[-1] == ("op", "/") and tokens[-2][0] == "text"
+        if (after_value or after_per) and "(" not in plain and letter in SINGLE_LETTER_UNITS:
             tokens.append(("text", letter))
         else:
             tokens.append(("sym", letter))

@@ -12,7 +12,7 @@ _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "augu
 _TIME = re.compile(r"\(?(\d{1,2}):(\d{2})\s*(?:([ap])\.?\s?m\.?)?\)?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?\s*([A-Z])\s*\)?\s*[.:]?")
 _LED_BY_CHOICE = re.compile(r"(?:\(\s*([A-Z])\s*\)|([A-Z])[.):])\s*(?=\S)(?!.*(?:\([A-Z]\)|\bor\b|\band\b|,))")
-_YES_NO = {"yes": "yes", "no": "no", "true": "true", "false": "false"}
+_YES_NO = frozenset(["yes", "no", "true", "false"])
 
 
 def plain_words(text: str) -> str:
@@ -39,6 +39,11 @@ def choice(text: str) -> str | None:
         return found.group(1)
     found = _LED_BY_CHOICE.match(plain)
     return (found.group(1) or found.group(2)) if found else None
+
+
+def is_yes_or_no(text: str) -> bool:
+    """True where the text is yes, no, true or false."""
+    return plain_words(text) in _YES_NO
 
 
 def is_bare_choice(text: str) -> bool:
@@ -85,4 +90,4 @@ def _folded(words: str) -> str:
     tokens = re.findall(r"[a-z]+|\d+", words)
     if any(token in _MONTHS for token in tokens):
         return " ".join(sorted(re.sub(r"^0+", "", t) for t in tokens if t not in ("st", "nd", "rd", "th", "of")))
-    return words.replace(" ", "").replace("-", "")
+    return re.sub(r"s\b", "", words).replace(" ", "").replace("-", "")

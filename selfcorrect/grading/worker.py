@@ -1,7 +1,7 @@
 """The worker process: reads one JSON request a line, answers one JSON verdict a line. Started by `pool` only.
 
 It lowers its own limits before anything else, keeps its hands off files and processes, and gives up a request
-softly after ``soft_s`` seconds; the pool kills it where that does not help.
+softly after ``soft_s`` CPU seconds; the pool kills it where that does not help.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from selfcorrect.grading.nodes import Node, contains, from_lists
 
 MEMORY_BYTES = 1 << 30
 """Address space of a worker; its resident memory stays far below."""
-SYMPY_S = 0.3
-"""Soft limit of one SymPy decision."""
+SYMPY_S = 0.35
+"""CPU seconds of one SymPy decision."""
+WALL_S = 0.6
+"""Seconds of the clock on the wall for one decision; the pool kills a little later."""
 _BIG = frozenset(["big"])
 
 
@@ -28,17 +30,19 @@ class OutOfTime(BaseException):
 
 
 class Deadline:
-    """Raises `OutOfTime` in the main thread when the current request has run too long."""
+    """Raises `OutOfTime` in the main thread when the current request has used its CPU seconds or WALL_S."""
 
     def __init__(self) -> None:
         self.main = threading.get_ident()
         self.until: float | None = None
+        self.wall_until = 0.0
         self.lock = threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def start(self, seconds: float) -> None:
         with self.lock:
-            self.until = time.monotonic() + seconds
+            self.until = time.process_time() + seconds
+            self.wall_until = time.monotonic() + WALL_S
 
     def stop(self) -> None:
         with self.lock:
@@ -48,7 +52,10 @@ class Deadline:
         while True:
             time.sleep(0.02)
             with self.lock:
-                if self.until is not None and time.monotonic() > self.until:
+                late = self.until is not None and (
+                    time.process_time() > self.until or time.monotonic() > self.wall_until
+                )
+                if late:
                     self.until = None
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.main), ctypes.py_object(OutOfTime))
 
@@ -80,6 +87,7 @@ def decide(left: Node, right: Node, deadline: Deadline, *, positive: bool) -> bo
         say({"loading": True})
     from selfcorrect.grading import symbolic
 
+    symbolic.warm_up()
     deadline.start(SYMPY_S)
     return symbolic.equal(left, right, positive=positive)
 
@@ -101,7 +109,7 @@ def answer(request: dict[str, object], deadline: Deadline) -> dict[str, object]:
         reason = "nested too deeply"
     except (Unreadable, TooLarge) as stop:
         reason = str(stop)
-    except Exception as failure:  # noqa: BLE001: SymPy raises anything; the reply says what
+    except Exception as failure:  # noqa: BLE001 (SymPy raises anything; the reply says what)
         reason = f"{type(failure).__name__}: {failure!s:.80}"
     deadline.stop()
     return {"id": request.get("id"), "verdict": verdict, "reason": reason}
@@ -115,12 +123,14 @@ def main() -> None:
     import mpmath  # noqa: F401
 
     say({"ready": True})
-    for line in sys.stdin:
+    while True:
         try:
-            reply = answer(json.loads(line), deadline)
+            line = sys.stdin.readline()
+            if not line:
+                return
+            say(answer(json.loads(line), deadline))
         except OutOfTime:
-            reply = {"id": None, "verdict": None, "reason": "out of time"}
-        say(reply)
+            say({"id": None, "verdict": None, "reason": "out of time"})
 
 
 if __name__ == "__main__":
