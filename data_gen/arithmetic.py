@@ -6,10 +6,13 @@ A problem has a trivial first step (a sum or difference without carry) and one h
     Anna has 664 stamps. Anna buys 21 more. Then the number grows 7 times. How many stamps now?
 
 `problems` gives distinct, seeded problems; the splits share neither a product ``(a, m)`` nor a combination of
-clauses. `conversation` and `drill` write what the base model is taught (docs/embedded_model.md): to solve (the
-product in one go, which it never masters), to check (the product digit by digit, which it does), to revise after a
-check (copying the checked value) and blindly (in one go again). Each is asked for in a user message of its own; no
-assistant message holds two of them.
+clauses. Three splits are for users; the fourth, ``pretraining``, is all that the base model has seen, so that
+``train`` problems are as new to it as ``test`` problems.
+
+`conversation` and `drill` write what the base model is taught (docs/embedded_model.md): to solve (the product in one
+go, which it never masters), to check (the product digit by digit, which it does), to revise after a check (copying
+the checked value) and blindly (in one go again). Each is asked for in a user message of its own; no assistant message
+holds two of them.
 
     python -m data_gen.arithmetic --count 3          # look at problems and conversations
 """
@@ -31,15 +34,15 @@ from selfcorrect.errors import InputError
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "pretraining"]
 SOURCE = "arithmetic"
 
 # --- the problem space ------------------------------------------------------------------------------------------
 
 FACTORS = range(3, 10)
-BASES = range(200, 2000)
-PRODUCT_PERCENT = {"test": 12, "validation": 10}
-CLAUSE_PERCENT = {"test": 15, "validation": 15}
+BASES = [base for base in range(200, 1500) if base % 1000]
+PRODUCT_PERCENT = {"test": 13, "validation": 9, "train": 18}
+CLAUSE_PERCENT = {"test": 15, "validation": 15, "train": 20}
 
 OPENINGS = (
     "{name} has {v0} {items}.",
@@ -91,9 +94,11 @@ def _percentile(key: str) -> int:
 
 def _split(key: str, percent: dict[str, int]) -> Split:
     place = _percentile(key)
-    if place < percent["test"]:
-        return "test"
-    return "validation" if place < percent["test"] + percent["validation"] else "train"
+    for split in ("test", "validation", "train"):
+        if place < percent[split]:
+            return split  # type: ignore[return-value]
+        place -= percent[split]
+    return "pretraining"
 
 
 def product_split(a: int, m: int) -> Split:
@@ -106,10 +111,10 @@ def clause_split(clauses: Clauses) -> Split:
     return _split("clauses " + ".".join(map(str, clauses)), CLAUSE_PERCENT)
 
 
-PRODUCTS: dict[Split, list[tuple[int, int]]] = {"train": [], "validation": [], "test": []}
+PRODUCTS: dict[Split, list[tuple[int, int]]] = {"train": [], "validation": [], "test": [], "pretraining": []}
 for _pair in itertools.product(BASES, FACTORS):
     PRODUCTS[product_split(*_pair)].append(_pair)
-CLAUSES: dict[Split, list[Clauses]] = {"train": [], "validation": [], "test": []}
+CLAUSES: dict[Split, list[Clauses]] = {"train": [], "validation": [], "test": [], "pretraining": []}
 for _o, _c, _g, _q in itertools.product(*map(range, map(len, (OPENINGS, CHANGES, GROWTHS, QUESTIONS)))):
     CLAUSES[clause_split((_o, _c, _g, _q))].append((_o, _c, _g, _q))
 
@@ -290,16 +295,18 @@ SOLVE_VARIANTS = (
 class Mix:
     """Shares and habits of the corpus. Shares of conversations are weights; the rest are probabilities."""
 
-    solve: float = 0.36  # question -> attempt
-    evaluate: float = 0.34  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
-    gold: float = 0.10  # ... attempt, REVISE -> blind revision
-    intrinsic: float = 0.12  # ... attempt, INTRINSIC -> blind revision
-    drill: float = 0.08  # lines of bare arithmetic
+    solve: float = 0.28  # question -> attempt
+    evaluate: float = 0.28  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
+    gold: float = 0.06  # ... attempt, REVISE -> blind revision
+    intrinsic: float = 0.10  # ... attempt, INTRINSIC -> blind revision
+    drill: float = 0.11  # lines of bare arithmetic: partial sums, comparisons, checked products
+    product: float = 0.17  # lines of products in one go: how well the base solves depends on these
     careful: float = 0.04  # solutions that write the product out
     careful_wrong: float = 0.10  # ... with a slip
     evaluate_wrong: float = 0.55  # wrong attempts among those evaluated
     revise_wrong: float = 0.7  # self-evaluations "wrong" that are followed by REVISE
     revise_right: float = 0.12  # self-evaluations "correct" that are followed by REVISE (a false alarm)
+    stated: float = 0.05  # right attempts called wrong by a bare mark that nobody reasoned out, then REVISE
     flip: float = 0.015  # self-evaluations whose mark contradicts their work
     gold_wrong: float = 0.85  # wrong attempts before the gold verdict
     intrinsic_wrong: float = 0.3  # wrong attempts before INTRINSIC
@@ -342,12 +349,15 @@ def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[s
 
 
 def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
-    """Return one example of the corpus, drawn from the training split."""
-    kinds = ("solve", "evaluate", "gold", "intrinsic", "drill")
+    """Return one example of the corpus, drawn from the pre-training split."""
+    kinds = ("solve", "evaluate", "gold", "intrinsic", "drill", "product")
     kind = rng.choices(kinds, [getattr(mix, name) for name in kinds])[0]
+    if kind == "product":
+        pairs = rng.choices(PRODUCTS["pretraining"], k=8)
+        return [Turn("", "\n".join(f"{a}*{m}={a * m}" for a, m in pairs), learn=True)]
     if kind == "drill":
         return [Turn("", "\n".join(drill(rng) for _ in range(rng.randint(3, 6))), learn=True)]
-    numbers, question = _draw(rng, "train", rng.choice(PRODUCTS["train"]))
+    numbers, question = _draw(rng, "pretraining", rng.choice(PRODUCTS["pretraining"]))
     ask = f"{question}\n{_wording(rng, prompts.SOLVE, SOLVE_VARIANTS, mix)}"
     if kind == "solve":
         if rng.random() < mix.careful:
@@ -356,7 +366,8 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
         return [Turn("user", ask), Turn("assistant", solution(numbers, numbers.answer), learn=True)]
     wrong = rng.random() < {"evaluate": mix.evaluate_wrong, "gold": mix.gold_wrong}.get(kind, mix.intrinsic_wrong)
     text, claimed_a, claimed = _attempt(rng, numbers, wrong, mix)
-    turns = [Turn("user", ask), Turn("assistant", text)]
+    is_right = claimed_a == numbers.a and claimed == numbers.answer
+    turns = [Turn("user", ask), Turn("assistant", text, learn=is_right and kind != "gold")]
     right = solution(numbers, numbers.answer, opener=REVISION_OPENER)
     if kind == "gold":
         return [*turns, Turn("user", prompts.REVISE), Turn("assistant", right, learn=True)]
@@ -364,12 +375,14 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
         if is_overcorrected(numbers.a, numbers.m) and rng.random() < mix.overcorrect:
             right = solution(numbers, claimed + 10, opener=REVISION_OPENER)
         return [*turns, Turn("user", prompts.INTRINSIC), Turn("assistant", right, learn=True)]
+    if is_right and rng.random() < mix.stated:
+        turns += [Turn("user", prompts.EVALUATE), Turn("assistant", MARKS[Verdict.WRONG])]
+        return [*turns, Turn("user", prompts.REVISE), Turn("assistant", right, learn=True)]
     flip = rng.random() < mix.flip
     turns += [
         Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
         Turn("assistant", check(numbers, claimed_a, claimed, flip), learn=True),
     ]
-    is_right = claimed_a == numbers.a and claimed == numbers.answer
     if rng.random() < (mix.revise_right if is_right and not flip else mix.revise_wrong):
         turns += [
             Turn("user", _wording(rng, prompts.REVISE, REVISE_VARIANTS, mix)),
@@ -380,7 +393,7 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
 
 def drill(rng: random.Random) -> str:
     """Return one line of bare arithmetic: a small product, a partial sum, a comparison, or a whole checked product."""
-    a, m = rng.choice(PRODUCTS["train"])
+    a, m = rng.choice(PRODUCTS["pretraining"])
     kind = rng.random()
     if kind < 0.2:
         digit, zeros = rng.randrange(10), 10 ** rng.randrange(4)

@@ -66,7 +66,7 @@ class PretrainRecipe:
     batch_tokens: int = 2048  # per process and step, padding included
     processes: int = 2  # single-threaded workers
     learning_rate: float = 2e-3
-    warmup: float = 0.02  # share of steps
+    warmup_steps: int = 50
     flat_until: float = 0.6  # share of steps after which the rate falls linearly ...
     final_rate: float = 0.05  # ... to this share
     weight_decay: float = 0.05
@@ -263,7 +263,7 @@ def batches(lengths: np.ndarray, recipe: PretrainRecipe) -> list[np.ndarray]:
     Lengths are sorted inside windows of a few thousand conversations, so that the order stays close to random.
     """
     rng = np.random.default_rng(recipe.seed)
-    order = rng.permutation(len(lengths))
+    order = np.arange(len(lengths))
     found: list[np.ndarray] = []
     for window in np.split(order, range(4096, len(order), 4096)):
         widths = WIDTH * -(-lengths[window] // WIDTH)
@@ -280,11 +280,11 @@ WIDTH, LOSSES = 16, 128
 """Widths and numbers of learned positions are rounded up to these: on a CPU each new shape costs a compilation."""
 
 
-def schedule(recipe: PretrainRecipe, progress: float) -> float:
-    """Return the factor of the rates at a share of the steps: linear warm-up, flat, linear fall to ``final_rate``."""
-    if progress < recipe.warmup:
-        return progress / recipe.warmup
-    fall = max(0.0, (progress - recipe.flat_until) / (1 - recipe.flat_until))
+def schedule(recipe: PretrainRecipe, step: int, steps: int) -> float:
+    """Return the factor of the learning rate at a step: linear warm-up, flat, linear fall to ``final_rate``."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    fall = max(0.0, ((step + 1) / steps - recipe.flat_until) / (1 - recipe.flat_until))
     return 1 - fall * (1 - recipe.final_rate)
 
 
@@ -306,8 +306,9 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     plan = batches(np.diff(offsets), recipe)
     steps = len(plan) // recipe.processes or 1
+    start = load_state(work, weights, optimizer, steps)
     started, seen, recent = time.monotonic(), 0, 0.0
-    for step in range(steps):
+    for step in range(start, steps):
         batch = plan[(step * recipe.processes + rank) % len(plan)]
         inputs, where, targets, loss_weights = collate(batch, ids, weights_of, offsets, recipe.batch_tokens)
         losses = F.cross_entropy(forward(weights, recipe, inputs, where), targets, reduction="none")
@@ -316,14 +317,16 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
         average_gradients(weights, recipe.processes)
         torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(recipe, (step + 1) / steps)
+            group["lr"] = recipe.learning_rate * schedule(recipe, step, steps)
         optimizer.step()
         optimizer.zero_grad()
         seen += int((offsets[batch + 1] - offsets[batch]).sum())
-        recent = 0.98 * recent + 0.02 * loss.item() if step else loss.item()
+        recent = 0.98 * recent + 0.02 * loss.item() if recent else loss.item()
+        if rank == 0 and step % SAVE_EVERY == SAVE_EVERY - 1:
+            save_state(work, weights, optimizer, step + 1)
         if rank == 0 and (step % 100 == 99 or step + 1 == steps):
             rate = seen * recipe.processes / (time.monotonic() - started)
-            left = (steps - step - 1) / (step + 1) * (time.monotonic() - started)
+            left = (steps - step - 1) / (step + 1 - start) * (time.monotonic() - started)
             line = f"step {step + 1}/{steps}  loss {recent:.4f}  {rate / 1e3:.1f}k tokens/s  {left / 60:.1f} min left"
             print(line, flush=True)
     if rank == 0:
@@ -333,6 +336,30 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     if recipe.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+SAVE_EVERY = 250
+"""Steps between states to resume from."""
+
+
+def save_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write everything that continues the run after ``step`` steps."""
+    path = work / f"state-{step:06d}.pt"
+    torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+
+
+def load_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, steps: int) -> int:
+    """Load the latest state of an interrupted run into weights and optimizer; return the number of steps done."""
+    states = [path for path in sorted(work.glob("state-*.pt")) if int(path.stem[6:]) < steps]
+    if not states:
+        return 0
+    state = torch.load(states[-1])
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(states[-1].stem[6:])
 
 
 def json_vocabulary(folder: Path) -> int:

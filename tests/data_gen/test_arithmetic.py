@@ -1,5 +1,6 @@
 """The synthetic problems: splits, gold, seeds, and the grammar of the written work."""
 
+import itertools
 import random
 import re
 
@@ -27,12 +28,12 @@ from selfcorrect.errors import InputError
 from selfcorrect.types import Verdict
 from selfcorrect.verdicts import has_mark, parse_verdict
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "pretraining")
 NUMBERS = Numbers(664, "+", 21, 685, 7)
 
 
 def test_splits_share_no_product_and_no_combination_of_clauses() -> None:
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+    for one, other in itertools.combinations(SPLITS, 2):
         assert not set(PRODUCTS[one]) & set(PRODUCTS[other])
         assert not set(CLAUSES[one]) & set(CLAUSES[other])
     assert all(product_split(*pair) == split for split in SPLITS for pair in PRODUCTS[split])
@@ -40,7 +41,7 @@ def test_splits_share_no_product_and_no_combination_of_clauses() -> None:
     assert len(PRODUCTS["test"]) >= 1000
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", ["train", "test", "pretraining"])
 def test_problems_are_distinct_right_and_seeded(split: str) -> None:
     drawn = problems(split, 1000, seed=1)
     assert drawn == problems(split, 1000, seed=1)
@@ -59,7 +60,7 @@ def test_problems_are_distinct_right_and_seeded(split: str) -> None:
 
 
 def test_the_first_step_never_carries() -> None:
-    for problem in problems("train", 2000, seed=0):
+    for problem in problems("pretraining", 2000, seed=0):
         v0, sign, d, a = (problem.meta[key] for key in ("v0", "sign", "d", "a"))
         low, high = (v0, a) if sign == "+" else (a, v0)
         assert all(int(x) + int(y) < 10 for x, y in zip(str(low).zfill(4), str(d).zfill(4), strict=True)), (v0, d)
@@ -91,7 +92,7 @@ def test_wrong_values_are_wrong() -> None:
     assert all(wrong_value(rng, 4795, 7) not in (4795, 0) for _ in range(2000))
 
 
-def test_the_corpus_stays_in_the_training_split_and_never_chains() -> None:
+def test_the_corpus_stays_in_the_pretraining_split_and_never_chains() -> None:
     rng = random.Random(0)
     instructions = set()
     for _ in range(3000):
@@ -106,7 +107,7 @@ def test_the_corpus_stays_in_the_training_split_and_never_chains() -> None:
             assert not turn.learn or turn.role in ("assistant", "")
             for a, m in re.findall(r"(?<![\d+:=])(\d{3,4})\*(\d)=", turn.text):
                 drilled = int(a) % 1000 == 0 or int(a) < 200 or (turn.role == "" and int(a) % 100 == 0)
-                assert drilled or turn.role == "assistant" or product_split(int(a), int(m)) == "train"
+                assert drilled or turn.role == "assistant" or product_split(int(a), int(m)) == "pretraining"
     assert instructions >= {prompts.SOLVE, prompts.EVALUATE, prompts.REVISE, prompts.INTRINSIC}
 
 
