@@ -292,6 +292,9 @@ class Equivalence:
         (value_r, mark_r, unit_r), (value_g, mark_g, unit_g) = _quantity(response), _quantity(gold)
         if value_g.kind == "base" or value_r.kind == "base":
             return self._bases(value_r, value_g)
+        if mark_r and mark_g and mark_r != mark_g:
+            self.method = "unit"
+            return False
         if unit_r and unit_g:
             factor = conversion(unit_r, unit_g)
             if factor is None:

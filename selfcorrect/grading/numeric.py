@@ -21,6 +21,9 @@ INTEGER_KINDS = frozenset(["fact"])
 INTEGER_CALLS = frozenset(["floor", "ceil", "binom", "mod", "gcd", "lcm", "fact2"])
 
 
+_NO_NUMBERS = frozenset(["oo", "...", "RR", "ZZ", "QQ", "NN", "CC", "EMPTY", "NONE", "circ"])
+
+
 class Undefined(Exception):
     """The tree has no usable value at the point."""
 
@@ -137,7 +140,7 @@ def evaluate(node: Node, point: Point, maths: Arithmetic, bound: Mapping[str, An
             return bound[node.value]
         if node.value in ("pi", "e", "i"):
             return maths.constant(node.value)
-        if (node.value.isupper() and len(node.value) > 1) or node.value in ("oo", "..."):
+        if node.value in _NO_NUMBERS:
             raise Undefined(node.value)
         top, bottom = point.ratio(node.value)
         return maths.exact(str(top)) / maths.exact(str(bottom))

@@ -13,6 +13,7 @@ from typing import NoReturn
 from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, num, sym
 from selfcorrect.grading.tokens import Token, clean, tokenise
+from selfcorrect.grading.vocabulary import NUMBER_WORDS
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "=>", "subset", "propto"])
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])
@@ -21,7 +22,6 @@ _DROPPED = frozenset(["angle", "measuredangle", "triangle", "Delta@", "vec", "ov
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "psmallmatrix"])
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim", "oint": "int"}
 _INTRODUCTIONS = frozenset(["either", "both", "exactly", "only", "about", "approximately"])
-_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _WORDED = {
     "all real numbers": "RR", "all reals": "RR", "the set of real numbers": "RR", "real numbers": "RR",
     "infinity": "oo", "empty set": "EMPTY", "the empty set": "EMPTY",
@@ -114,8 +114,8 @@ class Reader:
         text = " ".join(text for kind, text in self.tokens if kind != "end").strip()
         if not text:
             raise Unreadable("an empty answer")
-        if text.lower() in _NUMBER_WORDS:
-            return num(_NUMBER_WORDS.index(text.lower()))
+        if text.lower() in NUMBER_WORDS:
+            return num(NUMBER_WORDS[text.lower()])
         constant = _WORDED.get(text.lower().strip(" ."))
         return sym(constant) if constant else Node("text", text)
 

@@ -75,3 +75,7 @@ UNIT_WORDS = _words(
 )
 """Words read as units right after a number even outside ``\\text{}``."""
 SINGLE_LETTER_UNITS = _words("m g s N J W V A L K C F H T h")
+NUMBER_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip

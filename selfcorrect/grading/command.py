@@ -1,0 +1,181 @@
+"""What ``selfcorrect grade`` does: explain one pair, grade a file, audit it against math_verify."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import DataError
+from selfcorrect.grading.extraction import extract
+from selfcorrect.grading.grader import grade, grade_many, grader_fingerprint
+from selfcorrect.grading.peer import MathVerify
+from selfcorrect.grading.rules import rules_for
+from selfcorrect.types import Grade, Outcome, to_json
+
+BATCH = 512
+_SHOWN = 120
+
+
+def explain(response: str, gold: str, source: str = "math") -> str:
+    """Return a readable account of one grade: what was extracted and where, both normal forms, the deciding rule."""
+    rules = rules_for(source)
+    found = extract(response, rules.extraction)
+    result = grade(response, gold, source=source)
+    left, right = result.normalised or ("-", "-")
+    lines = [
+        ("outcome", str(result.outcome).upper()),
+        ("reason", result.reason),
+        ("decided by", result.method),
+        ("rules", f"{rules.name} (source {source!r})"),
+        ("extracted", "nothing" if found is None else f"{found[0].strip()[:_SHOWN]!r} by {found[1]!r}"),
+        ("places tried", ", ".join(rules.extraction)),
+        ("response form", left[:_SHOWN]),
+        ("gold", repr(gold[:_SHOWN])),
+        ("gold form", right[:_SHOWN]),
+        ("grader", grader_fingerprint()),
+    ]
+    return "\n".join(f"{name:<14}{value}" for name, value in lines)
+
+
+@dataclass(slots=True)
+class FileReport:
+    """Counts over one graded file; ``ungradable`` by method, ``expected`` only where rows carry a label."""
+
+    total: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    ungradable: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    disagreeing: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return the report as printed lines."""
+        share = (
+            {name: f"{100 * count / self.total:.2f}%" for name, count in self.outcomes.items()} if self.total else {}
+        )
+        text = [f"{self.total} rows: " + ", ".join(f"{n} {c} ({share[n]})" for n, c in sorted(self.outcomes.items()))]
+        if self.ungradable:
+            text.append("ungradable: " + ", ".join(f"{name} {count}" for name, count in self.ungradable.most_common()))
+        if self.labelled:
+            right = self.labelled - len(self.disagreeing)
+            text.append(f"labels: {right} of {self.labelled} agree")
+        return text
+
+
+def read_rows(path: Path, response_key: str = "response", gold_key: str = "gold") -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; raises DataError naming the line where a row is broken."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: not JSON ({error})") from error
+                if "response_parts" in row and response_key not in row:
+                    row[response_key] = "".join(text * times for text, times in row["response_parts"])
+                missing = [key for key in (response_key, gold_key) if not isinstance(row.get(key), str)]
+                if missing:
+                    raise DataError(f"{path}:{number}: expected text under {missing}, the row has {sorted(row)}")
+                yield row
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def grade_jsonl(
+    path: Path,
+    *,
+    source: str | None = None,
+    response_key: str = "response",
+    gold_key: str = "gold",
+    out: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FileReport:
+    """Grade every row of a file and return the counts.
+
+    ``source`` overrides the rows' own ``source``. ``out`` receives each row with its grade under ``grade``.
+    ``progress`` is called with the number of rows done. Rows with a boolean ``expected`` are compared with it.
+    """
+    report = FileReport()
+    writer = out.open("w", encoding="utf-8") if out else None
+    try:
+        for batch in _batches(read_rows(path, response_key, gold_key)):
+            sources = [source or str(row.get("source", "math")) for row in batch]
+            grades = grade_many([(row[response_key], row[gold_key]) for row in batch], source=sources)
+            for row, result in zip(batch, grades, strict=True):
+                _count(report, row, result)
+                if writer:
+                    writer.write(json.dumps({**row, "grade": to_json(result)}, ensure_ascii=False) + "\n")
+            if progress:
+                progress(report.total)
+    finally:
+        if writer:
+            writer.close()
+    return report
+
+
+def _count(report: FileReport, row: dict[str, Any], result: Grade) -> None:
+    report.total += 1
+    report.outcomes[str(result.outcome)] += 1
+    if result.outcome is Outcome.UNGRADABLE:
+        report.ungradable[result.method] += 1
+    if isinstance(row.get("expected"), bool):
+        report.labelled += 1
+        if result.correct != row["expected"]:
+            report.disagreeing.append(str(row.get("id", report.total)))
+
+
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One row on which the two graders differ; ``theirs`` is None where math_verify failed or hung."""
+
+    id: str
+    gold: str
+    ours: Grade
+    theirs: bool | None
+
+    def line(self) -> str:
+        """Return the disagreement as one printed line."""
+        theirs = {True: "correct", False: "wrong", None: "failed"}[self.theirs]
+        answer = (self.ours.extracted or "")[:_SHOWN]
+        return (
+            f"{self.id}: ours {self.ours.outcome}, math_verify {theirs}; answer {answer!r}, gold {self.gold[:_SHOWN]!r}"
+        )
+
+
+def audit(
+    path: Path,
+    *,
+    source: str | None = None,
+    response_key: str = "response",
+    gold_key: str = "gold",
+    progress: Callable[[int], None] | None = None,
+) -> tuple[int, list[Disagreement]]:
+    """Grade a file with us and with math_verify; returns (rows, disagreements). Raises MissingExtraError without it."""
+    differing: list[Disagreement] = []
+    total = 0
+    with MathVerify() as peer:
+        for row in read_rows(path, response_key, gold_key):
+            total += 1
+            ours = grade(row[response_key], row[gold_key], source=source or str(row.get("source", "math")))
+            theirs, _, _ = peer.judge(row[response_key], row[gold_key])
+            if theirs is None or theirs != ours.correct:
+                differing.append(Disagreement(str(row.get("id", total)), row[gold_key], ours, theirs))
+            if progress:
+                progress(total)
+    return total, differing
