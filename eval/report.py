@@ -88,7 +88,7 @@ def _render(run: Path) -> str:
     order = {row["label"]: place for place, row in enumerate(rows)}
     evaluated.sort(key=lambda row: order.get(row.label, len(order)))
     provenance = _provenance(run)
-    cards = {path.name.removesuffix(".card.json"): flat(read_object(path)) for path in _cards(run)}
+    cards = {path.name.removesuffix(".card.json"): _card(read_object(path)) for path in _cards(run)}
     checks = _objects(demo, "checks")
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -123,7 +123,7 @@ def _render(run: Path) -> str:
             for row in evaluated
             if row.reliability.n >= FEWEST_JUDGED
         ],
-        generation=flat(read_object(run / "gen" / "DONE")),
+        generation=grouped(read_object(run / "gen" / "DONE")),
         cards=cards,
         card_keys=list(dict.fromkeys(key for card in cards.values() for key in card)),
         seconds=flat(_mapping(demo.get("seconds"))),
@@ -337,6 +337,21 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return shown
 
 
+def grouped(value: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return nested counts under their top-level names; what is not nested comes first, under an empty name."""
+    single = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
+    nested = {str(key): flat(item) for key, item in value.items() if isinstance(item, Mapping)}
+    return {name: shown for name, shown in {"": flat(single), **nested}.items() if shown}
+
+
+def _card(card: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between data sets: their counts. Recipe and rejection counts are the generation's, shown there."""
+    counts = _mapping(card.get("counts")) or {
+        key: item for key, item in card.items() if key not in ("recipe", "samples")
+    }
+    return flat(counts) | {key: show_value(card[key]) for key in ("model", "tokenizer", "prompts") if key in card}
+
+
 def _provenance(run: Path) -> list[dict[str, Any]]:
     """One entry for each stage folder that says what made it, with its recipe."""
     folders = [path.parent for depth in ("", "*/", "*/*/") for path in run.glob(f"{depth}provenance.json")]
@@ -390,7 +405,7 @@ def show_points(value: Any, signed: bool = False) -> str:
 
 def show_short(value: str) -> str:
     """Return a hash or a path short enough for a table cell."""
-    return value if len(value) <= 24 else f"{value[:12]}…{value[-8:]}"
+    return value if len(value) <= 24 else f"{value[:6]}…{value[-17:]}"
 
 
 def show_interval(value: Any, signed: bool = False) -> str:
