@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from selfcorrect.engines import Sample, SampleRequest
+from selfcorrect.engines import Sample, SampleRequest, llama_forward
 from selfcorrect.engines.kv_slots import SlotCache, left_pad
 from selfcorrect.engines.sampling import Settings, StopTexts, choose, uniforms
 from selfcorrect.errors import EngineError
@@ -199,6 +199,8 @@ class ContinuousBatch:
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor, mask_BW: Tensor | None, cache: Any) -> Tensor:
         """Return the logits of the last column, (B, V)."""
+        if llama_forward.applies_to(self.model):
+            return llama_forward.last_logits(self.model, ids_BT, positions_BT, mask_BW, cache)
         inputs = {"attention_mask": mask_BW, "position_ids": positions_BT, "logits_to_keep": 1, "use_cache": True}
         accepted = {name: value for name, value in inputs.items() if self._accepts(name)}
         logits_BTV: Tensor = self.model(input_ids=ids_BT, past_key_values=cache, **accepted).logits
