@@ -7,8 +7,8 @@ ahead of the commit point, so the engine's batch stays full; the two meet in the
 only decides WHICH samples lie ready (like speculation in a processor that retires in order).
 
 `Demand` keeps the work ahead to what the open quotas are expected to need, so that hardly a sample is drawn in
-vain: a class whose quota is full admits nobody, and close to its end it admits as many as it still lacks, over
-the rate at which tries succeed, plus one standard deviation.
+vain: a class whose quota is full admits nobody, and close to its end it admits as many as it still lacks, plus
+one standard deviation, over the rate at which tries succeed.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ class Demand:
     def _need(self, kind: Kind) -> float:
         """How many base samples of a class are expected to fill its quota, plus a margin."""
         remaining = self.selection.remaining(kind)
-        success = (self._hits[kind] + 1) / (self._tries[kind] + 1)
-        return (remaining + math.sqrt(remaining)) / success if remaining > 0 else 0.0
+        rows_per_try = (self._hits[kind] + self.selection.per_base) / (self._tries[kind] + 1)
+        return (remaining + math.sqrt(remaining)) / rows_per_try if remaining > 0 else 0.0
 
     def _should_start(self) -> bool:
         if self._busy >= self.at_once:

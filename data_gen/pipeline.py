@@ -359,11 +359,11 @@ async def _sample(
 
             rows = len(gathered.kept)
             cap = recipe.cap_per_problem and recipe.cap_per_problem * recipe.blind_per_attempt
-            blind = Selection({Kind.RAFT: rows, Kind.RAFT_PLUS: rows // 2}, cap)
+            blind = Selection({Kind.RAFT: rows, Kind.RAFT_PLUS: rows // 2}, cap, recipe.blind_per_attempt)
 
             def commit_blind(worked: Worked) -> None:
                 gathered.count(worked)
-                board.kept("baseline rows", len(blind.offer(worked.found, recipe.blind_per_attempt)), blind)
+                board.kept("baseline rows", len(blind.offer(worked.found)), blind)
 
             await in_order(bases, BlindRevision(recipe, draws), blind, commit_blind, recipe.at_once, recipe.fixed)
             gathered.blind = blind.kept

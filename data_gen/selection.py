@@ -112,10 +112,14 @@ def preference(base: Base, quota: Mapping[Kind, int | None], seed: int) -> tuple
 
 
 class Selection:
-    """Keeps candidates, offered in order of identity, up to a quota per class and a cap per problem and class."""
+    """Keeps candidates, offered in order of identity, up to a quota per class and a cap per problem and class.
 
-    def __init__(self, quota: Mapping[Kind, int | None], cap_per_problem: int | None = None) -> None:
+    ``per_base`` is how many rows one base sample may give: one trajectory, or several blind revisions.
+    """
+
+    def __init__(self, quota: Mapping[Kind, int | None], cap_per_problem: int | None = None, per_base: int = 1) -> None:
         self.quota = dict(quota)
+        self.per_base = per_base
         self.cap_per_problem = cap_per_problem
         self.kept: list[Candidate] = []
         self.counts: Counter[Kind] = Counter()
@@ -141,11 +145,11 @@ class Selection:
         """True once every class has its quota."""
         return all(self.remaining(kind) <= 0 for kind in self.quota)
 
-    def offer(self, candidates: Sequence[Candidate], at_most: int = 1) -> list[Candidate]:
-        """Keep the first ``at_most`` of one base sample's candidates that their classes take; return those."""
+    def offer(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Keep the first ``per_base`` of one base sample's candidates that their classes take; return those."""
         taken: list[Candidate] = []
         for candidate in candidates:
-            if len(taken) < at_most and self.open(candidate.kind, candidate.base.problem):
+            if len(taken) < self.per_base and self.open(candidate.kind, candidate.base.problem):
                 self.counts[candidate.kind] += 1
                 self._of_problem[candidate.kind, candidate.base.problem.id] += 1
                 taken.append(candidate)

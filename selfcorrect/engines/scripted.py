@@ -7,6 +7,7 @@ scripts reproducible, so known probabilities can be tested against the samplers.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,11 +75,10 @@ class ScriptedEngine:
         self._closed = True
 
     def _kept(self, request: SampleRequest, ids: tuple[int, ...]) -> int:
-        for end in range(1, len(ids) + 1) if request.stop_texts else ():
-            text = self.codec.decode(ids[:end])
-            if any(stop in text for stop in request.stop_texts):
-                return end
-        return len(ids)
+        stopped = lambda end: any(stop in self.codec.decode(ids[:end]) for stop in request.stop_texts)
+        if not request.stop_texts or not stopped(len(ids)):
+            return len(ids)
+        return bisect.bisect_left(range(len(ids)), True, key=stopped)
 
     def _watched(self, token: int, watch_ids: tuple[int, ...], p_correct: float) -> tuple[float, ...]:
         if token not in watch_ids or len(watch_ids) != 2:

@@ -1,0 +1,433 @@
+"""The sampler on a scripted model of known abilities: classes, masks, quotas, resuming, order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_gen.pipeline import GenRecipe, Quota, load, plan, run
+from selfcorrect import prompts
+from selfcorrect.engines import SampleRequest, sample_seed
+from selfcorrect.engines.scripted import Reply, ScriptedEngine
+from selfcorrect.errors import EngineError, RecipeError, RunFolderError
+from selfcorrect.jsonl import read_jsonl
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Grade, Outcome
+
+SETS = ("self-rewarding", "raft", "raft-plus")
+
+
+@dataclass(frozen=True)
+class World:
+    """A model with known abilities: shares of right attempts, true verdicts, right revisions."""
+
+    right: float = 0.5
+    judges: float = 0.8
+    repairs: float = 0.4
+    keeps: float = 0.7
+    blind: float = 0.4
+    broken: Callable[[random.Random, str], str | None] = lambda rng, part: None
+
+    def __call__(self, request: SampleRequest, text: str) -> Reply:
+        rng = random.Random(request.seed)
+        turns = text.split("<|user|>")[1:]
+        (gold,) = re.findall(r"equals (\d+)\?", turns[0])
+        attempt = turns[0].split("<|assistant|>")[1]
+        was_right = f"boxed{{{gold}}}" in attempt
+        part = "attempt"
+        if len(turns) > 1:
+            part = {prompts.EVALUATE: "evaluation", prompts.INTRINSIC: "blind"}.get(
+                turns[-1].split("<|end|>")[0], "revision"
+            )
+        if (broken := self.broken(rng, part)) is not None:
+            return Reply(broken)
+        if part == "evaluation":
+            says = was_right if rng.random() < self.judges else not was_right
+            return Reply(f"Look {rng.randrange(1000)}. [VERIFY] {'correct' if says else 'wrong'}. more", 0.9)
+        share = {"attempt": self.right, "blind": self.blind}.get(part, self.keeps if was_right else self.repairs)
+        value = gold if rng.random() < share else str(int(gold) + 1 + rng.randrange(9))
+        style = "slow " * 12 if rng.random() < 0.3 else "quick "
+        return Reply(f"{style}{rng.randrange(1000)}\n\\boxed{{{value}}}")
+
+
+WORLD = World()
+
+
+def grade(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+    grades = []
+    for response, gold in pairs:
+        found = re.findall(r"boxed\{(\d+)\}", response)
+        outcome = Outcome.UNGRADABLE if not found else Outcome.CORRECT if found[-1] == gold else Outcome.WRONG
+        grades.append(Grade(outcome, extracted=found[-1] if found else None))
+    return grades
+
+
+@pytest.fixture(scope="session")
+def problem_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("problems") / "toy.jsonl"
+    rows = ({"question": f"Which number equals {number + 10}?", "gold": str(number + 10)} for number in range(60))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def toy_recipe(problem_file: Path, **settings: Any) -> GenRecipe:
+    return GenRecipe(
+        problems=ProblemsRecipe(source=str(problem_file), count=40),
+        prompts=20,
+        attempts=6,
+        quota=Quota(20, 8, 16),
+        cap_per_problem=2,
+        max_tokens=120,
+        in_flight=24,
+        **settings,
+    )
+
+
+@pytest.fixture
+def recipe(problem_file: Path) -> GenRecipe:
+    return toy_recipe(problem_file)
+
+
+def sample(recipe: GenRecipe, folder: Path, codec: ChatCodec, world: Any = WORLD, delay: Any = lambda request: 0.0):  # type: ignore[no-untyped-def]
+    engine = ScriptedEngine(world, codec, delay)
+    return run(recipe, folder, engine=engine, codec=codec, grade=grade), engine
+
+
+def rows_of(folder: Path, name: str = "self-rewarding") -> list[dict]:
+    return list(read_jsonl(folder / "data" / "sft" / f"{name}.jsonl"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").rglob("*.json*"))}
+
+
+def learned(row: dict, codec: ChatCodec) -> list[str]:
+    return [codec.decode(row["token_ids"][s["start"] : s["end"]]) for s in row["spans"] if s["learn"]]
+
+
+def was_right(text: str, gold: str) -> bool:
+    return f"boxed{{{gold}}}" in text
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_quotas_are_met_with_rows_of_the_right_classes(recipe, tmp_path, codec) -> None:
+    summary, _ = sample(recipe, tmp_path, codec)
+    rows = rows_of(tmp_path)
+    assert Counter(row["kind"] for row in rows) == summary["classes"] == {"D1": 20, "D2": 8, "D3": 16}
+    assert summary["short"] == {}
+    for row in rows:
+        _, *parts = row["spans"]
+        attempt, evaluation, *revision = (codec.decode(row["token_ids"][s["start"] : s["end"]]) for s in parts)
+        assert was_right(attempt, row["gold"]) is (row["kind"] != "D1")
+        assert ("[VERIFY] correct." in evaluation) is (row["kind"] == "D3")
+        assert [was_right(text, row["gold"]) for text in revision] == ([] if row["kind"] == "D3" else [True])
+    per_problem = Counter((row["kind"], row["problem_id"]) for row in rows)
+    assert max(per_problem.values()) <= 2
+    assert len({row["id"] for row in rows}) == len(rows), "one trajectory per base sample"
+    numbers = [(int(row["problem_id"].split("-")[1]), row["id"]) for row in rows]
+    assert numbers == sorted(numbers), "rows are in order of identity"
+
+
+def test_masks_are_token_exact(recipe, tmp_path, codec) -> None:
+    sample(recipe, tmp_path, codec)
+    samples = {row["key"]: row for path in (tmp_path / "gen").glob("*.jsonl") for row in read_jsonl(path)}
+    separator, end = codec.encode(prompts.SEPARATOR), codec.turn_end
+    for row in rows_of(tmp_path):
+        opening = codec.opening(prompts.solve_messages(row["question"]))
+        attempt = tuple(samples[row["id"]]["token_ids"])
+        spans = row["spans"]
+        assert [s["start"] for s in spans] == [0, *(s["end"] for s in spans[:-1])], "spans follow one another"
+        assert spans[-1]["end"] == len(row["token_ids"])
+        assert row["token_ids"][: len(opening)] == list(opening)
+        assert row["token_ids"][len(opening) : len(opening) + len(attempt)] == list(attempt)
+        assert row["token_ids"][-1] == end
+        assert row["token_ids"].count(end) == 2, "the user's message, and the whole path"
+        learns = {"D1": ["self-evaluation", "revision"], "D2": ["revision"], "D3": ["attempt", "self-evaluation"]}
+        assert [s["role"] for s in spans if s["learn"]] == learns[row["kind"]]
+        for span in spans[2:]:
+            assert tuple(row["token_ids"][span["start"] : span["start"] + len(separator)]) == separator
+        assert row["text"] == codec.decode(row["token_ids"])
+        assert row["text"].endswith(row["messages"][-1]["content"] + "<|end|>")
+        assert "".join(learned(row, codec)).endswith("<|end|>")
+
+
+def test_false_verdicts_are_sampled_where_the_model_errs_and_stated_where_not(recipe, tmp_path, codec) -> None:
+    sample(recipe, tmp_path, codec, World(judges=0.6))
+    d2 = [row for row in rows_of(tmp_path) if row["kind"] == "D2"]
+    stated = [row for row in d2 if not row["spans"][2]["sampled"]]
+    assert stated
+    assert len(stated) < len(d2)
+    for row in stated:
+        span = row["spans"][2]
+        assert codec.decode(row["token_ids"][span["start"] : span["end"]]) == "\n\n[VERIFY] wrong."
+        assert not span["learn"]
+    card = json.loads((tmp_path / "data/sft/self-rewarding.card.json").read_text())
+    assert card["counts"]["verdict stated, not sampled"] == len(stated)
+    assert card["tokenizer"] == codec.fingerprint()
+    assert card["recipe"]["quota"] == {"d1": 20, "d2": 8, "d3": 16}
+
+
+def test_two_turn_rows_state_the_checkers_verdict(recipe, tmp_path, codec) -> None:
+    _, engine = sample(replace(recipe, format="two-turn"), tmp_path, codec)
+    assert not any(request.stop_texts for request in engine.requests), "no self-evaluation is sampled"
+    for row in rows_of(tmp_path):
+        contents = [message["content"] for message in row["messages"]]
+        answer = "Yes" if row["kind"] == "D3" else "No"
+        assert contents[1].endswith(f"\n\n{prompts.SELF_QUESTION} {answer}.")
+        assert contents[2:3] == ([] if row["kind"] == "D3" else [prompts.CHAT_WRONG])
+        assert row["text"] == codec.decode(codec.opening(row["messages"])).removesuffix("<|assistant|>")
+        external = [s for s in row["spans"] if s["role"] == "external"]
+        assert len(external) == (1 if row["kind"] == "D3" else 2)
+        assert not any(s["learn"] for s in external)
+        evaluation = next(s for s in row["spans"] if s["role"] == "self-evaluation")
+        assert evaluation["learn"] is (row["kind"] != "D2")
+        assert row["token_ids"][evaluation["end"] - 1] == codec.turn_end
+
+
+def test_baselines_have_as_many_distinct_rows(recipe, tmp_path, codec) -> None:
+    summary, _ = sample(replace(recipe, baselines=True), tmp_path, codec)
+    assert {name: summary["rows"][name] for name in SETS} == dict.fromkeys(SETS, 44)
+    for name in ("raft", "raft-plus"):
+        rows = rows_of(tmp_path, name)
+        assert len({(row["problem_id"], row["text"]) for row in rows}) == len(rows)
+        for row in rows:
+            first, asked, second = (message["content"] for message in row["messages"][1:])
+            assert asked == prompts.INTRINSIC
+            assert was_right(second, row["gold"])
+            assert was_right(first, row["gold"]) is (row["first"] == "right")
+            assert learned(row, codec) == [second + "<|end|>"]
+    assert {row["first"] for row in rows_of(tmp_path, "raft")} == {"wrong"}
+    assert Counter(row["first"] for row in rows_of(tmp_path, "raft-plus")) == {"wrong": 22, "right": 22}
+
+
+def test_prompts_for_rl_share_no_question_with_the_samples(recipe, tmp_path, codec) -> None:
+    sample(recipe, tmp_path, codec)
+    set_aside = list(read_jsonl(tmp_path / "data" / "prompts.jsonl"))
+    assert len(set_aside) == 20
+    assert set(set_aside[0]) == {"id", "question", "gold", "source"}
+    sampled = {problem.question for problem in load(recipe)[0].problems}
+    assert len(sampled) == 40
+    assert not sampled & {row["question"] for row in set_aside}
+
+
+def test_worked_examples_are_shown_but_not_trained_on(recipe, tmp_path, codec) -> None:
+    marker = "A baker makes 6 trays"
+    world = World()
+
+    def script(request: SampleRequest, text: str) -> Reply:
+        assert text.count("<|bos|>") == 1
+        own = re.search(r"<\|user\|>Which number", text)
+        assert own
+        seen.add(marker in text[: own.start()])
+        return world(request, text[own.start() :])
+
+    seen: set[bool] = set()
+    sample(replace(recipe, examples="gsm8k"), tmp_path, codec, script)
+    assert seen == {True, False}, "shown with attempts, other examples with other parts"
+    assert not any(marker in row["text"] for row in rows_of(tmp_path))
+
+
+def test_unusable_attempts_are_dropped_and_counted(recipe, tmp_path, codec) -> None:
+    def broken(rng: random.Random, part: str) -> str | None:
+        if part != "attempt" or rng.random() < 0.4:
+            return None
+        return rng.choice(["no answer", "\\boxed{1} [VERIFY] correct.", "on and on " * 30])
+
+    summary, _ = sample(replace(recipe, attempts=12), tmp_path, codec, World(broken=broken))
+    counts = summary["samples"]["attempts"]
+    assert all(counts[fate] > 5 for fate in ("ungradable", "marked", "cut", "right", "wrong"))
+    text = json.dumps(rows_of(tmp_path))
+    assert "no answer" not in text
+    assert "on and on" not in text
+    assert all(row["text"].count("[VERIFY]") == 1 for row in rows_of(tmp_path))
+
+
+def test_evaluations_without_one_clean_mark_do_not_count(recipe, tmp_path, codec) -> None:
+    texts = ["no mark", "[VERIFY] maybe", "[verify] x [VERIFY] wrong."]
+    broken = lambda rng, part: rng.choice(texts) if part == "evaluation" and rng.random() < 0.7 else None
+    summary, _ = sample(recipe, tmp_path, codec, World(broken=broken))
+    assert summary["samples"]["evaluations"]["no well-formed mark"] > 10
+    for row in rows_of(tmp_path):
+        assert "maybe" not in row["text"]
+        assert "[verify]" not in row["text"]
+
+
+# --- what is drawn ------------------------------------------------------------------------------------------------
+
+
+def test_adaptive_draws_far_less_for_the_same_rows(recipe, tmp_path, codec) -> None:
+    recipe = replace(recipe, attempts=3, quota=Quota(10, 4, 8), problems=replace(recipe.problems, count=20))
+    adaptive, few = sample(recipe, tmp_path / "adaptive", codec)
+    fixed, many = sample(replace(recipe, schedule="fixed"), tmp_path / "fixed", codec)
+    assert adaptive["classes"] == fixed["classes"]
+    assert len(many.requests) > 3 * len(few.requests)
+    counts = fixed["samples"]
+    right, wrong = counts["attempts"]["right"], counts["attempts"]["wrong"]
+    assert right + wrong == 20 * 3
+    assert fixed["drawn"]["samples"]["evaluations"] == 60 * 8
+    wrong_ids = {row["key"] for row in read_jsonl(tmp_path / "fixed/gen/attempts.jsonl") if row["fate"] == "wrong"}
+    revised = Counter(row["key"].split("/revision")[0] for row in read_jsonl(tmp_path / "fixed/gen/revisions.jsonl"))
+    assert len(revised) > 50
+    assert revised == {base: 8 if base in wrong_ids else 4 for base in revised}
+
+
+def test_no_work_is_started_that_no_quota_needs(recipe, tmp_path, codec) -> None:
+    summary, _ = sample(replace(recipe, quota=Quota(0, 0, 10)), tmp_path, codec, World(right=0.5, judges=1.0))
+    drawn = summary["drawn"]["samples"]
+    assert "revisions" not in drawn
+    assert 10 <= drawn["evaluations"] <= 14
+    assert drawn["attempts"] <= 45
+
+
+def test_shortage_is_reported_not_repeated(recipe, tmp_path, codec) -> None:
+    summary, _ = sample(replace(recipe, attempts=1, baselines=True), tmp_path, codec, World(repairs=0.05, blind=0.05))
+    assert summary["classes"].get("D1", 0) + summary["short"]["D1"] == 20
+    assert summary["short"]["raft"] > 0
+    rows = rows_of(tmp_path, "raft")
+    assert len({row["text"] for row in rows}) == len(rows)
+
+
+def test_rows_of_a_class_are_an_unbiased_sample(recipe, tmp_path, codec) -> None:
+    recipe = replace(recipe, attempts=30, quota=Quota(100, 50, 50), cap_per_problem=None, in_flight=64)
+    summary, _ = sample(recipe, tmp_path, codec, delay=lambda request: 0.002 if request.seed % 3 == 0 else 0.0)
+    tries, served = summary["samples"]["D1"]["tried"], summary["samples"]["D1"]["served"]
+    expected = (1 - 0.2**8) * (1 - 0.6**8)
+    assert served / tries == pytest.approx(expected, abs=4 * (expected * (1 - expected) / tries) ** 0.5)
+    rows = rows_of(tmp_path)
+    slow = sum("slow" in text for row in rows if row["kind"] != "D3" for text in learned(row, codec)[-1:])
+    assert slow / 150 == pytest.approx(0.3, abs=0.1), "slow revisions are kept as often as they are sampled"
+
+
+# --- order, interruption, errors ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, codec, problem_file):  # type: ignore[no-untyped-def]
+    recipe = toy_recipe(problem_file, baselines=True)
+    folder = tmp_path_factory.mktemp("reference")
+    sample(recipe, folder, codec)
+    return recipe, files_of(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_arrival_does_not_matter(reference, tmp_path, codec, seed) -> None:
+    recipe, expected = reference
+    rng = random.Random(seed)
+    sample(recipe, tmp_path, codec, delay=lambda request: rng.random() * 0.01)
+    assert files_of(tmp_path) == expected
+
+
+def test_in_flight_does_not_matter_but_for_the_recipe(reference, tmp_path, codec) -> None:
+    recipe, expected = reference
+    sample(replace(recipe, in_flight=1), tmp_path, codec)
+    for name in SETS:
+        assert files_of(tmp_path)[f"{name}.jsonl"] == expected[f"{name}.jsonl"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("failure", [EngineError, KeyboardInterrupt])
+def test_interrupted_equals_uninterrupted(reference, tmp_path, codec, seed, failure) -> None:
+    recipe, expected = reference
+    rng, world = random.Random(seed), World()
+    for left in (rng.randrange(1, 60), rng.randrange(50, 300)):
+        done = {row["key"] for path in tmp_path.glob("gen/*.jsonl") for row in read_jsonl(path)}
+        budget = [left]
+
+        def script(request: SampleRequest, text: str, budget: list[int] = budget) -> Reply:
+            budget[0] -= 1
+            if budget[0] < 0:
+                raise failure("stop here")
+            return world(request, text)
+
+        engine = ScriptedEngine(script, codec, lambda request: rng.random() * 0.004)
+        with pytest.raises(failure):
+            run(recipe, tmp_path, engine=engine, codec=codec, grade=grade)
+        assert_not_drawn_again(recipe, engine, done)
+        assert not (tmp_path / "gen" / "DONE").exists()
+    with (tmp_path / "gen" / "attempts.jsonl").open("ab") as journal:
+        journal.write(b'{"key": "torn')
+    done = {row["key"] for name in ("evaluations", "revisions") for row in read_jsonl(tmp_path / f"gen/{name}.jsonl")}
+    summary, engine = sample(recipe, tmp_path, codec, delay=lambda request: rng.random() * 0.004)
+    assert_not_drawn_again(recipe, engine, done)
+    assert files_of(tmp_path) == expected
+    assert summary["drawn"]["resumed"] > 0
+
+
+def assert_not_drawn_again(recipe: GenRecipe, engine: ScriptedEngine, done: set[str]) -> None:
+    stages = {"": "attempts", "evaluation": "evaluations", "revision": "revisions", "blind": "blind"}
+    part = lambda key: key.split("/")[2] if key.count("/") > 1 else ""
+    seeds = {sample_seed(recipe.seed, stages[part(key)], key) for key in done}
+    assert not seeds & {request.seed for request in engine.requests}
+
+
+def test_a_finished_folder_is_only_read(reference, recipe, tmp_path, codec) -> None:
+    first, _ = sample(recipe, tmp_path, codec)
+    again, engine = sample(recipe, tmp_path, codec)
+    assert again == first
+    assert engine.requests == []
+    with pytest.raises(RunFolderError, match="seed: 1"):
+        sample(replace(recipe, seed=1), tmp_path, codec)
+
+
+def test_a_failing_grader_stops_the_run(recipe, tmp_path, codec) -> None:
+    def failing(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+        raise RuntimeError("the grader broke")
+
+    with pytest.raises(RuntimeError, match="the grader broke"):
+        run(recipe, tmp_path, engine=ScriptedEngine(World(), codec), codec=codec, grade=failing)
+
+
+def test_samples_are_journalled_with_their_tokens_and_judgements(recipe, tmp_path, codec) -> None:
+    sample(recipe, tmp_path, codec)
+    attempt = next(read_jsonl(tmp_path / "gen" / "attempts.jsonl"))
+    assert set(attempt) == {"key", "text", "finish", "token_ids", "logprobs", "fate", "grade"}
+    assert len(attempt["logprobs"]) == len(attempt["token_ids"])
+    assert attempt["grade"]["outcome"] in ("correct", "wrong")
+    evaluation = next(read_jsonl(tmp_path / "gen" / "evaluations.jsonl"))
+    assert set(evaluation) == {"key", "text", "finish", "token_ids", "logprobs", "verdict", "p_correct"}
+    assert evaluation["p_correct"] == 0.9
+    assert evaluation["text"].endswith(f"[VERIFY] {evaluation['verdict']}.")
+
+
+def test_recipes_are_checked(problem_file) -> None:
+    with pytest.raises(RecipeError, match="attempts: expected at least 1"):
+        GenRecipe(attempts=0)
+    with pytest.raises(RecipeError, match=r"problems\.count"):
+        GenRecipe(prompts=5)
+    with pytest.raises(RecipeError, match="balance"):
+        GenRecipe(balance=0.5)
+
+
+def test_errors_of_many_tasks_surface_as_one(recipe, tmp_path, codec) -> None:
+    def script(request: SampleRequest, text: str) -> Reply:
+        raise EngineError("out of memory")
+
+    with pytest.raises(EngineError, match="out of memory") as caught:
+        sample(recipe, tmp_path, codec, script)
+    assert not isinstance(caught.value, BaseExceptionGroup)
+    assert not asyncio.all_tasks(asyncio.new_event_loop())
+
+
+def test_the_plan_needs_no_engine(recipe, monkeypatch, codec) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(ChatCodec, "load", classmethod(lambda cls, model: codec))
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(plan(recipe))
+    text = console.export_text()
+    assert "cap_per_problem: 2" in text
+    assert prompts.EVALUATE in " ".join(text.replace("│", "").split())
+    assert "evaluations │ 1,920" in text
+    assert "40 problems to sample from, 20 set aside" in text

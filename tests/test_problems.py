@@ -1,0 +1,130 @@
+"""Problem sets: published formats, own mappings, what is dropped, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from selfcorrect.errors import DataError
+from selfcorrect.problems import DATA_FOLDER, ProblemsRecipe, load_problems, normalised_question
+
+READABLE = lambda gold, source: gold != "unreadable"
+
+
+def write(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def load(source: str, **settings: object):  # type: ignore[no-untyped-def]
+    return load_problems(ProblemsRecipe(source=source, **settings), READABLE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "gold", "schema"),
+    [
+        ({"question": "q", "answer": "work\n#### 1,080"}, "q", "1,080", "gsm8k"),
+        ({"problem": "q", "answer": 27.0, "question": "q"}, "q", "27", "problem and answer"),
+        ({"problem": "q", "answer": "025", "solution": "..."}, "q", "025", "problem and answer"),
+        ({"problem": "q", "solution": "so \\boxed{1} and \\boxed{\\frac{1}{2}}."}, "q", "\\frac{1}{2}", "math"),
+        ({"question": "q", "final_answer": ["$2$"], "context": "c"}, "c\nq", "$2$", "olympiadbench"),
+        ({"question": "q", "final_answer": ["1", "2"], "context": None}, "q", "1, 2", "olympiadbench"),
+        ({"problem": "q", "expected_answer": "7", "generated_solution": "s"}, "q", "7", "openmathinstruct2"),
+        ({"question": "q", "gold": 3}, "q", "3", "question and gold"),
+    ],
+)
+def test_published_formats_are_told_by_their_keys(tmp_path, row, question, gold, schema) -> None:
+    (problem,) = load(write(tmp_path / "mine.jsonl", row)).problems
+    assert (problem.question, problem.gold, problem.source) == (question, gold, schema)
+    assert problem.id == "mine-0"
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first_gold"),
+    [
+        ("gsm8k", 1319, "18"),
+        ("math500", 500, "\\left( 3, \\frac{\\pi}{2} \\right)"),
+        ("minerva_math", 272, "1.6"),
+        ("olympiadbench", 675, "2"),
+        ("aime24", 30, "204"),
+        ("amc23", 40, "27"),
+    ],
+)
+def test_real_files_load_by_path_and_by_short_name(shared, monkeypatch, name, count, first_gold) -> None:
+    by_path = load(str(shared / "data" / f"{name}.test.jsonl"), split="test")
+    monkeypatch.setenv(DATA_FOLDER, str(shared / "data"))
+    by_name = load(name, split="test")
+    assert by_name.problems == by_path.problems
+    assert len(by_path.problems) == count
+    assert by_path.problems[0].gold == first_gold
+    assert by_path.problems[0].source == name
+
+
+def test_own_keys_are_mapped(tmp_path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"prompt": "q", "target": 4, "question": "no"})
+    (problem,) = load(path, fields={"question": "prompt", "gold": "target"}, name="math").problems
+    assert (problem.question, problem.gold, problem.source) == ("q", "4", "math")
+
+
+def test_duplicates_and_unreadable_references_are_dropped_and_counted(tmp_path) -> None:
+    path = write(
+        tmp_path / "mine.jsonl",
+        {"question": "What is  1 + 1?", "gold": "2"},
+        {"question": "what is 1 + 1?\n", "gold": "2"},
+        {"question": "q", "gold": "unreadable"},
+        {"question": "no answer", "gold": None},
+        {"question": "What is 1 - 1?", "gold": "0"},
+    )
+    loaded = load(path)
+    assert [problem.id for problem in loaded.problems] == ["mine-0", "mine-4"]
+    assert loaded.dropped == {
+        "duplicate question": 1,
+        "reference answer unreadable": 1,
+        "question or reference answer empty": 1,
+    }
+
+
+def test_normal_form_keeps_what_distinguishes_questions() -> None:
+    assert normalised_question(" A\u00a0b\n c ") == "a b c"
+    assert normalised_question("1+1") != normalised_question("1-1")
+
+
+def test_offset_and_count_cut_disjoint_parts_of_one_order(tmp_path) -> None:
+    path = write(tmp_path / "mine.jsonl", *({"question": f"q{i}", "gold": "1"} for i in range(20)))
+    recipe = ProblemsRecipe(source=path, shuffle=True, seed=3)
+    everything = load_problems(recipe, READABLE).problems
+    first = load_problems(replace(recipe, count=8), READABLE).problems
+    rest = load_problems(replace(recipe, offset=8, count=50), READABLE).problems
+    assert [*first, *rest] == everything
+    assert everything != load_problems(replace(recipe, seed=4), READABLE).problems
+    assert sorted(everything, key=lambda p: int(p.id[5:])) == load(path).problems
+
+
+def test_arithmetic_offsets_fit_together() -> None:
+    recipe = ProblemsRecipe(source="arithmetic", split="validation", count=30)
+    together = load_problems(recipe, READABLE).problems
+    apart = [load_problems(replace(recipe, count=10, offset=offset), READABLE).problems for offset in (0, 10, 20)]
+    assert [problem for part in apart for problem in part] == together
+
+
+def test_broken_input_is_refused_with_what_to_do(tmp_path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"question": "q", "gold": "1"}\n{"question": \n')
+    with pytest.raises(DataError, match=r"broken\.jsonl, line 2"):
+        load(str(tmp_path / "broken.jsonl"))
+    with pytest.raises(DataError, match=r"(?s)keys text, label.*gsm8k: answer, question.*problems\.fields"):
+        load(write(tmp_path / "odd.jsonl", {"text": "q", "label": "1"}))
+    with pytest.raises(DataError, match=r"row 2: .*gold missing"):
+        load(write(tmp_path / "mixed.jsonl", {"question": "q", "gold": "1"}, {"question": "r"}))
+    with pytest.raises(DataError, match="no usable problem"):
+        load(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(DataError, match="1 usable in all"):
+        load(write(tmp_path / "short.jsonl", {"question": "q", "gold": "1"}), offset=5)
+    with pytest.raises(DataError, match="no file at"):
+        load(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(DataError, match="did you mean"):
+        load("gsm8")
+    with pytest.raises(DataError, match="exactly question and gold"):
+        load(str(tmp_path / "short.jsonl"), fields={"question": "question"})
