@@ -45,6 +45,13 @@ def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrained
         raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
 
 
+def has_gpu() -> bool:
+    """True where PyTorch sees a CUDA device."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def use_bf16(precision: Precision) -> bool:
     """Return whether to train in bf16 autocast: "auto" does where the hardware multiplies bf16."""
     import torch
@@ -59,9 +66,7 @@ def use_bf16(precision: Precision) -> bool:
 
 def device_arguments(bf16: bool) -> dict[str, Any]:
     """Return the settings that every TRL config needs here: device, precision, no tqdm, no reports."""
-    import torch
-
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not has_gpu()
     return {
         "use_cpu": on_cpu,
         "bf16": bf16,
@@ -97,10 +102,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     found: list[tuple[int, Path]] = []
     for path in (folder / "resume").glob("checkpoint-*"):
         if (path / "trainer_state.json").exists():  # transformers writes it last
-            found.append((int(path.name.removeprefix("checkpoint-")), path))
+            found.append((step_of(path), path))
         else:
             shutil.rmtree(path)
     return max(found)[1] if found else None
+
+
+def step_of(path: Path | None) -> int:
+    """Return the step of a TRL checkpoint folder, 0 for None."""
+    return int(path.name.removeprefix("checkpoint-")) if path else 0
+
+
+def remove_printer(trainer: Any) -> None:
+    """Stop transformers from printing every log as a dictionary."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
 
 
 class Metrics:

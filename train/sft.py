@@ -147,7 +147,7 @@ def sft_config(recipe: SftRecipe, folder: Path) -> SFTConfig:
     from accelerate import PartialState
     from trl import SFTConfig
 
-    processes = PartialState(cpu=not _has_gpu()).num_processes
+    processes = PartialState(cpu=not checkpoint.has_gpu()).num_processes
     per_step = recipe.batch_rows // processes
     micro = min(recipe.micro_rows or per_step, per_step)
     if per_step * processes != recipe.batch_rows or per_step % micro:
@@ -192,8 +192,7 @@ def _trainer(
             dataset: Any = train_dataset or self.train_dataset
             return MixedBatches([len(ids) for ids in dataset["input_ids"]], recipe.batch_rows, recipe.seed)
 
-    resumed_step = int(resume_from.name.removeprefix("checkpoint-")) if resume_from else 0
-    metrics = Metrics(folder / "metrics.jsonl", resumed_step)
+    metrics = Metrics(folder / "metrics.jsonl", checkpoint.step_of(resume_from))
 
     class Reports(TrainerCallback):
         """Moves the meter, keeps metrics.jsonl, stops part-way through the schedule where asked to."""
@@ -231,7 +230,7 @@ def _trainer(
         processing_class=codec.tokenizer,
         callbacks=[Reports()],
     )
-    _remove_printer(trainer)
+    checkpoint.remove_printer(trainer)
     return trainer, metrics
 
 
@@ -259,18 +258,6 @@ class MixedBatches:
         random.Random(f"rows-{self.seed}-{self.epoch}").shuffle(order)
         for start in range(0, len(order), self.batch_rows):
             yield from sorted(order[start : start + self.batch_rows], key=lambda row: self.lengths[row])
-
-
-def _remove_printer(trainer: Any) -> None:
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 def _summary(data: SftData, metrics: Metrics, steps: int, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,287 @@
+"""GRPO through its real entry point on a minuscule model that guesses; the update's algebra against stock TRL."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcorrect.correction import parse_path
+from selfcorrect.engines import Sample
+from selfcorrect.errors import GuardError, RecipeError
+from selfcorrect.prompts import solve_messages
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Problem
+from train.grpo import GrpoRecipe, Rollouts, _completion, _loss_mask, build_trainer, grpo_config, problem_order, run
+from train.guards import GuardRecipe
+from train.sft import SftRecipe
+from train.sft import run as run_sft
+
+PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
+
+
+@pytest.fixture(scope="session")
+def guesser(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose checkpoints/ift answers 3 or 4, judges itself correct, and is right about half the time."""
+    folder = tmp_path_factory.mktemp("guesser")
+    (folder / "data" / "sft").mkdir(parents=True)
+    rows = []
+    for problem in PROBLEMS:
+        for guess in (3, 4):
+            opening = codec.opening(solve_messages(problem.question))
+            attempt = codec.encode(f"\\boxed{{{guess}}}")
+            evaluation = (*codec.encode("\n\n[VERIFY] correct."), codec.turn_end)
+            ends = [len(opening), len(opening) + len(attempt), len(opening + attempt + evaluation)]
+            spans = [
+                {"role": role, "start": start, "end": end, "sampled": start > 0, "learn": start > 0}
+                for role, start, end in zip(
+                    ("external", "attempt", "self-evaluation"), [0, *ends[:2]], ends, strict=True
+                )
+            ]
+            rows.append(
+                {
+                    "id": f"{problem.id}-{guess}",
+                    "kind": "D3",
+                    "token_ids": opening + attempt + evaluation,
+                    "spans": spans,
+                }
+            )
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "data" / "sft" / "self-rewarding.jsonl").write_text(text, encoding="utf-8")
+    settings = {"epochs": 150, "batch_rows": 12, "learning_rate": 1e-2, "precision": "fp32"}
+    run_sft(SftRecipe(model=str(tiny_model), **settings), folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def recipe(guesser: Path, tmp_path: Path) -> GrpoRecipe:
+    fields = ("id", "question", "gold", "source")
+    lines = [json.dumps({name: getattr(problem, name) for name in fields}) + "\n" for problem in PROBLEMS]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    return GrpoRecipe(
+        model=str(guesser / "checkpoints" / "ift"),
+        steps=2,
+        prompts_per_step=3,
+        generations=4,
+        micro_rows=4,
+        max_tokens=48,
+        precision="fp32",
+        learning_rate=1e-3,
+        max_logprob_gap=1e-3,
+        guard=GuardRecipe(action="off"),
+    )
+
+
+def metrics_of(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "checkpoints/grpo/metrics.jsonl").read_text().splitlines()]
+
+
+def test_smoke_run_learns_the_right_guess(recipe: GrpoRecipe, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    recipe = replace(recipe, steps=8, generations=16, micro_rows=16, learning_rate=2e-3, beta=0.01)
+    summary = run(recipe, tmp_path)
+    rows = metrics_of(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert {"turn1", "final", "delta", "i2c", "c2i", "rm_C", "rm_W", "verdict_rate", "mean_length"} <= rows[0].keys()
+    assert {"truncated", "kl", "zero_variance", "reward", "logprob_gap", "loss", "used_rows"} <= rows[0].keys()
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["kl"] > 1e-3
+    assert max(row["logprob_gap_max"] for row in rows) < 1e-3
+    assert summary["last"]["turn1"] > summary["first"]["turn1"] + 5
+    AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoints" / "grpo")
+    assert run(recipe, tmp_path) == summary
+
+
+def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    import train.grpo as grpo
+
+    recipe = replace(recipe, steps=5, save_every=2)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    for folder in (whole, torn):
+        shutil.copytree(tmp_path / "data", folder / "data")
+    run(recipe, whole)
+
+    class Killed(Exception):
+        pass
+
+    add = grpo.Metrics.add
+
+    def kill(self: Any, step: int, **values: Any) -> Any:
+        if step == 4:
+            raise Killed
+        return add(self, step, **values)
+
+    monkeypatch.setattr(grpo.Metrics, "add", kill)
+    with pytest.raises(Killed):
+        run(recipe, torn)
+    monkeypatch.setattr(grpo.Metrics, "add", add)
+    run(recipe, torn)
+    timings = {"rollout_s", "grading_s", "update_s"}
+
+    def without_timings(folder: Path) -> list[dict[str, Any]]:
+        return [{key: row[key] for key in row.keys() - timings} for row in metrics_of(folder)]
+
+    assert without_timings(torn) == without_timings(whole)
+    weights = [(folder / "checkpoints/grpo/model.safetensors").read_bytes() for folder in (whole, torn)]
+    assert weights[0] == weights[1]
+
+
+def test_guard_stops_and_returns_the_last_healthy_weights(recipe: GrpoRecipe, tmp_path: Path) -> None:
+    guard = GuardRecipe(action="stop", min_verdict_rate=1.01, window=1)
+    summary = run(replace(recipe, guard=guard), tmp_path)
+    assert "of first attempts are judged" in summary["stopped_by"]
+    assert summary["result_step"] == 0
+    assert len(metrics_of(tmp_path)) == 1
+    assert (tmp_path / "checkpoints/grpo/guard-samples.jsonl").read_text().count("\n") == 12
+    start = (Path(recipe.model) / "model.safetensors").read_bytes()
+    assert (tmp_path / "checkpoints/grpo/model.safetensors").read_bytes() == start
+
+
+class Failing(Rollouts):
+    """Rollouts in which the grader fails on the first path of the second group."""
+
+    def __call__(self, prompt_texts: list[str], trainer: Any) -> dict[str, Any]:
+        output = super().__call__(prompt_texts, trainer)
+        self.rewards[:12] = [1.0, 0.0, 0.0, 1.0] + [None, 1.0, 0.0, 1.0] + [1.0, None, 1.0, 1.0]
+        return output | {"final_reward": self.rewards}
+
+
+def test_a_sample_without_reward_is_out_of_the_update_and_of_its_groups_mean(
+    recipe: GrpoRecipe, tmp_path: Path
+) -> None:
+    codec = ChatCodec.load(recipe.model)
+    rollouts = Failing(recipe, codec, problem_order(recipe, PROBLEMS))
+    trainer = build_trainer(recipe, rollouts, tmp_path)
+    trainer.model.train()
+    batch = trainer._scored_rollout([{"prompt": text} for text in rollouts.prompt_texts[:3] for _ in range(4)])
+    mean, deviation = 2 / 3, math.sqrt(1 / 3)  # of the three rewards that were given; sample deviation, as TRL's
+    expected = [0.0, *((reward - mean) / (deviation + 1e-4) for reward in (1, 0, 1))]
+    assert batch["advantages"][4:8].tolist() == pytest.approx(expected, abs=1e-5)
+    micro_batches = [micro for micro in trainer._micro_batches(batch) if "advantages" in micro]
+    advantages = [value for micro in micro_batches for value in micro["advantages"].tolist()]
+    assert len(advantages) == trainer.used_rows == 7
+    assert 0.0 not in advantages
+
+
+def test_groups_without_variance_are_found_by_exact_equality() -> None:
+    from train.grpo_trainer import teaches
+
+    rewards = [1.0, 1.0, 0.1 + 0.2, 0.3, None, 1.0, None, None]
+    assert teaches(rewards, 2, "drop") == [False, False, True, True, False, False, False, False]
+    assert teaches(rewards, 2, "keep") == [True, True, True, True, False, True, False, False]
+
+
+def test_the_canary_sees_stale_weights(recipe: GrpoRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    from selfcorrect.engines.transformers import TransformersEngine
+
+    codec = ChatCodec.load(recipe.model)
+    rollouts = Rollouts(recipe, codec, problem_order(recipe, PROBLEMS))
+    rollouts._engine = TransformersEngine.load(str(tiny_model))
+    rollouts.rewards = []
+
+    class AnyReward(Rollouts):
+        def __call__(self, prompt_texts: list[str], trainer: Any) -> dict[str, Any]:
+            output = super().__call__(prompt_texts, trainer)
+            self.rewards = [float(place % 2) for place in range(len(prompt_texts))]
+            return output | {"final_reward": self.rewards}
+
+    rollouts.__class__ = AnyReward
+    trainer = build_trainer(recipe, rollouts, tmp_path)
+    with pytest.raises(GuardError, match="samples from other weights"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "bnpo", "dr_grpo", "cispo"])
+def test_uneven_micro_batches_give_the_gradient_of_one_batch(
+    recipe: GrpoRecipe, tmp_path: Path, loss_type: str
+) -> None:
+    """Our skipped, sorted, trimmed micro-batches against TRL's own loss on the whole padded batch."""
+    import torch
+    from trl import GRPOTrainer
+
+    recipe = replace(recipe, loss_type=loss_type, zero_variance="skip")
+    codec = ChatCodec.load(recipe.model)
+    rollouts = Rollouts(recipe, codec, problem_order(recipe, PROBLEMS))
+    trainer = build_trainer(recipe, rollouts, tmp_path)
+    rewards = [1.0, 0.0, 1.0, 1.0] + [1.0] * 4 + [0.0, 0.0, 1.0, 0.0]
+    rollouts.rewards = rewards  # type: ignore[assignment]
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([5, 17, 9, 3, 8, 8, 2, 6, 12, 4, 7, 11])
+    prompt_lengths = torch.tensor([6] * 4 + [9] * 4 + [4] * 4)
+    columns = torch.arange(20)
+    completion_mask = (columns[None] < lengths[:, None]).long()
+    group = torch.tensor(rewards).view(3, 4)
+    advantages = ((group - group.mean(1, keepdim=True)) / (group.std(1, keepdim=True) + 1e-4)).flatten()
+    batch = {
+        "prompt_ids": torch.randint(5, 200, (12, 9), generator=generator),
+        "prompt_mask": (torch.arange(9)[None] >= 9 - prompt_lengths[:, None]).long(),
+        "completion_ids": torch.randint(5, 200, (12, 20), generator=generator),
+        "completion_mask": completion_mask,
+        "tool_mask": (columns[None] < (lengths[:, None] - 1)).long(),
+        "advantages": advantages,
+    }
+    batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
+
+    def gradient() -> torch.Tensor:
+        flat = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+        trainer.model.zero_grad()
+        return flat
+
+    trainer.model.train()
+    micro_batches = trainer._micro_batches(batch)
+    assert len(micro_batches) == trainer.args.gradient_accumulation_steps == 3
+    trainer.current_gradient_accumulation_steps = 3
+    losses = []
+    for micro in micro_batches:
+        loss = trainer.compute_loss(trainer.model, micro)
+        loss.backward()
+        losses.append(loss.item())
+    ours = gradient()
+
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps = 1
+    trainer.args.steps_per_generation = 1
+    loss = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+    loss.backward()
+    assert sum(losses) == pytest.approx(loss.item(), abs=1e-6)
+    torch.testing.assert_close(ours, gradient(), rtol=1e-4, atol=1e-6)
+
+
+def test_only_tokens_up_to_the_stop_decision_are_learned(codec: ChatCodec) -> None:
+    problem = PROBLEMS[0]
+    opening = codec.opening(solve_messages(problem.question))
+    right = codec.encode("\\boxed{3}\n\nok\n[VERIFY] correct.")
+    tail = codec.encode("\n\n\\boxed{4}")
+
+    def mask(ids: tuple[int, ...], finish: str) -> list[int]:
+        sample = Sample(ids, (0.0,) * len(ids), finish, codec.turn_end if finish == "stop" else None)
+        return _loss_mask(parse_path(problem, codec, opening, sample, horizon=2), len(opening), sample)
+
+    assert mask(right, "stop") == [1] * (len(right) + 1)
+    assert mask(right, "length") == [1] * len(right)
+    assert mask(right + tail, "stop") == [1] * len(right) + [0] * (len(tail) + 1)
+    assert _completion(Sample((), (), "stop", 7, -0.5)) == ([7], [-0.5])
+
+
+def test_problem_order_repeats_whole_laps_and_is_fixed_by_the_seed() -> None:
+    recipe = GrpoRecipe(steps=5, prompts_per_step=4)
+    order = problem_order(recipe, PROBLEMS)
+    assert len(order) == 20
+    assert sorted(problem.id for problem in order[:6]) == [problem.id for problem in PROBLEMS]
+    assert order == problem_order(recipe, PROBLEMS)
+    assert order != problem_order(replace(recipe, seed=1), PROBLEMS)
+
+
+def test_settings_that_would_change_the_sampling_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'temperature' is fixed here"):
+        GrpoRecipe(trainer={"temperature": 0.7})
+    with pytest.raises(RecipeError, match='did you mean "entropy_coef"'):
+        grpo_config(GrpoRecipe(trainer={"entropy_cof": 0.1}), tmp_path)
+    assert grpo_config(GrpoRecipe(trainer={"entropy_coef": 0.1}), tmp_path).entropy_coef == 0.1

@@ -1,0 +1,187 @@
+"""Pre-training the embedded model: a minuscule run that loads back, and floors for the shipped weights."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_gen.arithmetic import problems
+from selfcorrect import prompts
+from selfcorrect.errors import RecipeError
+from selfcorrect.recipes import load_recipe
+from selfcorrect.types import Problem, Verdict
+from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
+from train import pretrain
+
+TINY = pretrain.PretrainRecipe(
+    conversations=120, hidden=32, layers=1, feed_forward=32, batch_tokens=512, processes=1, warmup_steps=2
+)
+EMBEDDED = Path(str(importlib.resources.files("selfcorrect"))) / "assets" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A minuscule model folder, pre-trained for a few steps through the entry point of the command."""
+    run = tmp_path_factory.mktemp("run")
+    summary = pretrain.run(TINY, run)
+    assert summary["tokens"] > 5000
+    assert pretrain.run(TINY, run) == summary  # a finished folder is only read
+    return run / "checkpoints" / "embedded"
+
+
+def test_a_model_folder_loads_back_and_runs_the_forward_that_was_trained(tiny: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    ids = torch.tensor([tokenizer("Anna has 664 stamps.\n\n[VERIFY] wrong.").input_ids])
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    ours = pretrain.forward(weights, TINY, ids, torch.arange(ids.shape[1]))
+    theirs = model(ids).logits[0]
+    assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()  # matrix products in bfloat16
+    assert not (tiny / "pretraining").exists()
+
+
+def test_pretraining_is_reproducible(tiny: Path, tmp_path: Path) -> None:
+    pretrain.pretrain(TINY, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
+
+
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+    figures = pretrain.pretrain(replace(TINY, processes=2, conversations=60), tmp_path)
+    assert figures["loss"] > 0
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_the_recipe_on_disk_is_the_shipped_one() -> None:
+    recipe = load_recipe(pretrain.PretrainRecipe, Path(pretrain.__file__).parent / "recipes" / "pretrain.yaml")
+    assert recipe.hidden // recipe.head_size * recipe.head_size == recipe.hidden
+    with pytest.raises(RecipeError, match="multiple"):
+        pretrain.PretrainRecipe(hidden=100)
+
+
+def test_pieces_are_what_the_chat_template_renders(tokenizer_of_shipped) -> None:  # type: ignore[no-untyped-def]
+    messages = [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "\\boxed{4}"},
+        {"role": "user", "content": prompts.EVALUATE},
+        {"role": "assistant", "content": MARKS[Verdict.WRONG]},
+    ]
+    rendered = tokenizer_of_shipped.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    pieces = [(pretrain.BOS, False)]
+    for message in messages:
+        pieces += pretrain.turn_pieces(message["role"], message["content"], message["role"] == "assistant")
+    ids, mask = [], []
+    for text, learn in pieces:
+        piece = tokenizer_of_shipped(text, add_special_tokens=False).input_ids
+        ids += piece
+        mask += [int(learn)] * len(piece)
+    assert rendered["input_ids"] == ids
+    assert rendered["assistant_masks"] == mask
+
+
+# --- the shipped weights ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_shipped():  # type: ignore[no-untyped-def]
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(EMBEDDED)
+
+
+def test_the_shipped_folder_is_small_and_complete() -> None:
+    files = {path.name for path in EMBEDDED.iterdir()}
+    assert files >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert files >= {"chat_template.jinja", "generation_config.json"}
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 12_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  two  spaces,\ttabs\r\nand\n\n\nlines ",
+        "Émigré 数学 🙂 \u200b \x00",
+        "\\boxed{\\frac{1}{2}} [VERIFY] correct. [verify] wrong",
+        "664+21=685\n685*7=4795\n\\boxed{4795}\n\nCheck:\n",
+    ],
+)
+def test_any_text_makes_the_round_trip(tokenizer_of_shipped, text: str) -> None:  # type: ignore[no-untyped-def]
+    ids = tokenizer_of_shipped(text, add_special_tokens=False).input_ids
+    assert tokenizer_of_shipped.decode(ids) == text
+
+
+def test_verdict_tokens_are_single_and_parts_join_without_a_seam(tokenizer_of_shipped) -> None:  # type: ignore[no-untyped-def]
+    def encode(text: str) -> list[int]:
+        return list(tokenizer_of_shipped(text, add_special_tokens=False).input_ids)
+
+    right, wrong = encode(MARKS[Verdict.CORRECT]), encode(MARKS[Verdict.WRONG])
+    assert len(right) == len(wrong)
+    assert [i for i, (x, y) in enumerate(zip(right, wrong, strict=True)) if x != y] == [len(right) - 2]
+    parts = ["664+21=685\n\\boxed{4795}", "Check:\n664+21=685:685 ok\n[VERIFY] wrong.", "Corrected:\n\\boxed{1}"]
+    joined = prompts.SEPARATOR.join(parts)
+    assert encode(joined) == [
+        *encode(parts[0]),
+        *encode(prompts.SEPARATOR),
+        *encode(parts[1]),
+        *encode(prompts.SEPARATOR),
+        *encode(parts[2]),
+    ]
+
+
+class Base:
+    """The shipped model, asked greedily for one part at a time through the chat template."""
+
+    def __init__(self) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(EMBEDDED, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(EMBEDDED)
+
+    def ask(self, chats: list[list[str]]) -> list[str]:
+        """Return the answer to each chat, given as alternating user and assistant texts."""
+        roles = ("user", "assistant")
+        rendered = [
+            self.tokenizer.apply_chat_template(
+                [{"role": roles[i % 2], "content": text} for i, text in enumerate(chat)],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            for chat in chats
+        ]
+        batch = self.tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
+        with torch.inference_mode():
+            out = self.model.generate(**batch, max_new_tokens=120, do_sample=False, temperature=None)
+        return list(self.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def right(problem: Problem, text: str) -> bool:
+    """True where the text ends in the boxed reference answer."""
+    return text.endswith(f"\\boxed{{{problem.gold}}}")
+
+
+def test_the_base_solves_judges_and_revises_when_each_is_asked_for() -> None:
+    drawn = problems("validation", 100, seed=3)
+    base = Base()
+    openings = [[prompts.solve(problem.question)] for problem in drawn]
+    attempts = base.ask(openings)
+    assert not any(has_mark(attempt) or prompts.SEPARATOR in attempt for attempt in attempts)
+    grades = [right(problem, attempt) for problem, attempt in zip(drawn, attempts, strict=True)]
+    assert 50 <= sum(grades) <= 90
+
+    judged = [[*opening, attempt, prompts.EVALUATE] for opening, attempt in zip(openings, attempts, strict=True)]
+    evaluations = base.ask(judged)
+    verdicts = [parse_verdict(evaluation) for evaluation in evaluations]
+    agreeing = sum((verdict is Verdict.CORRECT) == grade for verdict, grade in zip(verdicts, grades, strict=True))
+    assert None not in verdicts
+    assert agreeing >= 90
+
+    wrong = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.WRONG and not grades[i]]
+    revisions = base.ask([[*judged[i], evaluations[i], prompts.REVISE] for i in wrong])
+    assert sum(right(drawn[i], revision) for i, revision in zip(wrong, revisions, strict=True)) >= 0.85 * len(wrong)

@@ -1,0 +1,207 @@
+"""`PathGrpoTrainer`: TRL's GRPOTrainer, fed with the rows that matter, in micro-batches of like length.
+
+TRL keeps its loss, advantages, optimizer and logging. Ours is what happens between a scored rollout and the loss:
+
+- a sample without a reward (the grader failed) leaves the update: no advantage, no token in any mean;
+- a group whose rewards are all equal teaches nothing. ``zero_variance`` "skip" does not compute it but leaves the loss
+  as it was; "drop" also takes it out of the means (as dynamic sampling does); "keep" computes it. Equality is exact;
+- rows are sorted by length and padding is cut, so a micro-batch computes few padded columns;
+- the **canary**: the trainer's log-probabilities of the tokens just sampled must agree with the sampler's (TRL#5312).
+
+The gradient of an update is that of one whole batch under every TRL loss type, whatever the micro-batches
+(tests/train/test_grpo.py): sums over uneven micro-batches are re-weighted to the mean that TRL's formula names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from selfcorrect.errors import GuardError
+
+ZeroVariance = Literal["keep", "skip", "drop"]
+
+_ROW_MEANS = {"grpo", "sapo", "dr_grpo", "luspo"}  # TRL divides by the rows of a micro-batch
+_PER_COMPLETION_TOKEN = (
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+    "sampling_per_token_logps",
+)
+
+
+def teaches(rewards: Sequence[float | None], generations: int, zero_variance: ZeroVariance) -> list[bool]:
+    """Return which samples enter the update; groups are ``generations`` consecutive samples.
+
+    A sample without a reward never does. A group whose rewards are exactly equal does only under "keep".
+    """
+    used: list[bool] = []
+    for start in range(0, len(rewards), generations):
+        group = rewards[start : start + generations]
+        equal = len({reward for reward in group if reward is not None}) < 2
+        used += [reward is not None and not (equal and zero_variance != "keep") for reward in group]
+    return used
+
+
+@dataclass(slots=True)
+class Gap:
+    """Running difference between the sampler's and the trainer's log-probabilities of the same tokens."""
+
+    total: float = 0.0
+    tokens: int = 0
+    largest: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute difference in nats."""
+        return self.total / max(1, self.tokens)
+
+    def add(self, difference_BT: Tensor, mask_BT: Tensor) -> None:
+        """Take in a micro-batch."""
+        absolute_BT = (difference_BT.float() * mask_BT).abs()
+        self.total += absolute_BT.sum().item()
+        self.tokens += int(mask_BT.sum().item())
+        self.largest = max(self.largest, absolute_BT.max().item())
+
+
+class PathGrpoTrainer(GRPOTrainer):
+    """See the module's text. ``rewards_of_rollout`` returns the rewards of the rollout that was just scored."""
+
+    args: Any
+    model: Any
+    num_generations: int
+    _buffered_inputs: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        rewards_of_rollout: Callable[[], Sequence[float | None]],
+        zero_variance: ZeroVariance,
+        max_logprob_gap: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.rewards_of_rollout = rewards_of_rollout
+        self.zero_variance = zero_variance
+        self.max_logprob_gap = max_logprob_gap
+        self.used_rows = 0
+        self.gap = Gap()
+        self._latest_logps: Tensor | None = None
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = self._micro_batches(self._scored_rollout(generation_batch))
+            self.gap = Gap()
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _scored_rollout(self, generation_batch: Any) -> dict[str, Tensor]:
+        """Roll out and score; the reference model is left to `_with_reference`, which scores fewer columns."""
+        beta = self.beta
+        if self.ref_model is not None:
+            self.beta = 0.0
+        try:
+            batch: dict[str, Tensor] = self._generate_and_score_completions(generation_batch)
+        finally:
+            self.beta = beta
+        return batch
+
+    def _micro_batches(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Split a rollout into optimizer steps of ``gradient_accumulation_steps`` micro-batches each."""
+        rewards = self.rewards_of_rollout()
+        used = teaches(rewards, self.num_generations, self.zero_variance)
+        left_out = [reward is not None and not use for reward, use in zip(rewards, used, strict=True)]
+        self.used_rows = sum(used)
+        loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
+        tokens_B = loss_mask.sum(1)
+        lengths_B = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
+
+        accumulation = self.args.gradient_accumulation_steps
+        updates = self.args.steps_per_generation // accumulation
+        rows = torch.tensor([row for row, use in enumerate(used) if use], dtype=torch.long)
+        if updates > 1:
+            rows = rows[torch.randperm(len(rows))]
+        skipped = torch.tensor([0.0, 0.0])
+        if self.zero_variance == "skip":
+            skipped = torch.tensor([float(sum(left_out)), float(tokens_B[torch.tensor(left_out)].sum())])
+        micro_batches: list[dict[str, Any]] = []
+        for update_rows in rows.tensor_split(updates):
+            counts = torch.tensor([float(len(update_rows)), float(tokens_B[update_rows].sum())]) + skipped / updates
+            all_rows, all_tokens = self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()
+            by_length = sorted(update_rows.tolist(), key=lambda row: lengths_B[row])
+            for part in torch.tensor(by_length, dtype=torch.long).tensor_split(accumulation):
+                micro = _cut(batch, part, loss_mask) if len(part) else {}
+                # The share of this micro-batch in the mean over the update, against what TRL will divide by.
+                processes = self.accelerator.num_processes
+                share = 1.0
+                if self.loss_type in _ROW_MEANS:
+                    share = len(part) * accumulation * processes / max(1.0, all_rows)
+                elif self.loss_type == "bnpo":
+                    share = float(tokens_B[part].sum()) * accumulation * processes / max(1.0, all_tokens)
+                micro["loss_share"] = share
+                micro["num_items_in_batch"] = torch.tensor(all_tokens * updates, device=self.accelerator.device)
+                micro_batches.append(self._with_reference(micro))
+        return micro_batches
+
+    def _with_reference(self, micro: dict[str, Any]) -> dict[str, Any]:
+        """Add the reference model's log-probabilities where the loss has a KL term."""
+        if self.beta == 0.0 or self.ref_model is None or "completion_ids" not in micro:
+            return micro
+        with torch.no_grad():
+            micro["ref_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
+                self.ref_model,
+                torch.cat([micro["prompt_ids"], micro["completion_ids"]], dim=1),
+                torch.cat([micro["prompt_mask"], micro["completion_mask"]], dim=1),
+                micro["completion_ids"].size(1),
+            )
+        return micro
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._latest_logps = logps.detach()
+        return logps, entropies, aux_loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        if "completion_ids" not in inputs and self.model.training:  # fewer rows than micro-batches
+            return sum((p.sum() for p in model.parameters() if p.requires_grad), start=torch.zeros(())) * 0.0
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        fresh = (
+            self._step % (self.args.steps_per_generation * self.num_iterations) < self.args.gradient_accumulation_steps
+        )
+        if fresh and self.model.training and "sampling_per_token_logps" in inputs:
+            self._check_gap(inputs)
+        return loss * inputs.get("loss_share", 1.0)
+
+    def _check_gap(self, inputs: dict[str, Tensor]) -> None:
+        """Compare with the sampler's log-probabilities, before any update with these samples."""
+        assert self._latest_logps is not None
+        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        self.gap.add(self._latest_logps - inputs["sampling_per_token_logps"], mask)
+        if self.gap.mean > self.max_logprob_gap:
+            raise GuardError(
+                f"step {self.state.global_step}: the sampler's log-probabilities differ from the trainer's by "
+                f"{self.gap.mean:.3f} nats a token (max_logprob_gap {self.max_logprob_gap}): it samples from other "
+                "weights, at another temperature, or in a precision too low to train on"
+            )
+
+
+def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor) -> dict[str, Any]:
+    """Return some rows without the columns that are padding, or after the last token of the loss, in all of them."""
+    first = int(batch["prompt_mask"][rows].any(0).float().argmax())
+    needed = loss_mask[rows].any(0).nonzero()
+    end = int(needed[-1]) + 1 if len(needed) else 1
+    micro: dict[str, Any] = {name: batch[name][rows][:, first:] for name in ("prompt_ids", "prompt_mask")}
+    micro |= {name: batch[name][rows][:, :end] for name in _PER_COMPLETION_TOKEN if name in batch}
+    micro["advantages"] = batch["advantages"][rows]
+    return micro
