@@ -482,7 +482,7 @@ def show(summary: dict[str, Any]) -> RenderableType:
     return Group(stages, rows, f"{line}{resumed}; {summary['problems']['sampled from']:,} problems{dropped}")
 
 
-def plan(recipe: GenRecipe) -> RenderableType:
+def plan(recipe: GenRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
     """Return what a run would do: the resolved recipe, the first prompt of each part, bounds on samples and tokens."""
     loaded, set_aside = load(recipe)
     codec = ChatCodec.load(recipe.engine.model)
@@ -510,7 +510,7 @@ def plan(recipe: GenRecipe) -> RenderableType:
         ),
         bounds,
         f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL; "
-        f"at most {tokens:,} tokens"
+        f"writes {run_folder / 'gen'} and {run_folder / 'data'}; at most {tokens:,} tokens"
         + ("" if recipe.fixed else " (adaptive sampling ends as soon as the quotas are met: usually a small part)"),
     )
 

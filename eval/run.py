@@ -22,7 +22,6 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
-from selfcorrect.problems import ProblemsRecipe, load_problems
 
 from selfcorrect import prompts
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
@@ -31,6 +30,7 @@ from selfcorrect.errors import InputError
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.jsonl import Journal, write_json
 from selfcorrect.metrics import score
+from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import is_done, mark_done, stage_folder
@@ -92,7 +92,7 @@ def read_trajectories(folder: Path) -> list[Trajectory]:
         return [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in sorted(journal.rows)]
 
 
-def plan(recipe: EvalRecipe) -> RenderableType:
+def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
     """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
     problems = load_problems(recipe.problems).problems
     codec = ChatCodec.load(recipe.engine.model)
@@ -101,6 +101,7 @@ def plan(recipe: EvalRecipe) -> RenderableType:
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         Panel(Text(first), title=f"first prompt ({problems[0].id})"),
+        f"writes {run_folder / 'eval' / recipe.row}",
         f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
         f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
     )

@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
+from selfcorrect.progress import meter
 from selfcorrect.recipes import load_recipe
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ def stage(module: str, schema: str, folder: str, args: list[str] | None, default
     program = import_module(module)
     recipe = resolve(folder, args, getattr(program, schema), default)
     if dry_run:
-        console.print(program.plan(recipe))
+        console.print(program.plan(recipe, run))
         return None
     with resumable():
         return program.run(recipe, run)
@@ -156,13 +157,13 @@ def report_html(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> N
     console.print(f"report: [bold]{write_report(run)}[/bold]")
 
 
-@app.command()
-def grade(
+@app.command("grade")
+def grade_command(
     response: Annotated[str | None, typer.Argument(help="The text to grade.")] = None,
     gold: Annotated[str | None, typer.Argument(help="The reference answer.")] = None,
     source: Annotated[
-        str, typer.Option(help="Whose rules: math, gsm8k, minerva, olympiadbench, aime, amc, arithmetic.")
-    ] = "math",
+        str | None, typer.Option(help="Whose rules: math, gsm8k, minerva_math, ...; default: math, or each row's own.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the extraction, both normal forms, the rule.")
     ] = False,
@@ -171,16 +172,27 @@ def grade(
     audit: Annotated[bool, typer.Option("--audit", help="With --jsonl: print disagreements with math_verify.")] = False,
 ) -> None:
     """Grade a response against a reference answer: correct, wrong or ungradable, and why."""
-    from selfcorrect.grading import command
+    from selfcorrect.grading import command, grade
 
     if jsonl is not None:
-        console.print(command.audit(jsonl, source) if audit else command.grade_jsonl(jsonl, source=source, out=out))
+        with meter("grading", None) as progress:
+            advance = lambda done: progress.advance(done - progress.done)
+            if audit:
+                total, differing = command.audit(jsonl, source=source, progress=advance)
+                lines = [
+                    *(row.line() for row in differing),
+                    f"{len(differing)} of {total} rows differ from math_verify",
+                ]
+            else:
+                lines = command.grade_jsonl(jsonl, source=source, out=out, progress=advance).lines()
+        console.print(Text("\n".join(lines)))
     elif response is None or gold is None:
         raise InputError("give RESPONSE and GOLD, or --jsonl FILE")
+    elif explain:
+        console.print(Text(command.explain(response, gold, source or "math")))
     else:
-        console.print(
-            command.explain(response, gold, source) if explain else command.verdict_line(response, gold, source)
-        )
+        result = grade(response, gold, source=source or "math")
+        console.print(Text.assemble((str(result.outcome), "bold"), f": {result.reason}"))
 
 
 @app.command()
@@ -191,10 +203,10 @@ def doctor() -> None:
     console.print(diagnose())
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Run the command line; a known error is one message and exit code 1, never a traceback."""
     try:
-        app()
+        app(args)
     except SelfCorrectError as error:
         fail(str(error))
     except OSError as error:
