@@ -3,10 +3,13 @@
     python benchmarks/engine.py                                   # the embedded model, batch 64 and 256
     python benchmarks/engine.py --model <folder or hub id> --requests 128 --batch 16
 
-Both sides get the same solve prompts, weights, dtype, threads, temperature 1 and token limit, and both stop at the
-model's own end of turn, so lengths differ. `generate` gets chunks of the batch size, left-padded, shortest prompts
-first so that a chunk pads little; ours gets `max_batch` of the same size. Each round times both sides, in alternating
-order; figures are medians over rounds. Greedy ids are compared as well. The last line is JSON for machines.
+Both sides get the same requests, weights, dtype, threads, temperature 1 and token limit, and both stop at the
+model's own end of turn. Workloads: ``solve`` (first attempts only; the embedded model's have nearly equal lengths) and
+``pipeline`` (attempts, self-evaluations and revisions in equal parts, what `gen` and `eval` keep in flight together).
+`generate` gets chunks of the batch size, left-padded, shortest prompts first so that a chunk pads little; ours gets
+`max_batch` of the same size. Each round times both sides, in alternating order; figures are medians over rounds.
+`ratio_vs_transformers` is the smallest ratio over batch sizes and workloads. `cpu_time_ratio` is of processor seconds:
+steadier than the wall clock beside other work. Greedy ids are compared as well. The last line is JSON for machines.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +31,7 @@ from rich.table import Table
 from data_gen.arithmetic import problems
 from selfcorrect.engines import SampleRequest, sample_seed
 from selfcorrect.engines.transformers import TransformersEngine
-from selfcorrect.prompts import solve_messages
+from selfcorrect.prompts import EVALUATE, REVISE, solve_messages
 from selfcorrect.tokens import ChatCodec
 
 
@@ -42,6 +46,16 @@ def solve_requests(codec: ChatCodec, n: int, *, max_tokens: int, temperature: fl
             stop_ids=codec.stop_ids,
         )
         for problem in problems("train", n, seed=0)
+    ]
+
+
+def pipeline_requests(engine: TransformersEngine, codec: ChatCodec, solves: list[SampleRequest]) -> list[SampleRequest]:
+    """Return as many requests, in turns for an attempt, a self-evaluation and a revision of a sampled attempt."""
+    attempts = engine.sample_many(solves)
+    asks = ("", EVALUATE, REVISE)
+    return [
+        replace(solve, prompt_ids=solve.prompt_ids + attempt.token_ids + codec.reply(asks[i % 3])) if i % 3 else solve
+        for i, (solve, attempt) in enumerate(zip(solves, attempts, strict=True))
     ]
 
 
@@ -74,12 +88,16 @@ def generate(model: Any, codec: ChatCodec, requests: list[SampleRequest], batch:
     return completions
 
 
-def timed(run: Callable[[], list[Any]]) -> tuple[float, int]:
-    """Return the seconds of one run and the completion tokens it made, stop ids included."""
-    start = time.perf_counter()
+def timed(run: Callable[[], list[Any]]) -> tuple[float, float, int]:
+    """Return the seconds of one run, its CPU seconds, and the completion tokens it made, stop ids included."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     completions = run()
-    seconds = time.perf_counter() - start
-    return seconds, sum(len(getattr(completion, "token_ids", completion)) + 1 for completion in completions)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return (
+        seconds,
+        cpu_seconds,
+        sum(len(getattr(completion, "token_ids", completion)) + 1 for completion in completions),
+    )
 
 
 def compare(model: Any, codec: ChatCodec, requests: list[SampleRequest], batch: int, rounds: int) -> dict[str, Any]:
@@ -91,19 +109,25 @@ def compare(model: Any, codec: ChatCodec, requests: list[SampleRequest], batch: 
     }
     engine.sample_many(requests[: batch // 2])
     generate(model, codec, requests[: batch // 2], batch)
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
+    runs: dict[str, list[tuple[float, float, int]]] = {name: [] for name in sides}
     for round_ in range(rounds):
         for name in list(sides) if round_ % 2 else reversed(sides):
             runs[name].append(timed(sides[name]))
     figures: dict[str, Any] = {}
     for name, measured in runs.items():
         figures[name] = {
-            "samples_per_s": round(statistics.median(len(requests) / seconds for seconds, _ in measured), 2),
-            "tokens_per_s": round(statistics.median(tokens / seconds for seconds, tokens in measured), 1),
-            "tokens_per_sample": round(statistics.mean(tokens for _, tokens in measured) / len(requests), 1),
+            "samples_per_s": round(statistics.median(len(requests) / seconds for seconds, _, _ in measured), 2),
+            "tokens_per_s": round(statistics.median(tokens / seconds for seconds, _, tokens in measured), 1),
+            "tokens_per_sample": round(statistics.mean(tokens for _, _, tokens in measured) / len(requests), 1),
         }
-    ratios = [theirs[0] / ours[0] for ours, theirs in zip(runs["ours"], runs["transformers"], strict=True)]
-    return {"ratio": round(statistics.median(ratios), 3), "ratios": [round(ratio, 3) for ratio in ratios], **figures}
+    pairs = list(zip(runs["ours"], runs["transformers"], strict=True))
+    ratios, cpu_ratios = ([theirs[i] / ours[i] for ours, theirs in pairs] for i in (0, 1))
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "cpu_time_ratio": round(statistics.median(cpu_ratios), 3),
+        **figures,
+    }
 
 
 def greedy_agreement(model: Any, codec: ChatCodec, requests: list[SampleRequest], batch: int) -> float:
@@ -117,8 +141,9 @@ def main() -> None:
     """Parse the arguments, measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded", help="model folder, hub id, or 'embedded'")
-    parser.add_argument("--requests", type=int, default=768, help="solve prompts in a round")
+    parser.add_argument("--requests", type=int, default=512, help="solve prompts in a round")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--workload", nargs="+", default=["solve", "pipeline"], choices=["solve", "pipeline"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=128, help="token limit; the model is to stop before it")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of PyTorch, for both sides")
@@ -128,24 +153,27 @@ def main() -> None:
 
     engine = TransformersEngine.load(options.model, options.device, options.dtype, options.threads)
     model, codec = engine.model, ChatCodec.load(options.model)
-    requests = solve_requests(codec, options.requests, max_tokens=options.max_tokens, temperature=1.0)
+    solves = solve_requests(codec, options.requests, max_tokens=options.max_tokens, temperature=1.0)
+    workloads = {"solve": solves, "pipeline": pipeline_requests(engine, codec, solves)}
     greedy = solve_requests(codec, min(256, options.requests), max_tokens=options.max_tokens, temperature=0.0)
 
     result: dict[str, Any] = {}
-    table = Table("batch", "side", "samples/s", "tokens/s", "tokens/sample", "ratio (each round)")
+    table = Table("workload", "batch", "side", "samples/s", "tokens/s", "tokens/sample", "ratio (each round)")
     for batch in options.batch:
-        figures = compare(model, codec, requests, batch, options.rounds)
-        result[f"batch{batch}"] = figures
-        for name in ("transformers", "ours"):
-            row = figures[name]
-            ratio = f"{figures['ratio']:.2f}x {figures['ratios']}" if name == "ours" else ""
-            table.add_row(str(batch), name, *(str(value) for value in row.values()), ratio)
+        for workload in options.workload:
+            figures = compare(model, codec, workloads[workload], batch, options.rounds)
+            result.setdefault(f"batch{batch}", {})[workload] = figures
+            for name in ("transformers", "ours"):
+                row = figures[name]
+                ratio = f"{figures['ratio']:.2f}x {figures['ratios']}" if name == "ours" else ""
+                table.add_row(workload, str(batch), name, *(str(value) for value in row.values()), ratio)
+            print(f"batch {batch}, {workload}: {json.dumps(figures)}", flush=True)
     agreement = greedy_agreement(model, codec, greedy, options.batch[0])
     console = Console()
     console.print(table)
     console.print(f"greedy ids equal generate's: {agreement:.1%} of {len(greedy)} ({model.dtype})")
     summary = {
-        "ratio_vs_transformers": min(result[f"batch{batch}"]["ratio"] for batch in options.batch),
+        "ratio_vs_transformers": min(figures["ratio"] for by_load in result.values() for figures in by_load.values()),
         **result,
         "greedy_ids_equal": round(agreement, 4),
         "requests": options.requests,

@@ -29,14 +29,17 @@ from selfcorrect.engines.kv_slots import SlotCache, left_pad
 from selfcorrect.engines.sampling import Settings, StopTexts, choose, uniforms
 from selfcorrect.errors import EngineError
 
-PREFILL_TOKENS = 16_384
-"""Most tokens, padding included, in one prefill pass: bounds its activations."""
+PREFILL_TOKENS = {"cpu": 512, "cuda": 16_384}
+"""Most tokens, padding included, in one prefill pass: few enough that a CPU's activations stay in its cache."""
 
 PATIENCE_STEPS = 8
 """A waiting request is prefilled after so many steps even when it is alone."""
 
 HEADROOM_TOKENS = 32
 """Room that a row must have to grow before it is admitted to a nearly full cache."""
+
+NEAR_BYTES = 40 * 2**20
+"""Keys and values that a CPU reads at each step at little cost: more live rows only push them out of its cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +101,10 @@ class ContinuousBatch:
         self._settings: Settings | None = None
         self._steps_waited = 0
         self._accepts = _accepted_arguments(model)
+        self._admitted_tokens = max_cached_tokens
+        if model.device.type == "cpu":
+            weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+            self._admitted_tokens = min(max_cached_tokens, max(NEAR_BYTES, weight_bytes) // token_bytes(model))
 
     @property
     def busy(self) -> bool:
@@ -130,10 +137,14 @@ class ContinuousBatch:
 
         With one row finishing a step, that balance falls near the square root of the batch.
         """
-        ready = min(len(self.waiting), self.max_batch - len(self.live))
-        if ready == 0:
+        if not self.waiting:
             return False
         self._steps_waited += 1
+        longest = max((row.length for row in self.live), default=0)
+        widest = max(longest, self.waiting[0].length + HEADROOM_TOKENS)
+        ready = min(len(self.waiting), min(self.max_batch, self._admitted_tokens // widest) - len(self.live))
+        if self.live and ready <= 0:
+            return False
         return ready >= math.isqrt(len(self.live)) or self._steps_waited > PATIENCE_STEPS
 
     def _admit(self) -> list[Row]:
@@ -144,7 +155,7 @@ class ContinuousBatch:
         while self.waiting and len(self.live) + len(admitted) < self.max_batch:
             row = self.waiting[0]
             widest = max(longest, row.length + HEADROOM_TOKENS)
-            if (len(self.live) + len(admitted) + 1) * widest > self.max_cached_tokens and (self.live or admitted):
+            if (len(self.live) + len(admitted) + 1) * widest > self._admitted_tokens and (self.live or admitted):
                 break
             self.waiting.popleft()
             if not row.cancelled:
@@ -154,7 +165,7 @@ class ContinuousBatch:
         for row in admitted:
             by_prompt.setdefault(row.request.prompt_ids + tuple(row.token_ids), []).append(row)
         finished: list[Row] = []
-        for prompts in _length_groups(list(by_prompt)):
+        for prompts in _length_groups(list(by_prompt), PREFILL_TOKENS.get(self.model.device.type, 16_384)):
             finished += self._prefill(prompts, [by_prompt[prompt] for prompt in prompts])
         return finished
 
@@ -250,16 +261,24 @@ class ContinuousBatch:
         )
 
 
-def _length_groups(prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+def _length_groups(prompts: list[tuple[int, ...]], most_tokens: int) -> list[list[tuple[int, ...]]]:
     """Split prompts into prefill passes of similar lengths: at most about a quarter of a pass is padding."""
     groups: list[list[tuple[int, ...]]] = []
     for prompt in sorted(prompts, key=len, reverse=True):
         width = len(groups[-1][0]) if groups else 0
-        if groups and len(prompt) >= 0.75 * width - 8 and (len(groups[-1]) + 1) * width <= PREFILL_TOKENS:
+        if groups and len(prompt) >= 0.75 * width - 8 and (len(groups[-1]) + 1) * width <= most_tokens:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])
     return groups
+
+
+def token_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of one token's keys and values in all layers."""
+    config: Any = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize)
 
 
 def _accepted_arguments(model: PreTrainedModel) -> Callable[[str], bool]:

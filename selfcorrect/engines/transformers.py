@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.engines.batching import ContinuousBatch, Row
+from selfcorrect.engines.batching import ContinuousBatch, Row, token_bytes
 from selfcorrect.engines.sampling import StopTexts
 from selfcorrect.errors import EngineError, ModelError
 from selfcorrect.tokens import ChatCodec, model_path
@@ -46,8 +46,9 @@ class _AsyncRow(Row):
 class TransformersEngine:
     """Samples from one model; see the module's text. Safe to use from many tasks and several event loops.
 
-    ``max_batch`` bounds the live rows; ``max_cached_tokens`` bounds rows times the longest row (None: from the memory
-    that is free; storage takes up to about 1.5 times as much). Do not train the model while `sample` is under way.
+    ``max_batch`` bounds the live rows; a CPU keeps fewer where more would be slower. ``max_cached_tokens`` bounds rows
+    times the longest row (None: from the memory that is free; storage takes up to about 1.5 times as much). Do not
+    train the model while `sample` is under way.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.name = name or f"transformers:{Path(str(model.name_or_path)).name or type(model).__name__}"
         self._context: int | None = getattr(config, "max_position_embeddings", None)
-        self._max_cached_tokens = max_cached_tokens or _affordable_tokens(model, config)
+        self._max_cached_tokens = max_cached_tokens or _affordable_tokens(model)
         self._batch = ContinuousBatch(model, max_batch=max_batch, max_cached_tokens=self._max_cached_tokens)
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._inbox: list[_AsyncRow] = []
@@ -271,13 +272,10 @@ def _failure(name: str, error: Exception) -> EngineError:
     return failure
 
 
-def _affordable_tokens(model: PreTrainedModel, config: Any) -> int:
+def _affordable_tokens(model: PreTrainedModel) -> int:
     """Return how many tokens' keys and values fit in a third of the free GPU memory or a quarter of the RAM."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize
     if model.device.type == "cuda":
         memory_bytes = torch.cuda.mem_get_info(model.device)[0] // 3
     else:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return max(1, int(memory_bytes) // token_bytes)
+    return max(1, int(memory_bytes) // token_bytes(model))
