@@ -28,6 +28,9 @@ from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
 GradeMany = Callable[[Sequence[tuple[str, str]], str], Sequence[Grade]]
 """Grades (response, gold) pairs of one source: ``grade(pairs, source)``."""
 
+REMEMBERED = 20_000
+"""Draws kept in memory between the work ahead and the commit."""
+
 STAGES = ("attempts", "evaluations", "revisions", "blind")
 
 
@@ -61,6 +64,7 @@ class Draws:
         self.drawn: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self._grades = GradeQueue(grade)
+        self._recent: dict[str, Draw] = {}
         self._under_way: dict[str, asyncio.Task[Draw]] = {}
         self._open = ExitStack()
 
@@ -97,8 +101,10 @@ class Draws:
         return await self._draw("blind", f"{base.id}/blind/{j}", prompt, base.problem)
 
     async def _draw(self, stage: str, key: str, prompt: Callable[[], Ids], solves: Problem | None = None) -> Draw:
+        if key in self._recent:
+            return self._recent[key]
         if key in self.journals[stage]:
-            return _read(stage, self.journals[stage].rows[key])
+            return self._remember(_read(stage, self.journals[stage].rows[key]))
         if key not in self._under_way:
             task = asyncio.ensure_future(self._sample(stage, key, prompt(), solves))
             self._under_way[key] = task
@@ -134,7 +140,14 @@ class Draws:
         self.drawn[stage] += 1
         self.tokens[stage] += len(sample.token_ids)
         self.seen(stage, len(sample.token_ids))
-        return _read(stage, self.journals[stage].append(key, row))
+        return self._remember(_read(stage, self.journals[stage].append(key, row)))
+
+    def _remember(self, draw: Draw) -> Draw:
+        """Keep a draw for the commit that follows soon; older ones are read from the journal again."""
+        self._recent[draw.key] = draw
+        if len(self._recent) > REMEMBERED:
+            del self._recent[next(iter(self._recent))]
+        return draw
 
     async def _fate(self, text: str, finish: str, problem: Problem) -> tuple[Fate, Grade | None]:
         if finish != "stop":

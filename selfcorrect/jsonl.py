@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from selfcorrect.errors import DataError, RunFolderError
 
@@ -80,20 +82,23 @@ def write_whole(path: str | Path, pieces: Iterable[str]) -> None:
 class Journal:
     """An append-only JSONL file keyed by identity. Use as a context manager.
 
-    ``rows`` holds what is recorded, by key, in order of arrival. `append` flushes each line to the
-    operating system: a killed process loses at most the line it was writing.
+    ``rows`` maps each key to what is recorded, in order of arrival; rows are read from the file when asked for, so a
+    journal of millions of samples costs memory for its keys alone. `append` hands each line to the operating system:
+    a killed process loses at most the line it was writing.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.rows: dict[str, dict[str, Any]] = {}
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
+        self._places: dict[str, tuple[int, int]] = {}  # offset and length of each key's line
+        self._end = 0
+        self.rows: Mapping[str, dict[str, Any]] = _Rows(self._places, self._read)
 
     def __enter__(self) -> Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab+")
-            self._load()
+            self._file = FileIO(self.path, "a+")
+            self._load(self._file)
         except OSError as error:
             raise RunFolderError(f"cannot open the journal {self.path}: {error.strerror or error}") from error
         return self
@@ -106,43 +111,74 @@ class Journal:
             self._file = None
 
     def __contains__(self, key: object) -> bool:
-        return key in self.rows
+        return key in self._places
 
     def append(self, key: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Record one row under its key; a key that stands already is a bug and raises ValueError."""
-        if key in self.rows:
+        if key in self._places:
             raise ValueError(f"{self.path}: key {key!r} is recorded already")
-        if self._file is None:
-            raise ValueError(f"{self.path} is not open")
+        file = self._opened()
         record = {"key": key, **row}
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         try:
-            self._file.write(line)
-            self._file.flush()
+            written = 0
+            while written < len(line):
+                written += file.write(line[written:])
         except OSError as error:
+            with suppress(OSError):
+                file.truncate(self._end)
             raise RunFolderError(
                 f"cannot append to {self.path}: {error.strerror or error}; "
                 "what was recorded is whole: free the disk and run the same command to resume"
             ) from error
-        self.rows[key] = record
+        self._note(key, len(line))
         return record
 
-    def _load(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        good = 0
-        lines = self._file.readlines()
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                print(f"{self.path}: removed a torn last line ({len(line)} bytes); its work is redone", file=sys.stderr)
-                self._file.truncate(good)
-                break
-            try:
-                record = _parse(line.decode(), self.path, number)
-                self.rows[record["key"]] = record
-            except (DataError, UnicodeDecodeError, KeyError) as error:
-                raise DataError(
-                    f"{self.path}, line {number}: damaged journal line ({error}); remove that line to redo its work"
-                ) from error
-            good += len(line)
-        self._file.seek(0, os.SEEK_END)
+    def _opened(self) -> FileIO:
+        if self._file is None:
+            raise ValueError(f"{self.path} is not open")
+        return self._file
+
+    def _note(self, key: str, length: int) -> None:
+        self._places[key] = (self._end, length)
+        self._end += length
+
+    def _read(self, offset: int, length: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(os.pread(self._opened().fileno(), length, offset))
+        return record
+
+    def _load(self, file: FileIO) -> None:
+        self._places.clear()
+        self._end = 0
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    print(
+                        f"{self.path}: removed a torn last line ({len(line)} bytes); its work is redone",
+                        file=sys.stderr,
+                    )
+                    file.truncate(self._end)
+                    return
+                try:
+                    key = _parse(line.decode(), self.path, number)["key"]
+                except (DataError, UnicodeDecodeError, KeyError) as error:
+                    raise DataError(
+                        f"{self.path}, line {number}: damaged journal line ({error}); remove that line to redo its work"
+                    ) from error
+                self._note(key, len(line))
+
+
+class _Rows(Mapping[str, dict[str, Any]]):
+    """The rows of a journal by key, each read from the file when it is asked for."""
+
+    def __init__(self, places: Mapping[str, tuple[int, int]], read: Callable[[int, int], dict[str, Any]]) -> None:
+        self._places, self._read = places, read
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._read(*self._places[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)

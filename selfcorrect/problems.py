@@ -89,7 +89,9 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
     Raises DataError for a missing or broken file, an unknown schema, and a set without usable problems.
     """
     if gold_is_readable is None:
-        from selfcorrect.grading import gold_is_readable
+        from selfcorrect import grading
+
+        gold_is_readable = grading.gold_is_readable
     end = None if recipe.count is None else recipe.offset + recipe.count
     usable: list[Problem] = []
     dropped: Counter[str] = Counter()

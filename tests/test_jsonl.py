@@ -81,6 +81,9 @@ def test_full_disk_is_a_clear_error_and_loses_nothing(tmp_path: Path) -> None:
                 journal.append("y", {"v": "long" * 100})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_text() == '{"key":"x","v":1}\n', "no half-written line"
+        journal.append("y", {"v": 2})
+        assert [row["v"] for row in journal.rows.values()] == [1, 2]
     with Journal(path) as journal:
         assert journal.rows["x"]["v"] == 1
 
