@@ -375,7 +375,7 @@ class Equivalence:
                 return True
         if decimal_g and decimal_r and self.rules.round_to_gold:
             (value_r, _, digits_r), (value_g, unit_g, digits_g) = decimal_r, decimal_g
-            if digits_r > digits_g >= 2 and value_g.denominator != 1 and abs(value_r - value_g) * 2 <= unit_g:
+            if digits_r > digits_g >= 2 and abs(value_r - value_g) * 2 <= unit_g:
                 self.method = "rounds to the gold"
                 return True
         if decimal_r and decimal_g:

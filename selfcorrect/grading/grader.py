@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -32,7 +33,8 @@ NOTHING_EXTRACTED = "nothing-extracted"
 RESPONSE_UNREADABLE = "response-unreadable"
 LIMIT = "limit"
 UNDECIDED = "undecided"
-UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, LIMIT, UNDECIDED)
+GRADER_ERROR = "grader-error"
+UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, LIMIT, UNDECIDED, GRADER_ERROR)
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
 _INTEGER = re.compile(r"-?\d+")
@@ -52,7 +54,7 @@ def grade(
     ``source`` names the data set and so the rules (`rules.rules_for`); ``extraction`` replaces the places that are
     looked at, in order (`extraction`); ``tolerance`` is the absolute error a problem itself allows (OlympiadBench).
     """
-    return _grade(response, gold, rules_for(source), extraction, tolerance, _ask_pool)
+    return _guarded(response, gold, rules_for(source), extraction, tolerance, _ask_pool)
 
 
 async def grade_async(response: str, gold: str, *, source: str = "math") -> Grade:
@@ -75,7 +77,7 @@ def grade_many(
     grades: list[Grade] = []
     open_pairs: list[int] = []
     for index, ((response, gold), name) in enumerate(zip(pairs, sources, strict=True)):
-        result = _grade(response, gold, rules_for(name), extraction, None, None)
+        result = _guarded(response, gold, rules_for(name), extraction, None, None)
         grades.append(result)
         if result.method == UNDECIDED:
             open_pairs.append(index)
@@ -125,6 +127,22 @@ def grader_fingerprint() -> str:
 
 
 # -- one grade -------------------------------------------------------------------------------------------
+
+
+def _guarded(
+    response: str,
+    gold: str,
+    rules: Rules,
+    extraction: Sequence[str] | None,
+    tolerance: float | None,
+    slow: Slow | None,
+) -> Grade:
+    """Grade; a bug of ours becomes an UNGRADABLE of its own name and a warning, never a crashed run or a 0."""
+    try:
+        return _grade(response, gold, rules, extraction, tolerance, slow)
+    except Exception as failure:  # noqa: BLE001 (the promise is that model text never raises)
+        warnings.warn(f"the grader failed on gold {gold[:100]!r}: {failure!r}; please report it", stacklevel=3)
+        return Grade(Outcome.UNGRADABLE, f"grader error: {failure!r:.200}", method=GRADER_ERROR)
 
 
 def _grade(

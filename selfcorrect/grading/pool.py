@@ -26,9 +26,9 @@ SOFT_S = 0.5
 """A worker gives up a question by itself after these CPU seconds…"""
 HARD_CPU_S = 0.8
 """…is killed after these, counted from outside…"""
-HARD_S = 4.0
+HARD_S = 12.0
 """…and at the latest after these seconds on the wall, which a starved machine may need."""
-STARTUP_S = 30.0
+STARTUP_S = 120.0
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -139,6 +139,7 @@ class Pool:
         with self.changed:
             while not self.free and len(self.lent) >= self.size:
                 self.changed.wait()
+            self.free = [one for one in self.free if one.alive]
             while len(self.free) + len(self.lent) < self.size:
                 self.free.append(Worker())
             worker = next((one for one in self.free if one.ready), self.free[0])

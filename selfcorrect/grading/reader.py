@@ -53,7 +53,8 @@ class Reader:
 
     def take(self) -> Token:
         token = self.tokens[self.position]
-        self.position += 1
+        if token[0] != "end":
+            self.position += 1
         return token
 
     def at(self, text: str, kind: str = "op") -> bool:

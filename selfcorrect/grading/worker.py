@@ -20,7 +20,7 @@ MEMORY_BYTES = 1 << 30
 """Address space of a worker; its resident memory stays far below."""
 SYMPY_S = 0.5
 """CPU seconds of one SymPy decision."""
-WALL_S = 3.0
+WALL_S = 10.0
 """Seconds of the clock on the wall for one decision; the pool kills a little later."""
 _BIG = frozenset(["big"])
 
