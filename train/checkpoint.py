@@ -28,21 +28,28 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal LM for training; ``attention`` "auto" is eager on a CPU and SDPA elsewhere.
+    """Load a causal LM for training; ``attention`` "auto" is SDPA on a GPU and `train.cpu`'s lean attention on a CPU.
 
-    On a CPU, eager attention trains models of a few million parameters 1.5 times faster than SDPA (PLATFORM.md).
+    Lean attention comes with fused norms. Models with attention dropout get eager attention instead.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    if attention == "auto":
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
+    path = model_path(model)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            model_path(model), dtype=getattr(torch, dtype), attn_implementation=attention
-        )
+        if attention == "auto":
+            dropout = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attention_dropout", 0.0)
+            attention = "sdpa" if has_gpu() else "eager" if dropout else "lean"
+        if attention == "lean":
+            from train import cpu
+
+            cpu.register_lean_attention()
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
+    if attention == "lean":
+        cpu.fuse_norms(loaded)
+    return loaded
 
 
 def has_gpu() -> bool:

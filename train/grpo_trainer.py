@@ -23,6 +23,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from selfcorrect.errors import GuardError
+from train.cpu import has_plain_head, log_probs_of
 
 ZeroVariance = Literal["keep", "skip", "drop"]
 
@@ -164,11 +165,37 @@ class PathGrpoTrainer(GRPOTrainer):
             )
         return micro
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        whole = not args and kwargs.get("batch_size") is None
+        if (
+            whole
+            and model in (self.model, self.ref_model)
+            and not self._entropy_bonus_enabled
+            and has_plain_head(model)
+        ):
+            logps, entropies = self._lean_log_probs(model, input_ids, attention_mask, logits_to_keep)
+            aux_loss = None
+        else:
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
         if torch.is_grad_enabled():
             self._latest_logps = logps.detach()
         return logps, entropies, aux_loss
+
+    def _lean_log_probs(self, model: Any, ids: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies of the last ``kept`` columns, zero where masked; see train.cpu."""
+        labels = ids.masked_fill(mask == 0, -100)
+        labels[:, :-kept] = -100
+        with self.accelerator.autocast():
+            log_probs_N, all_NV = log_probs_of(model, {"input_ids": ids, "attention_mask": mask}, labels)
+        scored = labels[:, -kept:] != -100
+        zeros = log_probs_N.new_zeros(scored.shape)
+        with torch.no_grad():
+            entropies = zeros.masked_scatter(scored, -(all_NV.exp() * all_NV).sum(-1))
+        return zeros.masked_scatter(scored, log_probs_N), entropies
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -64,7 +64,7 @@ class SftRecipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
-    attention: str = "auto"  # a transformers attention implementation; auto is eager on a CPU, sdpa elsewhere
+    attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
     log_every: int = 5  # steps between rows of metrics.jsonl
     save_every: int = 0  # steps between checkpoints to resume from; 0 saves at the end of each epoch
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -185,12 +185,30 @@ def _trainer(
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
+    from train import cpu
+
     class OrderedSftTrainer(SFTTrainer):
-        """SFTTrainer that takes its rows in our order, the same after a resume."""
+        """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""
+
+        model: Any
+        args: SFTConfig
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             dataset: Any = train_dataset or self.train_dataset
             return MixedBatches([len(ids) for ids in dataset["input_ids"]], recipe.batch_rows, recipe.seed)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            if model is not self.model or self.args.loss_type != "nll" or not cpu.has_plain_head(self.model):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+            with self.accelerator.autocast():
+                log_probs_N, all_NV = cpu.log_probs_of(model, taken, inputs["labels"])
+            mode = "train" if model.training else "eval"
+            hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
+            self._metrics[mode]["mean_token_accuracy"].append(hits)
+            return -log_probs_N.sum() / (len(log_probs_N) if num_items_in_batch is None else num_items_in_batch)
 
     metrics = Metrics(folder / "metrics.jsonl", checkpoint.step_of(resume_from))
 
@@ -215,7 +233,6 @@ def _trainer(
                     epoch=logs["epoch"],
                     loss=float(logs["loss"]),
                     token_accuracy=logs.get("mean_token_accuracy"),
-                    entropy=logs.get("entropy"),
                     grad_norm=float(logs["grad_norm"]),
                     learning_rate=logs["learning_rate"],
                     seconds=time.perf_counter() - self.started_s,

@@ -57,7 +57,7 @@ def write_rows(run: Path, codec: ChatCodec, count: int = 48) -> None:
     (folder / "self-rewarding.card.json").write_text(json.dumps({"tokenizer": codec.fingerprint()}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "lean"])
 def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, attention: str, tmp_path: Path) -> None:
     """The loss of TRL's packed block is the sum of the losses of its rows alone, and so is the gradient."""
     import torch
