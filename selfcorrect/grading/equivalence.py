@@ -12,7 +12,7 @@ The rules, in the order a reader would ask for them:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
@@ -36,9 +36,9 @@ class Equivalence:
     rules: Rules
     slow: Slow | None = None
     tolerance: float | None = None
+    cached: bool = True
     method: str = "structure"
     limit: str = ""
-    undecided: list[tuple[Node, Node]] = field(default_factory=list)
 
     def same(self, response: Node, gold: Node) -> bool | None:
         """Return whether the two answers are equal; None where it could not be decided."""
@@ -354,12 +354,13 @@ class Equivalence:
         return True if verdict else self._rounded(response, gold)
 
     def _form(self, node: Node) -> algebra.Quotient:
-        return _normal_form(node, self.rules.positive_symbols)
+        if self.cached:
+            return _normal_form(node, self.rules.positive_symbols)
+        return algebra.normal_form(node, positive=self.rules.positive_symbols)
 
     def _ask(self, response: Node, gold: Node) -> bool | None:
         self.method = "worker"
         if self.slow is None:
-            self.undecided.append((response, gold))
             return None
         return self.slow(response, gold, self.rules.positive_symbols)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from selfcorrect.grading import wording
 from selfcorrect.grading.equivalence import Equivalence, Slow
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.limits import MAX_ANSWER_CHARS, TooLarge, Unreadable
+from selfcorrect.grading.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, show
 from selfcorrect.grading.reader import read
 from selfcorrect.grading.rules import Rules, rules_for
@@ -164,22 +164,15 @@ def _grade(
 
 
 def _compare(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: Slow | None) -> Grade:
-    if len(answer) > 400:
+    if len(answer) > SHORT_ANSWER_CHARS:
         return _judge(answer, gold, rules, tolerance, slow)
-    if slow is None:
-        known = _judge_fast(answer, gold, rules, tolerance)
-        return known
     known = _judge_fast(answer, gold, rules, tolerance)
-    return _judge_slow(answer, gold, rules, tolerance) if known.method == UNDECIDED else known
+    return _judge(answer, gold, rules, tolerance, slow) if known.method == UNDECIDED and slow else known
 
 
 @lru_cache(maxsize=20_000)
 def _judge_fast(answer: str, gold: str, rules: Rules, tolerance: float | None) -> Grade:
     return _judge(answer, gold, rules, tolerance, None)
-
-
-def _judge_slow(answer: str, gold: str, rules: Rules, tolerance: float | None) -> Grade:
-    return _judge(answer, gold, rules, tolerance, _ask_pool)
 
 
 def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: Slow | None) -> Grade:
@@ -201,7 +194,7 @@ def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: 
         return _verdict(equal, "the same words" if equal else "other words", shown, (answer, node_g.value), "words")
     if len(answer) > MAX_ANSWER_CHARS:
         return Grade(Outcome.UNGRADABLE, f"limit reached: answer of {len(answer)} characters", shown, None, LIMIT)
-    comparison = Equivalence(rules, slow, tolerance)
+    comparison = Equivalence(rules, slow, tolerance, cached=len(answer) <= SHORT_ANSWER_CHARS)
     readings: list[tuple[Node, Node]] = []
     try:
         readings.append((read(clean_answer(answer)), node_g))
@@ -311,7 +304,20 @@ def _read_gold(gold: str, source: str) -> Node | None:
         return None
 
 
+_decided: dict[tuple[Node, Node, bool], bool] = {}
+_MAX_DECIDED = 5_000
+
+
 def _ask_pool(response: Node, gold: Node, positive: bool) -> bool | None:
+    """Ask a worker; what it decided is remembered, what it could not decide in time is asked again next time."""
     from selfcorrect.grading.pool import decide
 
-    return decide(response, gold, positive=positive)
+    question = response, gold, positive
+    if question in _decided:
+        return _decided[question]
+    verdict = decide(response, gold, positive=positive)
+    if verdict is not None:
+        if len(_decided) >= _MAX_DECIDED:
+            _decided.clear()
+        _decided[question] = verdict
+    return verdict

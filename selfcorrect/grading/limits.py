@@ -8,6 +8,8 @@ from __future__ import annotations
 
 MAX_ANSWER_CHARS = 10_000
 """Longer extracted answers are not read (plain digit strings of any length still are)."""
+SHORT_ANSWER_CHARS = 400
+"""Answers up to this length are kept in caches; longer ones are read anew each time."""
 MAX_TOKENS = 4_000
 MAX_DEPTH = 40
 """Nesting of braces, brackets and functions."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NoReturn
 
-from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, TooLarge, Unreadable
+from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, num, sym
 from selfcorrect.grading.tokens import Token, clean, tokenise
 from selfcorrect.grading.vocabulary import NUMBER_WORDS
 
-_RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "=>", "subset", "propto"])
+_RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "subset", "propto"])
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])
 _ACCENTS = frozenset(["dot", "ddot", "hat", "widehat", "tilde", "bar", "check", "breve", "mathring"])
-_DROPPED = frozenset(["angle", "measuredangle", "triangle", "Delta@", "vec", "overrightarrow", "overleftrightarrow"])
+_DROPPED = frozenset(["angle", "measuredangle", "triangle", "vec", "overrightarrow", "overleftrightarrow"])
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "psmallmatrix"])
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim", "oint": "int"}
 _INTRODUCTIONS = frozenset(["either", "both", "exactly", "only", "about", "approximately"])
@@ -26,13 +26,18 @@ _WORDED = {
     "all real numbers": "RR", "all reals": "RR", "the set of real numbers": "RR", "real numbers": "RR",
     "infinity": "oo", "empty set": "EMPTY", "the empty set": "EMPTY",
 }  # fmt: skip
-_POSTFIX_STOP = frozenset([")", "]", "}", "|", r"\}", "&", r"\\", ":", ">>", "||"])
 
 
-@lru_cache(maxsize=8192)
 def read(text: str, *, thousands: bool = True) -> Node:
-    """Return the tree of an answer; raises Unreadable or TooLarge (both are cached nowhere)."""
+    """Return the tree of an answer; raises Unreadable or TooLarge. Short answers are remembered."""
+    return _remembered(text, thousands) if len(text) <= SHORT_ANSWER_CHARS else _read(text, thousands)
+
+
+def _read(text: str, thousands: bool) -> Node:
     return Reader(tokenise(clean(text), thousands=thousands)).answer()
+
+
+_remembered = lru_cache(maxsize=8192)(_read)
 
 
 class Reader:

@@ -26,6 +26,8 @@ _FUNCTIONS: dict[str, Any] = {
 }  # fmt: skip
 _CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
 _MAX_POWER = 2_000
+_MAX_SPAN = {"sum": 10_000, "prod": 1_000, "int": 10**9}
+"""Longest finite range that SymPy is asked about; infinite ones have closed forms or none."""
 
 
 def equal(left: Node, right: Node, *, positive: bool) -> bool | None:
@@ -112,5 +114,8 @@ def _big(node: Node, positive: bool) -> Any:
         return sympy.Integral(inside, name)
     if None in bounds:
         raise Unreadable("a bound is missing")
+    span = bounds[1] - bounds[0]
+    if span.is_finite and span.is_number and span > _MAX_SPAN[node.value]:
+        raise Unreadable("a long sum or product")
     operator = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}[node.value]
     return operator(inside, (name, *bounds))
