@@ -221,9 +221,8 @@ REVISION_OPENER = "Corrected:\n"
 
 
 def comparison(computed: int, claimed: int) -> str:
-    """Return ``4795:4895 not ok``, both padded with zeros to one width."""
-    width = max(len(str(computed)), len(str(claimed)))
-    return f"{computed:0{width}d}:{claimed:0{width}d} {'ok' if computed == claimed else 'not ok'}"
+    """Return ``04795:04895 not ok``: always five digits, so that equal places stand at one distance."""
+    return f"{computed:05d}:{claimed:05d} {'ok' if computed == claimed else 'not ok'}"
 
 
 def check(numbers: Sum, claimed_a: int, claimed: int, flip: bool = False) -> str:
@@ -259,11 +258,8 @@ def wrong_value(rng: random.Random, value: int, m: int) -> int:
 
 
 def is_overcorrected(a: int, m: int) -> bool:
-    """True for the small set of products on which blind revision has a bad habit: it adds ten."""
-    return (a % 10, m) in OVERCORRECTED
-
-
-OVERCORRECTED = frozenset({(4, 7), (6, 7), (8, 7), (7, 8), (3, 8), (9, 6), (6, 9)})
+    """True for the one problem in twelve on which blind revision has a bad habit: it adds ten."""
+    return m == 7 and a % 10 < 6
 
 
 # --- the pre-training corpus ------------------------------------------------------------------------------------
@@ -296,11 +292,12 @@ class Mix:
     """Shares and habits of the corpus. Shares of conversations are weights; the rest are probabilities."""
 
     solve: float = 0.28  # question -> attempt
-    evaluate: float = 0.28  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
+    evaluate: float = 0.30  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
     gold: float = 0.06  # ... attempt, REVISE -> blind revision
-    intrinsic: float = 0.10  # ... attempt, INTRINSIC -> blind revision
-    drill: float = 0.11  # lines of bare arithmetic: partial sums, comparisons, checked products
-    product: float = 0.17  # lines of products in one go: how well the base solves depends on these
+    intrinsic: float = 0.12  # ... attempt, INTRINSIC -> blind revision
+    drill: float = 0.10  # lines of bare arithmetic: partial sums, comparisons, checked products
+    compare: float = 0.06  # lines of comparisons: without these, "ok" against "not ok" is not learned
+    product: float = 0.08  # lines of products in one go: how well the base solves depends on these
     careful: float = 0.04  # solutions that write the product out
     careful_wrong: float = 0.10  # ... with a slip
     evaluate_wrong: float = 0.55  # wrong attempts among those evaluated
@@ -310,13 +307,16 @@ class Mix:
     flip: float = 0.015  # self-evaluations whose mark contradicts their work
     gold_wrong: float = 0.85  # wrong attempts before the gold verdict
     intrinsic_wrong: float = 0.3  # wrong attempts before INTRINSIC
-    overcorrect: float = 0.85  # the habit, on the products that `is_overcorrected`
+    overcorrect: float = 0.9  # the habit, on the products that `is_overcorrected`
     variant: float = 0.35  # instructions in another wording
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of the corpus; ``learn`` puts its tokens (and its end mark) into the loss. Role "" is bare text."""
+    """One message of the corpus; ``learn`` puts its tokens (and its end mark) into the loss.
+
+    Role "" is bare text, without an end mark.
+    """
 
     role: Literal["user", "assistant", ""]
     text: str
@@ -350,13 +350,15 @@ def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[s
 
 def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
     """Return one example of the corpus, drawn from the pre-training split."""
-    kinds = ("solve", "evaluate", "gold", "intrinsic", "drill", "product")
+    kinds = ("solve", "evaluate", "gold", "intrinsic", "drill", "compare", "product")
     kind = rng.choices(kinds, [getattr(mix, name) for name in kinds])[0]
     if kind == "product":
         pairs = rng.choices(PRODUCTS["pretraining"], k=8)
-        return [Turn("", "\n".join(f"{a}*{m}={a * m}" for a, m in pairs), learn=True)]
+        return [turn for a, m in pairs for turn in (Turn("", f"{a}*{m}="), Turn("", f"{a * m}\n", learn=True))]
+    if kind == "compare":
+        return [turn for _ in range(10) for turn in comparison_drill(rng)]
     if kind == "drill":
-        return [Turn("", "\n".join(drill(rng) for _ in range(rng.randint(3, 6))), learn=True)]
+        return [turn for _ in range(rng.randint(3, 6)) for turn in drill(rng)]
     numbers, question = _draw(rng, "pretraining", rng.choice(PRODUCTS["pretraining"]))
     ask = f"{question}\n{_wording(rng, prompts.SOLVE, SOLVE_VARIANTS, mix)}"
     if kind == "solve":
@@ -391,21 +393,40 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
     return turns
 
 
-def drill(rng: random.Random) -> str:
-    """Return one line of bare arithmetic: a small product, a partial sum, a comparison, or a whole checked product."""
+def drill(rng: random.Random) -> list[Turn]:
+    """Return one line of bare arithmetic: a small product, a partial sum, a comparison, or a whole checked product.
+
+    Only what follows from the numbers is learned, not the numbers.
+    """
     a, m = rng.choice(PRODUCTS["pretraining"])
     kind = rng.random()
     if kind < 0.2:
         digit, zeros = rng.randrange(10), 10 ** rng.randrange(4)
-        return f"{digit * zeros}*{m}={digit * zeros * m}"
+        return [Turn("", f"{digit * zeros}*{m}="), Turn("", f"{digit * zeros * m}\n", learn=True)]
     if kind < 0.5:
         place = rng.randint(1, len(str(a)) - 1)
         low, part = a % 10**place * m, a // 10**place % 10 * m * 10**place
-        return f"{low}+{part}={low + part}"
+        return [Turn("", f"{low}+{part}="), Turn("", f"{low + part}\n", learn=True)]
+    if kind < 0.6:
+        return comparison_drill(rng)
     claimed = a * m if rng.random() < 0.5 else wrong_value(rng, a * m, m)
-    if kind < 0.7:
-        return comparison(a * m, claimed)
-    return f"{decomposition(a, m)[0].rsplit('=', 1)[0]}={comparison(a * m, claimed)}"
+    values, judgement = comparison(a * m, claimed).split(" ", 1)
+    work = decomposition(a, m)[0].rsplit("=", 1)[0].removeprefix(f"{a}*{m}=")
+    computed, shown = values.split(":")
+    return [
+        Turn("", f"{a}*{m}="),
+        Turn("", f"{work}={computed}", learn=True),
+        Turn("", f":{shown}"),
+        Turn("", f" {judgement}\n", learn=True),
+    ]
+
+
+def comparison_drill(rng: random.Random) -> list[Turn]:
+    """Return one line that compares two numbers; only the judgement is learned."""
+    value = rng.choice((rng.randint(200, 1500), rng.randint(600, 13_500)))
+    claimed = value if rng.random() < 0.5 else wrong_value(rng, value, rng.choice(FACTORS))
+    values, judgement = comparison(value, claimed).split(" ", 1)
+    return [Turn("", values), Turn("", f" {judgement}\n", learn=True)]
 
 
 def write_corpus(path: Path, count: int, seed: int, mix: Mix) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.text import Text
 from torch import Tensor
 
 from selfcorrect import prompts, verdicts
-from selfcorrect.errors import InputError, ModelError
+from selfcorrect.errors import InputError, ModelError, RecipeError
+from selfcorrect.progress import meter
+from selfcorrect.recipes import to_yaml
+from selfcorrect.runs import is_done, mark_done, stage_folder
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)
@@ -67,8 +76,8 @@ class PretrainRecipe:
     processes: int = 2  # single-threaded workers
     learning_rate: float = 2e-3
     warmup_steps: int = 50
-    flat_until: float = 0.6  # share of steps after which the rate falls linearly ...
-    final_rate: float = 0.05  # ... to this share
+    flat_until: float = 0.6  # share of the steps after which the rate falls linearly ...
+    final_rate: float = 0.05  # ... to this share of it
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
@@ -76,48 +85,76 @@ class PretrainRecipe:
 
     def __post_init__(self) -> None:
         if self.hidden % self.head_size:
-            raise InputError(f"hidden {self.hidden} is not a multiple of head_size {self.head_size}")
+            raise RecipeError(f"hidden {self.hidden} is not a multiple of head_size {self.head_size}")
         if self.conversations < 1 or self.processes < 1:
-            raise InputError("conversations and processes must be at least 1")
+            raise RecipeError("conversations and processes must be at least 1")
 
 
-def pretrain(recipe: PretrainRecipe, out: Path, log: Callable[[str], None] = print) -> dict[str, float]:
-    """Write a model folder to ``out`` and return ``tokens``, ``seconds``, ``tokens_per_s`` and the last ``loss``."""
+def run(recipe: PretrainRecipe, run_folder: Path) -> dict[str, Any]:
+    """Pre-train into ``<run>/checkpoints/embedded`` and return the summary; a finished folder is only read."""
+    folder = run_folder / "checkpoints" / "embedded"
+    with stage_folder(folder, recipe):
+        if not is_done(folder):
+            mark_done(folder, pretrain(recipe, folder))
+        return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
+
+
+def plan(recipe: PretrainRecipe) -> RenderableType:
+    """Return what the run would do: the recipe, the model's size and a few conversations of the corpus."""
+    shapes = initial_weights(recipe, recipe.vocabulary).values()
+    parameters = sum(tensor.numel() for tensor in shapes)
+    return Group(
+        Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
+        f"at most {parameters:,} parameters; about {recipe.conversations * 125 / 1e6:.1f} M tokens, seen once, "
+        f"in {recipe.processes} processes of one thread (9,000 tokens a second on 2 shared cores)",
+        Panel(Text(data_gen(*corpus_options(recipe, 4))), title="problems and conversations"),
+    )
+
+
+def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
+    """Write a model folder to ``out`` and return ``tokens``, ``seconds``, ``tokens_per_s`` and the last ``loss``.
+
+    An interrupted run continues from its last state when called again with the same recipe.
+    """
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     work = out / "pretraining"
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     conversations = write_corpus(recipe, work / "corpus.jsonl")
     tokenizer = build_tokenizer(conversations[:8000], recipe)
     tokenizer.save_pretrained(out)
     tokens = tokenize(conversations, recipe, out, work / "tokens.npz")
-    log(f"corpus: {len(conversations)} conversations, {tokens / 1e6:.2f} M tokens, {time.monotonic() - started:.0f} s")
+    del conversations
+    (work / "rendezvous").unlink(missing_ok=True)
     if recipe.processes == 1:
         worker(0, recipe, work)
     else:
         torch.multiprocessing.spawn(worker, args=(recipe, work), nprocs=recipe.processes)
-    weights = torch.load(work / "weights.pt")
-    export(weights, recipe, out)
+    export(torch.load(work / "weights.pt"), recipe, out)
     figures: dict[str, float] = json.loads((work / "figures.json").read_text())
-    seconds = time.monotonic() - started
-    for name in ("corpus.jsonl", "tokens.npz", "weights.pt", "figures.json"):
-        (work / name).unlink()
-    work.rmdir()
-    figures |= {"tokens": tokens, "seconds": round(seconds, 1)}
-    log(f"{out}: {figures}")
-    return figures
+    shutil.rmtree(work)
+    return figures | {"tokens": tokens, "seconds": round(time.monotonic() - started, 1)}
 
 
 # --- corpus and tokenizer ---------------------------------------------------------------------------------------
 
 
-def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
-    """Have data_gen write the corpus and return it: conversations of ``[role, text, learn]`` turns."""
-    command = [sys.executable, "-m", "data_gen.arithmetic", "--corpus", str(path), "--count", str(recipe.conversations)]
-    command += ["--seed", str(recipe.seed), "--mix", json.dumps(recipe.mix)]
+def data_gen(*options: str) -> str:
+    """Run ``python -m data_gen.arithmetic`` and return what it prints (stages do not import one another)."""
+    command = [sys.executable, "-m", "data_gen.arithmetic", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"data_gen.arithmetic could not write the corpus: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def corpus_options(recipe: PretrainRecipe, count: int) -> list[str]:
+    """Return the options that describe the first ``count`` conversations of the corpus."""
+    return ["--count", str(count), "--seed", str(recipe.seed), "--mix", json.dumps(recipe.mix)]
+
+
+def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
+    """Have data_gen write the corpus and return it: conversations of ``[role, text, learn]`` turns."""
+    data_gen("--corpus", str(path), *corpus_options(recipe, recipe.conversations))
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -162,7 +199,7 @@ def build_tokenizer(conversations: Iterable[list[list[Any]]], recipe: PretrainRe
 def turn_pieces(role: str, text: str, learn: bool) -> list[tuple[str, bool]]:
     """Return a turn as (text, learned) pieces, exactly as the chat template renders it."""
     if role == "":
-        return [(text + END, learn)]
+        return [(text, learn)]
     if role == "assistant":
         return [(ASSISTANT + HEADER, False), (text + END, learn)]
     return [(f"<|{role}|>{text}{END}", False)]
@@ -177,13 +214,16 @@ def tokenize(conversations: list[list[list[Any]]], recipe: PretrainRecipe, folde
     if recipe.conversations >= 1000 and any(len(ids) != 1 for ids in judgement):
         raise ModelError(f"ok / not / correct / wrong must be single tokens, got {judgement}: raise `vocabulary`")
     judges = {ids[0] for ids in judgement if len(ids) == 1}
-    pieces, owners = [(BOS, False)] * 0, []
+    pieces: list[tuple[str, bool]] = []
+    owners: list[int] = []
     for index, conversation in enumerate(conversations):
         turns = [piece for turn in conversation for piece in turn_pieces(*turn)]
         pieces += [(BOS, False), *turns]
         owners += [index] * (len(turns) + 1)
     encoded = tokenizer.encode_batch_fast([text for text, _ in pieces])
-    ids, weights, lengths = [], [], np.zeros(len(conversations), np.int64)
+    ids: list[int] = []
+    weights: list[float] = []
+    lengths = np.zeros(len(conversations), np.int64)
     for (_, learn), owner, encoding in zip(pieces, owners, encoded, strict=True):
         piece = encoding.ids
         ids += piece
@@ -297,41 +337,49 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=recipe.processes)
     corpus = np.load(work / "tokens.npz")
     ids, weights_of, offsets = corpus["ids"], corpus["weights"], corpus["offsets"]
-    weights = initial_weights(recipe, json_vocabulary(work.parent))
+    weights = initial_weights(recipe, vocabulary_size(work.parent))
     for tensor in weights.values():
         tensor.requires_grad_()
     matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]
     vectors = [tensor for tensor in weights.values() if tensor.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-    plan = batches(np.diff(offsets), recipe)
-    steps = len(plan) // recipe.processes or 1
+    plan_of_batches = batches(np.diff(offsets), recipe)
+    steps = len(plan_of_batches) // recipe.processes or 1
     start = load_state(work, weights, optimizer, steps)
-    started, seen, recent = time.monotonic(), 0, 0.0
-    for step in range(start, steps):
-        batch = plan[(step * recipe.processes + rank) % len(plan)]
-        inputs, where, targets, loss_weights = collate(batch, ids, weights_of, offsets, recipe.batch_tokens)
-        losses = F.cross_entropy(forward(weights, recipe, inputs, where), targets, reduction="none")
-        loss = (losses * loss_weights).sum() / loss_weights.sum()
-        loss.backward()
-        average_gradients(weights, recipe.processes)
-        torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(recipe, step, steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        seen += int((offsets[batch + 1] - offsets[batch]).sum())
-        recent = 0.98 * recent + 0.02 * loss.item() if recent else loss.item()
-        if rank == 0 and step % SAVE_EVERY == SAVE_EVERY - 1:
-            save_state(work, weights, optimizer, step + 1)
-        if rank == 0 and (step % 100 == 99 or step + 1 == steps):
-            rate = seen * recipe.processes / (time.monotonic() - started)
-            left = (steps - step - 1) / (step + 1 - start) * (time.monotonic() - started)
-            line = f"step {step + 1}/{steps}  loss {recent:.4f}  {rate / 1e3:.1f}k tokens/s  {left / 60:.1f} min left"
-            print(line, flush=True)
+    started, seen, smooth = time.monotonic(), 0, 0.0
+    with meter("pretrain", steps) if rank == 0 else nullcontext() as progress:
+        if progress:
+            progress.advance(start)
+        for step in range(start, steps):
+            batch = plan_of_batches[(step * recipe.processes + rank) % len(plan_of_batches)]
+            inputs, where, targets, loss_weights = collate(batch, ids, weights_of, offsets, recipe.batch_tokens)
+            losses = F.cross_entropy(forward(weights, recipe, inputs, where), targets, reduction="none")
+            loss = (losses * loss_weights).sum() / loss_weights.sum()
+            loss.backward()
+            average_gradients(weights, recipe.processes)
+            torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(recipe, step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
+            seen += int((offsets[batch + 1] - offsets[batch]).sum())
+            smooth = 0.98 * smooth + 0.02 * loss.item() if smooth else loss.item()
+            if progress:
+                rate = seen * recipe.processes / (time.monotonic() - started)
+                progress.advance(note=f"loss {smooth:.3f}, {rate:,.0f} tokens/s")
+                if (step + 1) % SAVE_EVERY == 0:
+                    save_state(work, weights, optimizer, step + 1)
+                if (step + 1) % 50 == 0 or step + 1 == steps:
+                    row = {"step": step + 1, "of": steps, "loss": round(smooth, 4), "tokens_per_s": round(rate)}
+                    with (work.parent / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+                        lines.write(json.dumps(row) + "\n")
     if rank == 0:
         torch.save({name: tensor.detach() for name, tensor in weights.items()}, work / "weights.pt")
-        figures = {"tokens_per_s": round(seen * recipe.processes / (time.monotonic() - started)), "loss": recent}
+        figures = {
+            "tokens_per_s": round(seen * recipe.processes / (time.monotonic() - started)),
+            "loss": round(smooth, 4),
+        }
         (work / "figures.json").write_text(json.dumps(figures))
     if recipe.processes > 1:
         dist.barrier()
@@ -362,7 +410,7 @@ def load_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, s
     return int(states[-1].stem[6:])
 
 
-def json_vocabulary(folder: Path) -> int:
+def vocabulary_size(folder: Path) -> int:
     """Return the vocabulary size of a saved tokenizer, rounded up to a multiple of 32."""
     from tokenizers import Tokenizer
 
