@@ -97,7 +97,7 @@ class ContinuousBatch:
         self.max_cached_tokens = max_cached_tokens
         self.waiting: deque[Row] = deque()
         self.live: list[Row] = []
-        self._cache = SlotCache()
+        self._cache = SlotCache(max_batch)
         self._settings: Settings | None = None
         self._steps_waited = 0
         self._accepts = _accepted_arguments(model)
@@ -114,7 +114,7 @@ class ContinuousBatch:
     def clear(self) -> list[Row]:
         """Forget and return every row, and free the cache."""
         rows = [*self.live, *self.waiting]
-        self.live, self._cache, self._settings = [], SlotCache(), None
+        self.live, self._cache, self._settings = [], SlotCache(self.max_batch), None
         self.waiting.clear()
         return rows
 

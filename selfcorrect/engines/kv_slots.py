@@ -63,7 +63,8 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """The storage of all layers; live rows are 0 … ``rows - 1`` and the columns attended ``first`` … ``end - 1``."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_rows: int = 64) -> None:
+        self._most_rows = most_rows
         self._slots: list[SlotLayer] = []
         super().__init__(layers=[])
         self.rows = 0
@@ -120,12 +121,15 @@ class SlotCache(Cache):
 
     def _move(self, rows: int, longest: int, end: int) -> None:
         """Move the last ``longest`` columns of the live rows so that they end at ``end``; grow storage as needed."""
-        slack = max(64, end // 2)  # A move costs about two reads of the cache: make it rare.
+        slack = max(128, end // 2)  # A move costs some reads of the whole cache: make it rare.
         for layer in self._slots:
             for name in ("keys", "values"):
                 old = getattr(layer, name)
                 if rows > old.shape[0] or end + slack > old.shape[2]:
-                    capacity = (max(rows, min(2 * old.shape[0], rows + 64)), max(end + slack, old.shape[2]))
+                    capacity = (
+                        max(rows, min(2 * old.shape[0], rows + 64), min(64, self._most_rows)),
+                        max(end + slack, old.shape[2]),
+                    )
                     new = old.new_zeros((capacity[0], old.shape[1], capacity[1], old.shape[3]))
                     new[: self.rows, :, end - longest : end] = old[: self.rows, :, self.end - longest : self.end]
                     setattr(layer, name, new)
