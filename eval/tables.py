@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,7 @@ COLUMNS = (
     ("no_verdict", "no verdict"),
 )
 JUDGED = ("rm_C", "rm_W", "no_verdict")
+JUDGED_TITLES = ("RM C", "RM W", "no verdict", "un-\nanswered", "un-\ngradable", "cut", "tokens")
 
 
 def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -142,23 +144,22 @@ def gain_difference(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> tuple[f
     return 100 * (mean - half), 100 * (mean + half)
 
 
-def show_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows as a terminal table: percent with 95% intervals, counts beside them."""
-    table = Table(title=None, header_style="bold", padding=(0, 1))
-    table.add_column("method")
-    table.add_column("n", justify="right")
-    for _, title in COLUMNS:
-        table.add_column(title, justify="right")
-    for title in ("unanswered", "ungradable", "truncated", "tokens"):
-        table.add_column(title, justify="right", style="dim")
+def show_rows(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return rows as two narrow terminal tables: what was reached, and how it was judged and counted."""
+    reached, judged = _table("n", *(title for key, title in COLUMNS if key not in JUDGED)), _table(*JUDGED_TITLES)
     for row in rows:
-        table.add_row(
-            row["label"],
-            str(row["n"]),
-            *(cell(row, key) for key, _ in COLUMNS),
-            *(str(row[key]) for key in ("unanswered", "ungradable", "truncated")),
-            f"{row['tokens_per_problem']:.0f}",
-        )
+        accuracies = [cell(row, key) for key, _ in COLUMNS if key not in JUDGED]
+        reached.add_row(row["label"], str(row["n"]), *accuracies)
+        counts = [str(row[key]) for key in ("unanswered", "ungradable", "truncated")]
+        judged.add_row(row["label"], *(cell(row, key) for key in JUDGED), *counts, f"{row['tokens_per_problem']:.0f}")
+    return Group(reached, judged)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("method", min_width=22, max_width=24, overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right")
     return table
 
 
