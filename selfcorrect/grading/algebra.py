@@ -21,6 +21,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from selfcorrect.grading.limits import (
+    MAX_DETERMINANT,
     MAX_DIGITS,
     MAX_FACTORIAL,
     MAX_POWER_OF_SUM,
@@ -564,6 +565,8 @@ def _call(node: Node, positive: bool) -> Quotient:
         index = normal_form(node.args[0], positive=positive)
         radicand = normal_form(node.args[1], positive=positive)
         return power(radicand, divide(constant(1), index), positive=positive)
+    if name == "det" and len(node.args) == 1 and node.args[0].kind == "matrix":
+        return _determinant(node.args[0], positive)
     args = [normal_form(arg, positive=positive, inside=True) for arg in node.args]
     values = [arg.rational() for arg in args]
     if name == "exp" and len(args) == 1:
@@ -576,6 +579,28 @@ def _call(node: Node, positive: bool) -> Quotient:
         return divide(_opaque(over, args) if over else constant(1), bottom)
     exact = _exact_call(name, [value for value in values if value is not None]) if None not in values else None
     return exact if exact is not None else _opaque(name, args)
+
+
+def _determinant(matrix: Node, positive: bool) -> Quotient:
+    """Return the determinant of a square matrix of at most MAX_DETERMINANT rows."""
+    rows, columns = (int(part) for part in matrix.value.split("x"))
+    if rows != columns:
+        raise Unreadable("a determinant of a matrix that is not square")
+    if rows > MAX_DETERMINANT:
+        raise TooLarge("a large determinant")
+    cells = [normal_form(cell, positive=positive) for cell in matrix.args]
+
+    def minor(row: int, remaining: tuple[int, ...]) -> Quotient:
+        if not remaining:
+            return constant(1)
+        total = constant(0)
+        for place, column in enumerate(remaining):
+            rest = remaining[:place] + remaining[place + 1 :]
+            term = multiply(cells[row * columns + column], minor(row + 1, rest))
+            total = add(total, term, -1 if place % 2 else 1)
+        return total
+
+    return minor(0, tuple(range(columns)))
 
 
 def _exact_call(name: str, values: list[Fraction | None]) -> Quotient | None:

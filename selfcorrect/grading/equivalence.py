@@ -52,6 +52,8 @@ class Equivalence:
         if not isinstance(equation, NotEquations):
             return equation
         if response.kind == gold.kind == "rel":
+            if response.value == gold.value == "equiv mod":
+                return self._congruences(response, gold)
             if self._inequalities(response, gold):
                 return True
             if self._variables(response, gold) is False:
@@ -128,16 +130,27 @@ class Equivalence:
         self.method = "equation"
         if verdict is None:
             differences = [Node("add", "", (n.args[0], Node("neg", "", (n.args[1],)))) for n in (response, gold)]
-            return self._constant_ratio(*differences)
+            return self._up_to_sign(*differences)
         return verdict
 
-    def _constant_ratio(self, left: Node, right: Node) -> bool | None:
-        """False where left/right is not constant; the pool must confirm a constant one."""
-        for sign in (1, -1):
-            other = right if sign == 1 else Node("neg", "", (right,))
-            if numeric.differ(left, other, positive=self.rules.positive_symbols) is not True:
+    def _up_to_sign(self, left: Node, right: Node) -> bool | None:
+        """Compare two equations up to sign where normal forms prove nothing; the pool must confirm agreement."""
+        verdicts = []
+        for other in (right, Node("neg", "", (right,))):
+            verdicts.append(numeric.differ(left, other, positive=self.rules.positive_symbols))
+            if verdicts[-1] is False:
                 return self._ask(left, other)
-        return False
+        return False if verdicts == [True, True] else None
+
+    def _congruences(self, response: Node, gold: Node) -> bool | None:
+        """Compare ``x = a (mod m)``: the same modulus, residues that differ by a multiple of it."""
+        if response.args[0] != gold.args[0]:
+            return False
+        values = [_plain_number(arg) for arg in (*response.args[1:], *gold.args[1:])]
+        if None in values or not values[3]:
+            return self._in_order(response.args[1:], gold.args[1:])
+        residue_r, modulus_r, residue_g, modulus_g = (value or Fraction(0) for value in values)
+        return modulus_r == modulus_g and ((residue_r - residue_g) / modulus_g).denominator == 1
 
     # -- inequalities ------------------------------------------------------------------------------------
 
@@ -415,6 +428,9 @@ def _is_scalar(node: Node) -> bool:
 
 
 def _words(node: Node) -> str:
+    """Return the words of a text; a bare word was read as a product of letters."""
+    if node.kind == "mul" and all(arg.kind == "sym" for arg in node.args):
+        return "".join(arg.value for arg in node.args)
     return node.value if node.kind in ("text", "sym") else "\0"
 
 

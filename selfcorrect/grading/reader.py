@@ -145,7 +145,10 @@ class Reader:
             members.append(self.ratio())
         if self.peek() == ("cmd", "pmod"):
             self.position += 1
-            self.primary()
+            modulus = self.primary()
+            if operators and operators[-1] in ("equiv", "="):
+                operators[-1:] = ["equiv", "mod"]
+                members.append(modulus)
         if not operators:
             return members[0]
         return Node("rel", " ".join(operators), tuple(members))
@@ -214,7 +217,7 @@ class Reader:
                 mixed = self.mixed_number(left)
                 if kind == "num" and mixed is None and (left.args[-1] if left.kind == "mul" else left).kind == "num":
                     self.fail("two numbers side by side")
-                left = mixed if mixed else _product(left, self.factor())
+                left = self.postfix(mixed) if mixed else _product(left, self.factor())
             else:
                 return left
 
@@ -580,6 +583,10 @@ class Reader:
         if self.at("(") or self.at("["):
             inner = self.bracket(self.take()[1])
             return inner.args if inner.kind == "tuple" else (inner,)
+        if self.at(r"\{") and name in ("max", "min", "gcd", "lcm"):
+            self.position += 1
+            inner = self.braces()
+            return inner.args if inner.kind == "set" else (inner,)
         if self.skip("{"):
             inner = self.group_rest()
             return inner.args if inner.kind == "list" else (inner,)

@@ -92,10 +92,12 @@ def _settle_relation(node: Node) -> Node:
         if not operators:
             return settle(members[0])
         return settle(Node("rel", " ".join(operators), members))
-    if operators == ["in"]:
+    if operators == ["in"] and is_name(members[0]):
         return settle(members[1])
-    if "in" in operators and operators[-1] == "in" and members[-1].kind == "sym" and members[-1].value in _NUMBER_SETS:
-        return settle(Node("rel", " ".join(operators[:-1]), members[:-1]))
+    if operators[-1] == "in" and members[-1].kind == "sym" and members[-1].value in _NUMBER_SETS:
+        return settle(Node("rel", " ".join(operators[:-1]), members[:-1]) if len(members) > 2 else members[0])
+    if operators[-1] == "mod":
+        return settle(members[-2])
     if "equiv" in operators:
         return settle(members[-1])
     if operators == ["="] and contains(members[1], _PM):

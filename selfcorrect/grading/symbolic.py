@@ -107,7 +107,7 @@ def _big(node: Node, positive: bool) -> Any:
         raise Unreadable("a big operator without its variable")
     name, inside = to_sympy(variable, positive), to_sympy(body, positive)
     none = Node("sym", "NONE")
-    bounds = [None if bound == none else to_sympy(bound, positive) for bound in (lower, upper)]
+    bounds: list[Any] = [None if bound == none else to_sympy(bound, positive) for bound in (lower, upper)]
     if node.value == "lim":
         return sympy.Limit(inside, name, bounds[0])
     if node.value == "int" and bounds == [None, None]:

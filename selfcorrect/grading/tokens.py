@@ -60,6 +60,8 @@ def clean(text: str) -> str:
     if "\\\\" in text and r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
     text = text.strip()
+    if text.startswith(("np.", "math.")):
+        text = text.partition(".")[2]
     while text.startswith(("**", "__")) or text.endswith(("**", "__")):
         text = text.strip("*_").strip()
     while True:
