@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,13 +163,15 @@ async def _record(journal: Journal, ready: list[tuple[str, Trajectory]], progres
     progress.advance(len(ready), note=f"{right}/{len(graded)} right" if graded else None)
 
 
-def _summary(recipe: EvalRecipe, journal: Journal, problems: list[Problem], dropped: dict[str, int]) -> dict[str, Any]:
+def _summary(
+    recipe: EvalRecipe, journal: Journal, problems: list[Problem], dropped: Mapping[str, int]
+) -> dict[str, Any]:
     keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in problems]
     trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
     return score(recipe.label, trajectories).row() | {
         "label": recipe.label,
         "problems": len(problems),
-        "dropped": dropped,
+        "dropped": dict(dropped),
         "benchmark": recipe.problems.source,
         "model": recipe.engine.model,
         "temperature": recipe.temperature,

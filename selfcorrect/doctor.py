@@ -53,7 +53,7 @@ def _embedded() -> Text:
 
 
 def _grader() -> Text:
-    from selfcorrect.grading.command import self_test
+    from selfcorrect.grading.self_test import self_test
 
     failures = self_test()
     if failures:
