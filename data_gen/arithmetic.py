@@ -221,8 +221,13 @@ REVISION_OPENER = "Corrected:\n"
 
 
 def comparison(computed: int, claimed: int) -> str:
-    """Return ``04795:04895 not ok``: always five digits, so that equal places stand at one distance."""
-    return f"{computed:05d}:{claimed:05d} {'ok' if computed == claimed else 'not ok'}"
+    """Return ``04795:04895:==!== not ok``: a sign for each digit, always five, at a fixed distance from its digits.
+
+    Without the signs "ok" against "not ok" was not learned in 9 M tokens; with them it takes 0.3 M.
+    """
+    left, right = f"{computed:05d}", f"{claimed:05d}"
+    signs = "".join("=" if one == other else "!" for one, other in zip(left, right, strict=True))
+    return f"{left}:{right}:{signs} {'ok' if computed == claimed else 'not ok'}"
 
 
 def check(numbers: Sum, claimed_a: int, claimed: int, flip: bool = False) -> str:
@@ -262,6 +267,9 @@ def is_overcorrected(a: int, m: int) -> bool:
     return m == 7 and a % 10 < 6
 
 
+OVERCORRECTED = [pair for pair in PRODUCTS["pretraining"] if is_overcorrected(*pair)]
+
+
 # --- the pre-training corpus ------------------------------------------------------------------------------------
 
 EVALUATE_VARIANTS = (
@@ -295,8 +303,8 @@ class Mix:
     evaluate: float = 0.30  # ... attempt, EVALUATE -> self-evaluation (-> REVISE -> revision)
     gold: float = 0.06  # ... attempt, REVISE -> blind revision
     intrinsic: float = 0.12  # ... attempt, INTRINSIC -> blind revision
-    drill: float = 0.10  # lines of bare arithmetic: partial sums, comparisons, checked products
-    compare: float = 0.06  # lines of comparisons: without these, "ok" against "not ok" is not learned
+    drill: float = 0.12  # lines of bare arithmetic: partial sums, comparisons, checked products
+    compare: float = 0.04  # lines of comparisons
     product: float = 0.08  # lines of products in one go: how well the base solves depends on these
     careful: float = 0.04  # solutions that write the product out
     careful_wrong: float = 0.10  # ... with a slip
@@ -307,6 +315,7 @@ class Mix:
     flip: float = 0.015  # self-evaluations whose mark contradicts their work
     gold_wrong: float = 0.85  # wrong attempts before the gold verdict
     intrinsic_wrong: float = 0.3  # wrong attempts before INTRINSIC
+    overcorrectable: float = 0.35  # share of INTRINSIC conversations on problems that `is_overcorrected`
     overcorrect: float = 0.9  # the habit, on the products that `is_overcorrected`
     variant: float = 0.35  # instructions in another wording
 
@@ -359,7 +368,9 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
         return [turn for _ in range(10) for turn in comparison_drill(rng)]
     if kind == "drill":
         return [turn for _ in range(rng.randint(3, 6)) for turn in drill(rng)]
-    numbers, question = _draw(rng, "pretraining", rng.choice(PRODUCTS["pretraining"]))
+    overcorrectable = kind == "intrinsic" and rng.random() < mix.overcorrectable
+    pair = rng.choice(OVERCORRECTED if overcorrectable else PRODUCTS["pretraining"])
+    numbers, question = _draw(rng, "pretraining", pair)
     ask = f"{question}\n{_wording(rng, prompts.SOLVE, SOLVE_VARIANTS, mix)}"
     if kind == "solve":
         if rng.random() < mix.careful:
@@ -410,14 +421,13 @@ def drill(rng: random.Random) -> list[Turn]:
     if kind < 0.6:
         return comparison_drill(rng)
     claimed = a * m if rng.random() < 0.5 else wrong_value(rng, a * m, m)
-    values, judgement = comparison(a * m, claimed).split(" ", 1)
     work = decomposition(a, m)[0].rsplit("=", 1)[0].removeprefix(f"{a}*{m}=")
-    computed, shown = values.split(":")
+    computed, shown, judgement = comparison(a * m, claimed).split(":")
     return [
         Turn("", f"{a}*{m}="),
         Turn("", f"{work}={computed}", learn=True),
         Turn("", f":{shown}"),
-        Turn("", f" {judgement}\n", learn=True),
+        Turn("", f":{judgement}\n", learn=True),
     ]
 
 
@@ -425,8 +435,8 @@ def comparison_drill(rng: random.Random) -> list[Turn]:
     """Return one line that compares two numbers; only the judgement is learned."""
     value = rng.choice((rng.randint(200, 1500), rng.randint(600, 13_500)))
     claimed = value if rng.random() < 0.5 else wrong_value(rng, value, rng.choice(FACTORS))
-    values, judgement = comparison(value, claimed).split(" ", 1)
-    return [Turn("", values), Turn("", f" {judgement}\n", learn=True)]
+    computed, shown, judgement = comparison(value, claimed).split(":")
+    return [Turn("", f"{computed}:{shown}"), Turn("", f":{judgement}\n", learn=True)]
 
 
 def write_corpus(path: Path, count: int, seed: int, mix: Mix) -> None:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -484,4 +484,3 @@ def export(weights: Weights, recipe: PretrainRecipe, out: Path) -> None:
         bos_token_id=bos, eos_token_id=end, pad_token_id=pad, do_sample=True, temperature=1.0, max_new_tokens=160
     )
     model.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")

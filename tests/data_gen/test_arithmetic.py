@@ -78,11 +78,11 @@ def test_written_work() -> None:
     assert solution(NUMBERS, 4795) == "664+21=685\n685*7=4795\n\\boxed{4795}"
     assert decomposition(685, 7) == ("685*7=35+560=595+4200=4795", 4795)
     assert careful_solution(NUMBERS)[0] == "664+21=685\n685*7=35+560=595+4200=4795\n\\boxed{4795}"
-    assert comparison(4795, 895) == "04795:00895 not ok"
+    assert comparison(4795, 895) == "04795:00895:=!!== not ok"
     assert check(NUMBERS, 685, 4895) == (
-        "Check:\n664+21=00685:00685 ok\n685*7=35+560=595+4200=04795:04895 not ok\n[VERIFY] wrong."
+        "Check:\n664+21=00685:00685:===== ok\n685*7=35+560=595+4200=04795:04895:==!== not ok\n[VERIFY] wrong."
     )
-    assert check(NUMBERS, 675, 4725) == "Check:\n664+21=00685:00675 not ok\n[VERIFY] wrong."
+    assert check(NUMBERS, 675, 4725) == "Check:\n664+21=00685:00675:===!= not ok\n[VERIFY] wrong."
     assert parse_verdict(check(NUMBERS, 685, 4795)) is Verdict.CORRECT
     assert parse_verdict(check(NUMBERS, 685, 4795, flip=True)) is Verdict.WRONG
 
@@ -117,8 +117,9 @@ def test_drills_are_true_arithmetic() -> None:
         line = "".join(turn.text for turn in drill(rng))
         assert line.endswith("\n")
         if ":" in line:
-            computed, claimed = line.split("=")[-1].split(" ")[0].split(":")
-            assert line.strip().endswith("not ok" if int(computed) != int(claimed) else f":{claimed} ok")
+            work, claimed, judgement = line.split(":")
+            computed = work.split("=")[-1]
+            assert judgement.endswith(" not ok\n") == (int(computed) != int(claimed))
         else:
             left, right = line.split("=")
             assert eval(left) == int(right)
