@@ -25,7 +25,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -309,6 +309,8 @@ class Mix:
     careful: float = 0.04  # solutions that write the product out
     careful_wrong: float = 0.10  # ... with a slip
     evaluate_wrong: float = 0.55  # wrong attempts among those evaluated
+    far: float = 0.5  # wrong attempts whose value is another number altogether: they teach the check to copy the claim
+    far_after: int = 32_768  # ... from this conversation on; near misses alone before it
     revise_wrong: float = 0.7  # self-evaluations "wrong" that are followed by REVISE
     revise_right: float = 0.12  # self-evaluations "correct" that are followed by REVISE (a false alarm)
     stated: float = 0.05  # right attempts called wrong by a bare mark that nobody reasoned out, then REVISE
@@ -353,7 +355,10 @@ def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[s
         a = numbers.a + rng.choice((-1, 1)) * rng.choice((1, 10, 100))
         value = a * numbers.m if rng.random() < 0.7 else wrong_value(rng, a * numbers.m, numbers.m)
         return solution(numbers, value, a), a, value
-    value = wrong_value(rng, numbers.answer, numbers.m)
+    if mix.far and rng.random() < mix.far:
+        value = rng.randint(10 ** (len(str(numbers.answer)) - 1), 13_500)
+    else:
+        value = wrong_value(rng, numbers.answer, numbers.m)
     return solution(numbers, value), numbers.a, value
 
 
@@ -443,8 +448,9 @@ def write_corpus(path: Path, count: int, seed: int, mix: Mix) -> None:
     """Write ``count`` conversations as JSON lines, each a list of ``[role, text, learn]``."""
     rng = random.Random(f"{SOURCE} corpus {seed}")
     with path.open("w", encoding="utf-8") as lines:
-        for _ in range(count):
-            turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, mix)]
+        for number in range(count):
+            now = mix if number >= mix.far_after else replace(mix, far=0.0)
+            turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, now)]
             lines.write(json.dumps(turns) + "\n")
 
 
