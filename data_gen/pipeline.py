@@ -75,6 +75,7 @@ class GenRecipe:
     cap_per_problem: int | None = 4  # rows of one class from one problem, at most
     balance: float | None = 2.0  # rows with a right first attempt per row with a wrong one, at most, and the reverse
     baselines: bool = False  # sample the blind revisions of STaR/RAFT and RAFT+ too, as many rows
+    baseline_revisions: Literal["blind", "judged"] = "blind"  # asked for by INTRINSIC, or after a self-evaluation
     blind_per_attempt: int = 2  # of these, distinct revisions of one wrong attempt, at most
     examples: str = ""  # worked chats to show while sampling: "gsm8k" or a .yaml file
     temperature: float = 1.0  # of every part
@@ -211,6 +212,27 @@ class BlindRevision:
         draw = lambda j: self.draws.blind_revision(base, attempt, j)
         seen = await several(worked, at_most, draw, self.recipe, lambda seen: len(right(seen)) >= rows)
         worked.found += [Candidate(kind, base, attempt, revision=revision) for revision in right(seen)[:rows]]
+        return worked
+
+
+class JudgedRevision:
+    """The same data where blind revision hardly ever mends: a judged revision, its self-evaluation left out."""
+
+    def __init__(self, recipe: GenRecipe, draws: Draws) -> None:
+        self.rejection = SequentialRejection(recipe, draws)
+
+    async def __call__(self, base: Base, wants: Wants) -> Worked:
+        """Return the revision of D1 or D2 as a baseline's row."""
+        attempt = await self.rejection.draws.attempt(base)
+        worked = Worked(base, {attempt.key: attempt})
+        if attempt.fate not in (Fate.WRONG, Fate.RIGHT):
+            return worked
+        kind = Kind.RAFT if attempt.fate is Fate.WRONG else Kind.RAFT_PLUS
+        if await wants(kind, base):
+            worked.tried.append(kind)
+            revise = self.rejection.d1 if kind is Kind.RAFT else self.rejection.d2
+            if found := await revise(worked, attempt):
+                worked.found.append(Candidate(kind, base, attempt, revision=found.revision))
         return worked
 
 
@@ -365,7 +387,8 @@ async def _sample(
                 gathered.count(worked)
                 board.kept("baseline rows", len(blind.offer(worked.found)), blind)
 
-            await in_order(bases, BlindRevision(recipe, draws), blind, commit_blind, recipe.at_once, recipe.fixed)
+            revisions = {"blind": BlindRevision, "judged": JudgedRevision}[recipe.baseline_revisions](recipe, draws)
+            await in_order(bases, revisions, blind, commit_blind, recipe.at_once, recipe.fixed)
             gathered.blind = blind.kept
             return gathered
     finally:
