@@ -30,7 +30,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrainedModel:
     """Load a causal LM for training; ``attention`` "auto" is SDPA on a GPU and `train.cpu`'s lean attention on a CPU.
 
-    Lean attention comes with fused norms. Models with attention dropout get eager attention instead.
+    Lean attention comes with `train.cpu.narrow`. Models with attention dropout get eager attention instead.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -44,12 +44,28 @@ def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrained
             from train import cpu
 
             cpu.register_lean_attention()
-        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
+    detach_from_file(loaded)
     if attention == "lean":
-        cpu.fuse_norms(loaded)
+        cpu.narrow(loaded)
     return loaded
+
+
+def detach_from_file(model: PreTrainedModel) -> None:
+    """Copy weights out of the memory map that they were loaded into.
+
+    Weights trained in place in a map become those of the file when somebody rewrites it (truncating a file drops even
+    the pages that were written to), silently and in the middle of a run.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def has_gpu() -> bool:

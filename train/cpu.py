@@ -6,7 +6,8 @@ In a model of a few million parameters the products are cheap and passes over me
   scales, masks, widens to float32, normalises and narrows the scores in passes of their own, and autograd keeps a copy
   of several; SDPA's backward on a CPU is slower still. Here scores are masked in place, normalised in the dtype of the
   values and kept once. Block-diagonal masks of packed rows pass through unchanged.
-- **Norms** (`fuse_norms`): one call instead of five.
+- **Norms and rotary positions** (`narrow`): a norm is one call instead of five; under autocast both leave in its
+  dtype, as they do in a model that is held in bf16, instead of widening everything after them.
 - **Log-probabilities** (`log_probs_of`): the head runs over the positions that are in the loss, not over all.
 
 Not covered: GPUs (SDPA, flash attention and TRL's fused head serve there), attention dropout (refused), rows of many
@@ -83,11 +84,13 @@ def register_lean_attention() -> None:
     AttentionMaskInterface.register("lean", eager_mask)
 
 
-def fuse_norms(model: PreTrainedModel) -> None:
-    """Give every Llama-style RMS norm of a model one fused call instead of five, its output in the autocast dtype."""
+def narrow(model: PreTrainedModel) -> None:
+    """Give a Llama-style model fused norms, and norms and rotary positions in the autocast dtype."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.forward = _FusedNorm(module)  # type: ignore[method-assign]
+        elif type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = _NarrowRotary(module.forward)  # type: ignore[method-assign]
 
 
 class _FusedNorm:
@@ -98,8 +101,21 @@ class _FusedNorm:
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         norm = self.norm
-        normed = F.rms_norm(hidden_states, (hidden_states.shape[-1],), norm.weight, norm.variance_epsilon)
-        return normed.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else normed
+        return _narrowed(F.rms_norm(hidden_states, (hidden_states.shape[-1],), norm.weight, norm.variance_epsilon))
+
+
+class _NarrowRotary:
+    """The forward of a rotary embedding: its cosines and sines, narrowed."""
+
+    def __init__(self, forward: Any) -> None:
+        self.wide = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(_narrowed(part) for part in self.wide(*args, **kwargs))
+
+
+def _narrowed(value: Tensor) -> Tensor:
+    return value.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else value
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:

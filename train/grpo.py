@@ -377,6 +377,7 @@ def build_trainer(recipe: GrpoRecipe, rollouts: Rollouts, folder: Path) -> PathG
     """Return TRL's trainer on the recipe's model, rolling out through ``rollouts``."""
     from datasets import Dataset
 
+    from train import cpu
     from train.grpo_trainer import PathGrpoTrainer
 
     trainer = PathGrpoTrainer(
@@ -390,6 +391,9 @@ def build_trainer(recipe: GrpoRecipe, rollouts: Rollouts, folder: Path) -> PathG
         zero_variance=recipe.zero_variance,
         max_logprob_gap=recipe.max_logprob_gap,
     )
+    if trainer.ref_model is not None and not checkpoint.has_gpu():
+        checkpoint.detach_from_file(trainer.ref_model)
+        cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
     checkpoint.remove_printer(trainer)
     return trainer
 

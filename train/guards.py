@@ -19,7 +19,7 @@ from typing import Any, Literal
 class GuardRecipe:
     """When to speak up, and whether to stop."""
 
-    action: Literal["warn", "stop", "off"] = "warn"  # stop: the last healthy checkpoint becomes the result
+    action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
     min_verdict_rate: float = 0.95  # share of first attempts that get a well-formed verdict
     max_turn1_drop: float = 0.10  # turn-1 accuracy may fall so far below its start
     window: int = 3  # rollouts averaged
@@ -28,7 +28,7 @@ class GuardRecipe:
 def finding(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> str | None:
     """Return what is wrong with the last ``window`` rollouts, in one sentence; None while all is well."""
     rows = [row for row in rows if row.get("turn1") is not None]
-    if recipe.action == "off" or len(rows) < recipe.window:
+    if recipe.action == "ignore" or len(rows) < recipe.window:
         return None
     last = rows[-recipe.window :]
     verdicts = fmean(row["verdict_rate"] for row in last) / 100

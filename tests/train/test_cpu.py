@@ -84,3 +84,16 @@ def test_a_model_with_a_scaled_head_is_left_to_the_library(tiny_model: Path) -> 
     assert cpu.has_plain_head(model)
     model.config.logit_scale = 0.5
     assert not cpu.has_plain_head(model)
+
+
+def test_rewriting_the_file_does_not_change_the_loaded_weights(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_model, folder)
+    model = checkpoint.load_model(str(folder), "auto")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size
+    weights.write_bytes(bytes(size))
+    assert all((old == new).all() for old, new in zip(before, model.parameters(), strict=True))

@@ -73,7 +73,7 @@ def recipe(guesser: Path, tmp_path: Path) -> GrpoRecipe:
         precision="fp32",
         learning_rate=1e-3,
         max_logprob_gap=1e-3,
-        guard=GuardRecipe(action="off"),
+        guard=GuardRecipe(action="ignore"),
     )
 
 

@@ -29,7 +29,7 @@ def test_silent_on_a_healthy_run() -> None:
 def test_fires_on_each_collapse(turn1: list[float], judged: list[float], said: str) -> None:
     history = rows(turn1, judged)
     assert said in str(finding(history, GuardRecipe()))
-    assert finding(history, GuardRecipe(action="off")) is None
+    assert finding(history, GuardRecipe(action="ignore")) is None
 
 
 def test_one_bad_rollout_is_noise_but_no_result() -> None:
