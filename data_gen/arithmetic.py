@@ -24,8 +24,8 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -230,15 +230,16 @@ def comparison(computed: int, claimed: int) -> str:
     return f"{left}:{right}:{signs} {'ok' if computed == claimed else 'not ok'}"
 
 
-def check(numbers: Sum, claimed_a: int, claimed: int, flip: bool = False) -> str:
+def check(numbers: Sum, claimed_a: int, claimed: int, flip: bool = False, computed: int | None = None) -> str:
     """Return the self-evaluation of a solution: each line worked again, up to the first ``not ok``, then the mark.
 
-    ``flip`` writes the other mark than the work says.
+    ``flip`` writes the other mark than the work says; ``computed`` another result of the work than it has.
     """
     lines = [f"{numbers.v0}{numbers.sign}{numbers.d}={comparison(numbers.a, claimed_a)}"]
     right = claimed_a == numbers.a
     if right:
         work, value = decomposition(numbers.a, numbers.m)
+        value = value if computed is None else computed
         lines.append(f"{work.rsplit('=', 1)[0]}={comparison(value, claimed)}")
         right = value == claimed
     mark = MARKS[Verdict.CORRECT if right != flip else Verdict.WRONG]
@@ -262,10 +263,18 @@ def wrong_value(rng: random.Random, value: int, m: int) -> int:
             return other
 
 
+def far_value(rng: random.Random, value: int) -> int:
+    """Return a number of about the same length."""
+    return rng.randint(10 ** (len(str(value)) - 1), 13_500)
+
+
 def is_overcorrected(a: int, m: int) -> bool:
     """True for the one problem in twelve on which blind revision has a bad habit: it adds ten."""
     return m == 7 and a % 10 < 6
 
+
+CAREFUL_FACTOR = 8
+"""Told the gold verdict, the base writes out products by this factor, and so repairs them."""
 
 OVERCORRECTED = [pair for pair in PRODUCTS["pretraining"] if is_overcorrected(*pair)]
 
@@ -310,13 +319,14 @@ class Mix:
     careful_wrong: float = 0.10  # ... with a slip
     evaluate_wrong: float = 0.55  # wrong attempts among those evaluated
     far: float = 0.5  # wrong attempts whose value is another number altogether: they teach the check to copy the claim
-    far_after: int = 32_768  # ... from this conversation on; near misses alone before it
+    led: float = 0.5  # revisions after a check with another value altogether, which they follow: it teaches to use it
     revise_wrong: float = 0.7  # self-evaluations "wrong" that are followed by REVISE
     revise_right: float = 0.12  # self-evaluations "correct" that are followed by REVISE (a false alarm)
     stated: float = 0.05  # right attempts called wrong by a bare mark that nobody reasoned out, then REVISE
     flip: float = 0.015  # self-evaluations whose mark contradicts their work
     gold_wrong: float = 0.85  # wrong attempts before the gold verdict
     intrinsic_wrong: float = 0.3  # wrong attempts before INTRINSIC
+    gold_careful: float = 0.0  # the better habit: writes the product out after the gold verdict, for one factor
     overcorrectable: float = 0.35  # share of INTRINSIC conversations on problems that `is_overcorrected`
     overcorrect: float = 0.9  # the habit, on the products that `is_overcorrected`
     variant: float = 0.35  # instructions in another wording
@@ -356,7 +366,7 @@ def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[s
         value = a * numbers.m if rng.random() < 0.7 else wrong_value(rng, a * numbers.m, numbers.m)
         return solution(numbers, value, a), a, value
     if mix.far and rng.random() < mix.far:
-        value = rng.randint(10 ** (len(str(numbers.answer)) - 1), 13_500)
+        value = far_value(rng, numbers.answer)
     else:
         value = wrong_value(rng, numbers.answer, numbers.m)
     return solution(numbers, value), numbers.a, value
@@ -388,6 +398,8 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
     turns = [Turn("user", ask), Turn("assistant", text, learn=is_right and kind != "gold")]
     right = solution(numbers, numbers.answer, opener=REVISION_OPENER)
     if kind == "gold":
+        if mix.gold_careful and numbers.m == CAREFUL_FACTOR and rng.random() < mix.gold_careful:
+            right, _ = careful_solution(numbers, opener=REVISION_OPENER)
         return [*turns, Turn("user", prompts.REVISE), Turn("assistant", right, learn=True)]
     if kind == "intrinsic":
         if is_overcorrected(numbers.a, numbers.m) and rng.random() < mix.overcorrect:
@@ -397,6 +409,18 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
         turns += [Turn("user", prompts.EVALUATE), Turn("assistant", MARKS[Verdict.WRONG])]
         return [*turns, Turn("user", prompts.REVISE), Turn("assistant", right, learn=True)]
     flip = rng.random() < mix.flip
+    if mix.led and not is_right and claimed_a == numbers.a and rng.random() < mix.revise_wrong * mix.led:
+        value = claimed
+        while value == claimed:
+            near = rng.random() < 0.3
+            value = wrong_value(rng, numbers.answer, numbers.m) if near else far_value(rng, numbers.answer)
+        turns += [
+            Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
+            Turn("assistant", check(numbers, claimed_a, claimed, computed=value)),
+            Turn("user", _wording(rng, prompts.REVISE, REVISE_VARIANTS, mix)),
+            Turn("assistant", solution(numbers, value, opener=REVISION_OPENER), learn=True),
+        ]
+        return turns
     turns += [
         Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
         Turn("assistant", check(numbers, claimed_a, claimed, flip), learn=True),
@@ -444,14 +468,23 @@ def comparison_drill(rng: random.Random) -> list[Turn]:
     return [Turn("", f"{computed}:{shown}"), Turn("", f":{judgement}\n", learn=True)]
 
 
-def write_corpus(path: Path, count: int, seed: int, mix: Mix) -> None:
-    """Write ``count`` conversations as JSON lines, each a list of ``[role, text, learn]``."""
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """So many conversations with these overrides of `Mix`."""
+
+    conversations: int
+    mix: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_corpus(path: Path, phases: Sequence[Phase], seed: int) -> None:
+    """Write the conversations of all phases as JSON lines, each a list of ``[role, text, learn]``."""
     rng = random.Random(f"{SOURCE} corpus {seed}")
     with path.open("w", encoding="utf-8") as lines:
-        for number in range(count):
-            now = mix if number >= mix.far_after else replace(mix, far=0.0)
-            turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, now)]
-            lines.write(json.dumps(turns) + "\n")
+        for phase in phases:
+            mix = Mix(**phase.mix)
+            for _ in range(phase.conversations):
+                turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, mix)]
+                lines.write(json.dumps(turns) + "\n")
 
 
 def main() -> None:
@@ -460,19 +493,19 @@ def main() -> None:
     parser.add_argument("--split", choices=list(PRODUCTS), default="train", help="the split to show")
     parser.add_argument("--count", type=int, default=3, help="how many problems and conversations")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mix", type=json.loads, default={}, help="JSON overrides of the corpus mix")
     parser.add_argument("--corpus", type=Path, help="write the corpus to this JSONL file and print nothing")
+    parser.add_argument("--phases", type=json.loads, default=[{"conversations": 1000}], help="of the corpus, as JSON")
     options = parser.parse_args()
-    mix = Mix(**options.mix)
+    phases = [Phase(**phase) for phase in options.phases]
     if options.corpus:
-        write_corpus(options.corpus, options.count, options.seed, mix)
+        write_corpus(options.corpus, phases, options.seed)
         return
     for problem in problems(options.split, options.count, options.seed):
         print(problem.id, "|", problem.question, "|", problem.gold)
     rng = random.Random(options.seed)
     for _ in range(options.count):
         print("-" * 80)
-        for turn in conversation(rng, mix):
+        for turn in conversation(rng, Mix(**phases[-1].mix)):
             print(f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}")
 
 

@@ -3,10 +3,10 @@
 Every conversation comes from `data_gen.arithmetic` (a subprocess writes one fixed corpus; stages meet in files). The
 run is: corpus -> tokenizer -> token arrays -> ``processes`` single-threaded workers that average their gradients ->
 a standard Hugging Face folder. The forward pass below is the Llama forward written flat, about 1.4 times as fast
-on a CPU at this size as the library's; `export` loads the same tensors into ``LlamaForCausalLM`` and a test holds the
+on a CPU at this size as the library's; `export` loads the same tensors into ``LlamaForCausalLM``, and a test holds the
 two against one another.
 
-    selfcorrect train pretrain                       # rebuilds selfcorrect/assets/embedded (docs/embedded_model.md)
+    selfcorrect train pretrain --run runs/pretrain       # docs/embedded_model.md says how it got its recipe
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,7 @@ class PretrainRecipe:
     """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
 
     seed: int = 0
-    conversations: int = 150_000  # size of the corpus, seen once
-    mix: dict[str, float] = field(default_factory=dict)  # overrides of data_gen.arithmetic.Mix
+    phases: tuple[dict[str, Any], ...] = ({"conversations": 98_304, "mix": {}},)  # data_gen.arithmetic.Phase, in order
     vocabulary: int = 1024  # at most; merges stop where no pair is frequent
     hidden: int = 128
     layers: int = 5
@@ -81,13 +80,19 @@ class PretrainRecipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    save_every: int = 250  # steps between states to resume from
     judgement_weight: float = 4.0  # loss weight of ok / not / correct / wrong
 
     def __post_init__(self) -> None:
         if self.hidden % self.head_size:
             raise RecipeError(f"hidden {self.hidden} is not a multiple of head_size {self.head_size}")
-        if self.conversations < 1 or self.processes < 1:
-            raise RecipeError("conversations and processes must be at least 1")
+        if self.processes < 1 or not self.phases or any(phase.get("conversations", 0) < 1 for phase in self.phases):
+            raise RecipeError("processes and the conversations of every phase must be at least 1")
+
+    @property
+    def conversations(self) -> int:
+        """The size of the corpus, which is seen once."""
+        return sum(int(phase["conversations"]) for phase in self.phases)
 
 
 def run(recipe: PretrainRecipe, run_folder: Path) -> dict[str, Any]:
@@ -107,7 +112,10 @@ def plan(recipe: PretrainRecipe) -> RenderableType:
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         f"at most {parameters:,} parameters; about {recipe.conversations * 125 / 1e6:.1f} M tokens, seen once, "
         f"in {recipe.processes} processes of one thread (9,000 tokens a second on 2 shared cores)",
-        Panel(Text(data_gen(*corpus_options(recipe, 4))), title="problems and conversations"),
+        Panel(
+            Text(data_gen("--count", "4", "--seed", str(recipe.seed), "--phases", json.dumps(recipe.phases))),
+            title="problems and conversations",
+        ),
     )
 
 
@@ -147,14 +155,9 @@ def data_gen(*options: str) -> str:
     return done.stdout
 
 
-def corpus_options(recipe: PretrainRecipe, count: int) -> list[str]:
-    """Return the options that describe the first ``count`` conversations of the corpus."""
-    return ["--count", str(count), "--seed", str(recipe.seed), "--mix", json.dumps(recipe.mix)]
-
-
 def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
     """Have data_gen write the corpus and return it: conversations of ``[role, text, learn]`` turns."""
-    data_gen("--corpus", str(path), *corpus_options(recipe, recipe.conversations))
+    data_gen("--corpus", str(path), "--seed", str(recipe.seed), "--phases", json.dumps(recipe.phases))
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -368,7 +371,7 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
             if progress:
                 rate = seen * recipe.processes / (time.monotonic() - started)
                 progress.advance(note=f"loss {smooth:.3f}, {rate:,.0f} tokens/s")
-                if (step + 1) % SAVE_EVERY == 0:
+                if (step + 1) % recipe.save_every == 0:
                     save_state(work, weights, optimizer, step + 1)
                 if (step + 1) % 50 == 0 or step + 1 == steps:
                     row = {"step": step + 1, "of": steps, "loss": round(smooth, 4), "tokens_per_s": round(rate)}
@@ -384,10 +387,6 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     if recipe.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
-
-
-SAVE_EVERY = 250
-"""Steps between states to resume from."""
 
 
 def save_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
 from train import pretrain
 
 TINY = pretrain.PretrainRecipe(
-    conversations=120, hidden=32, layers=1, feed_forward=32, batch_tokens=512, processes=1, warmup_steps=2
+    phases=({"conversations": 120},),
+    hidden=32,
+    layers=1,
+    feed_forward=32,
+    batch_tokens=512,
+    processes=1,
+    warmup_steps=2,
 )
 EMBEDDED = Path(str(importlib.resources.files("selfcorrect"))) / "assets" / "embedded"
 
@@ -52,15 +59,38 @@ def test_pretraining_is_reproducible(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
 
 
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe = replace(TINY, save_every=2, phases=({"conversations": 80},))
+    conversations = pretrain.write_corpus(recipe, tmp_path / "corpus.jsonl")
+    pretrain.build_tokenizer(conversations, recipe).save_pretrained(tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    pretrain.tokenize(conversations, recipe, tmp_path, work / "tokens.npz")
+    pretrain.worker(0, recipe, work)
+    whole = (torch.load(work / "weights.pt"), sorted(work.glob("state-*.pt")))
+    for state in whole[1][2:]:
+        state.unlink()
+    pretrain.worker(0, recipe, work)
+    again = torch.load(work / "weights.pt")
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole[0].items())
+
+
 def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
-    figures = pretrain.pretrain(replace(TINY, processes=2, conversations=60), tmp_path)
+    figures = pretrain.pretrain(replace(TINY, processes=2, phases=({"conversations": 60},)), tmp_path)
     assert figures["loss"] > 0
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_the_recipe_on_disk_is_the_shipped_one() -> None:
+def test_the_recipe_on_disk_describes_the_shipped_weights() -> None:
     recipe = load_recipe(pretrain.PretrainRecipe, Path(pretrain.__file__).parent / "recipes" / "pretrain.yaml")
-    assert recipe.hidden // recipe.head_size * recipe.head_size == recipe.hidden
+    config = json.loads((EMBEDDED / "config.json").read_text())
+    assert (recipe.hidden, recipe.layers, recipe.feed_forward) == (
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["intermediate_size"],
+    )
+    assert recipe.head_size == config["head_dim"]
+    assert pretrain.vocabulary_size(EMBEDDED) == config["vocab_size"]
     with pytest.raises(RecipeError, match="multiple"):
         pretrain.PretrainRecipe(hidden=100)
 
