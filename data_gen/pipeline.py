@@ -216,7 +216,10 @@ class BlindRevision:
 
 
 class JudgedRevision:
-    """The same data where blind revision hardly ever mends: a judged revision, its self-evaluation left out."""
+    """The same data where blind revision hardly ever mends: a judged revision, its self-evaluation left out.
+
+    The draws are those of D1 and D2, so most stand in the journals already.
+    """
 
     def __init__(self, recipe: GenRecipe, draws: Draws) -> None:
         self.rejection = SequentialRejection(recipe, draws)
@@ -314,15 +317,15 @@ class Gathered:
     drawn: Counter[str] = field(default_factory=Counter)  # samples of this run, by stage, used or not
     tokens: Counter[str] = field(default_factory=Counter)
     resumed: int = 0  # samples that an earlier, interrupted run had drawn
-    counted: set[int] = field(default_factory=set)  # places of base samples whose attempt is counted
+    counted: set[str] = field(default_factory=set)  # keys of the samples in ``used``: the baselines share some
 
     def count(self, worked: Worked) -> None:
         """Add one committed base sample to the counts."""
         fate = next(draw.fate for draw in worked.draws.values() if draw.stage == "attempts")
         for draw in worked.draws.values():
-            if draw.stage != "attempts" or worked.base.place not in self.counted:
+            if draw.key not in self.counted:
                 self._stage(draw.stage)[_outcome(draw, fate)] += 1
-        self.counted.add(worked.base.place)
+                self.counted.add(draw.key)
         for kind in worked.tried:
             self._stage(str(kind))["tried"] += 1
             self._stage(str(kind))["served"] += any(candidate.kind is kind for candidate in worked.found)

@@ -212,6 +212,19 @@ def test_baselines_have_as_many_distinct_rows(recipe, tmp_path, codec) -> None:
     assert Counter(row["first"] for row in rows_of(tmp_path, "raft-plus")) == {"wrong": 22, "right": 22}
 
 
+def test_judged_baselines_reuse_the_samplers_draws(recipe, tmp_path, codec) -> None:
+    recipe = replace(recipe, baselines=True, baseline_revisions="judged", attempts=8)
+    summary, _ = sample(recipe, tmp_path, codec)
+    assert {name: summary["rows"][name] for name in SETS} == dict.fromkeys(SETS, 44)
+    revisions = {row["key"]: row["text"] for row in read_jsonl(tmp_path / "gen" / "revisions.jsonl")}
+    assert all(row["messages"][-1]["content"] in revisions.values() for row in rows_of(tmp_path, "raft"))
+    assert "blind" not in summary["drawn"]["samples"]
+    for stage in ("attempts", "evaluations", "revisions"):
+        counts = summary["samples"][stage]
+        counted = sum(value for name, value in counts.items() if name != "acceptance")
+        assert counted <= summary["drawn"]["samples"][stage], "a draw that both passes use is counted once"
+
+
 def test_prompts_for_rl_share_no_question_with_the_samples(recipe, tmp_path, codec) -> None:
     sample(recipe, tmp_path, codec)
     set_aside = list(read_jsonl(tmp_path / "data" / "prompts.jsonl"))
