@@ -30,7 +30,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from data_gen.ahead import Wants, Worked, in_order
+from data_gen.ahead import Wants, Work, Worked, in_order
 from data_gen.asking import Asking, load_examples
 from data_gen.datasets import baseline_rows, write_prompts, write_sft
 from data_gen.draws import Draws, GradeMany, Sampling
@@ -390,8 +390,9 @@ async def _sample(
                 gathered.count(worked)
                 board.kept("baseline rows", len(blind.offer(worked.found)), blind)
 
-            revisions = {"blind": BlindRevision, "judged": JudgedRevision}[recipe.baseline_revisions](recipe, draws)
-            await in_order(bases, revisions, blind, commit_blind, recipe.at_once, recipe.fixed)
+            judged = recipe.baseline_revisions == "judged"
+            work: Work = JudgedRevision(recipe, draws) if judged else BlindRevision(recipe, draws)
+            await in_order(bases, work, blind, commit_blind, recipe.at_once, recipe.fixed)
             gathered.blind = blind.kept
             return gathered
     finally:
