@@ -104,12 +104,13 @@ def run(recipe: PretrainRecipe, run_folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
 
 
-def plan(recipe: PretrainRecipe) -> RenderableType:
+def plan(recipe: PretrainRecipe, run_folder: Path = Path("runs/pretrain")) -> RenderableType:
     """Return what the run would do: the recipe, the model's size and a few conversations of the corpus."""
     shapes = initial_weights(recipe, recipe.vocabulary).values()
     parameters = sum(tensor.numel() for tensor in shapes)
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
+        f"writes {run_folder / 'checkpoints' / 'embedded'}",
         f"at most {parameters:,} parameters; about {recipe.conversations * 125 / 1e6:.1f} M tokens, seen once, "
         f"in {recipe.processes} processes of one thread (9,000 tokens a second on 2 shared cores)",
         Panel(
