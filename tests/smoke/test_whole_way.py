@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "steps=2",
             "prompts_per_step=4",
             "generations=4",
-            "guard=warn",
+            "guard.action=warn",
         ),
         *to_run,
     )
