@@ -78,7 +78,16 @@ def stage(module: str, schema: str, folder: str, args: list[str] | None, default
         console.print(program.plan(recipe, run))
         return None
     with resumable():
+        check_grader()
         return program.run(recipe, run)
+
+
+def check_grader() -> None:
+    """Refuse to start a run on a grader that fails its self-test (verl#7437: a broken grader is silent)."""
+    from selfcorrect.grading.self_test import self_test
+
+    if failures := self_test(workers=False):
+        raise SelfCorrectError("the grader fails its self-test, so no run can be trusted:\n" + "\n".join(failures))
 
 
 @app.command()

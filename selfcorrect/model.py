@@ -37,8 +37,11 @@ class SelfCorrectModel:
         """
         if model == "embedded":
             settings.setdefault("method", "asked")
-        recipe = replace(engine or EngineRecipe(), model=model)
-        return cls(open_engine(recipe), ChatCodec.load(model), LoopSettings(**settings))
+        opened = open_engine(replace(engine or EngineRecipe(), model=model))
+        context = getattr(opened, "context", None)
+        if context:  # leave at least half of a short context to the question
+            settings.setdefault("max_tokens", min(LoopSettings().max_tokens, context // 2))
+        return cls(opened, ChatCodec.load(model), LoopSettings(**settings))
 
     def solve(self, question: str, *, seed: int = 0) -> Trajectory:
         """Return the path of one question; ``.final.answer`` is the answer, ``.evaluations`` the verdicts."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +104,7 @@ def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> d
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     seconds: dict[str, float] = {}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no step outlives its plan
     with Progress(*bar_columns(), console=console) as display:
         overall = display.add_task("[bold]all steps", total=len(steps), completed=len(done), note="")
         try:

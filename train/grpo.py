@@ -21,6 +21,7 @@ import json
 import math
 import random
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from selfcorrect.correction import grade_trajectories, parse_path
 from selfcorrect.engines import Sample, SampleRequest, sample_seed
 from selfcorrect.errors import DataError, InputError, RecipeError
 from selfcorrect.jsonl import read_jsonl, write_jsonl
-from selfcorrect.metrics import score
+from selfcorrect.metrics import is_correct, score
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, console, meter
 from selfcorrect.recipes import to_yaml
@@ -321,7 +322,17 @@ def _measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], gene
     shares = {"turn1": scores.turn1, "final": scores.final, "i2c": scores.i2c, "c2i": scores.c2i}
     shares |= {"rm_C": scores.rm_C, "rm_W": scores.rm_W}
     row |= {name: share.percent for name, share in shares.items()}
-    return row | {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
+    row |= {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
+    return row | {"turn1_se": _turn1_standard_error(paths, generations)}
+
+
+def _turn1_standard_error(paths: Sequence[Trajectory], generations: int) -> float:
+    """Return the standard error of turn-1 accuracy in points: problems are the units, paths of one are not."""
+    by_problem = [
+        statistics.fmean(bool(is_correct(path.first)) for path in paths[start : start + generations])
+        for start in range(0, len(paths), generations)
+    ]
+    return 100 * statistics.stdev(by_problem) / math.sqrt(len(by_problem)) if len(by_problem) > 1 else 50.0
 
 
 # --- the trainer --------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 - **verdict rate**: RL finds that solving carefully and not judging pays as well, and verification is deleted.
 - **turn-1 floor**: a reward that pays for corrections teaches to answer wrong first (METHOD section 3).
 
-Pure: rows of ``metrics.jsonl`` in, a finding out. Rates are averaged over a window of rollouts, because one rollout of
-some hundred samples moves by several points.
+Pure: rows of ``metrics.jsonl`` in, a finding out. Rates are averaged over a window of rollouts, and a fall of turn-1
+accuracy must exceed the permitted one by two standard errors: sixteen problems a rollout differ by chance by far more
+than a model does from step to step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -21,7 +23,7 @@ class GuardRecipe:
 
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
     min_verdict_rate: float = 0.95  # share of first attempts that get a well-formed verdict
-    max_turn1_drop: float = 0.10  # turn-1 accuracy may fall so far below its start
+    max_turn1_drop: float = 0.10  # turn-1 accuracy may fall so far below its start, and by chance further
     window: int = 3  # rollouts averaged
 
 
@@ -34,28 +36,28 @@ def finding(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> str | Non
     verdicts = fmean(row["verdict_rate"] for row in last) / 100
     if verdicts < recipe.min_verdict_rate:
         return f"only {verdicts:.1%} of first attempts are judged (min_verdict_rate {recipe.min_verdict_rate:.0%})"
-    floor = turn1_floor(rows, recipe)
-    turn1 = fmean(row["turn1"] for row in last) / 100
-    if turn1 < floor:
+    fall, chance = _fall(rows[: recipe.window], last)
+    if fall > recipe.max_turn1_drop + chance:
         return (
-            f"turn-1 accuracy {turn1:.1%} fell under {floor:.1%}, more than {recipe.max_turn1_drop:.0%} below its start"
+            f"turn-1 accuracy is {fall:.1%} below its start (max_turn1_drop {recipe.max_turn1_drop:.0%}, "
+            f"two standard errors {chance:.1%})"
         )
     return None
-
-
-def turn1_floor(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> float:
-    """Return the lowest turn-1 accuracy (a share) that is still allowed: the start's, less the permitted drop."""
-    return fmean(row["turn1"] for row in rows[: recipe.window]) / 100 - recipe.max_turn1_drop
 
 
 def healthy_steps(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> list[int]:
     """Return the steps whose weights, by the rollout sampled from them, break no limit on their own."""
     rows = [row for row in rows if row.get("turn1") is not None]
-    if not rows:
-        return []
-    floor = turn1_floor(rows, recipe)
-    return [
-        row["sampled_at"]
-        for row in rows
-        if row["verdict_rate"] / 100 >= recipe.min_verdict_rate and row["turn1"] / 100 >= floor
-    ]
+    healthy: list[int] = []
+    for row in rows:
+        fall, chance = _fall(rows[: recipe.window], [row])
+        if row["verdict_rate"] / 100 >= recipe.min_verdict_rate and fall <= recipe.max_turn1_drop + chance:
+            healthy.append(row["sampled_at"])
+    return healthy
+
+
+def _fall(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return by how much turn-1 accuracy fell between rollouts, and two standard errors of that, as shares."""
+    fall = fmean(row["turn1"] for row in first) - fmean(row["turn1"] for row in last)
+    variance = sum(sum(row["turn1_se"] ** 2 for row in part) / len(part) ** 2 for part in (first, last))
+    return fall / 100, 2 * math.sqrt(variance) / 100

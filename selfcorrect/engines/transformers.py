@@ -81,6 +81,11 @@ class TransformersEngine:
         self._closed = False
         self._stepping = threading.Lock()  # Held by whoever drives the batch.
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens that a prompt and its completion may have together; None where the model sets no limit."""
+        return self._context
+
     @classmethod
     def load(
         cls,

@@ -52,7 +52,7 @@ def guesser(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPat
             )
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data" / "sft" / "self-rewarding.jsonl").write_text(text, encoding="utf-8")
-    settings = {"epochs": 150, "batch_rows": 12, "learning_rate": 1e-2, "precision": "fp32"}
+    settings = {"epochs": 150, "batch_rows": 12, "learning_rate": 1e-2, "precision": "fp32", "save_every": 1000}
     run_sft(SftRecipe(model=str(tiny_model), **settings), folder)  # type: ignore[arg-type]
     return folder
 
