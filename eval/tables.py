@@ -35,7 +35,7 @@ COLUMNS = (
     ("no_verdict", "no verdict"),
 )
 JUDGED = ("rm_C", "rm_W", "no_verdict")
-JUDGED_TITLES = ("RM C", "RM W", "no verdict", "un-\nanswered", "un-\ngradable", "cut", "tokens")
+JUDGED_TITLES = ("RM C", "RM W", "no\nverdict", "unan-\nswered", "ungra-\ndable", "cut", "tokens")
 
 
 def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _table(*titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("method", min_width=22, max_width=24, overflow="fold")
+    table.add_column("method", min_width=15, max_width=16, overflow="fold")
     for title in titles:
         table.add_column(title, justify="right")
     return table
