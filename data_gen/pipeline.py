@@ -435,7 +435,8 @@ def _write(
     }
     if recipe.prompts:
         rows["prompts"] = write_prompts(folder / "prompts.jsonl", set_aside)
-    classes = Counter(str(candidate.kind) for candidate in gathered.kept)
+    classes = Counter({str(kind): 0 for kind in recipe.quotas})
+    classes.update(str(candidate.kind) for candidate in gathered.kept)
     asked = {str(kind): quota for kind, quota in recipe.quotas.items() if quota is not None}
     asked |= {name: len(gathered.kept) for name in sets if name != "self-rewarding"}
     asked |= {"prompts": recipe.prompts} if recipe.prompts else {}
