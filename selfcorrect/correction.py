@@ -12,7 +12,12 @@ the engine keeps its batch full and nothing waits for a turn to end everywhere.
 | ``gold`` | the checker judges against the reference answer | `prompts.REVISE` |
 | ``intrinsic`` | nobody judges; always revises (also STaR/RAFT) | `prompts.INTRINSIC` |
 | ``misleading`` | nobody judges; always told that it was wrong (p c→i) | `prompts.REVISE` |
+| ``judged`` | another model judges: an outcome reward model, or the self-reward of policy B | `prompts.REVISE` |
 | ``single-turn`` | stops | – |
+
+Where the model judges itself, `LoopSettings.stop` says what becomes of its verdict (`selfcorrect.stopping`). A decision
+that differs from the mark it wrote replaces the mark: the path goes on from the decided verdict, whose tokens are
+recorded as not sampled.
 """
 
 from __future__ import annotations
@@ -20,17 +25,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from selfcorrect import prompts
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
+from selfcorrect.errors import InputError
 from selfcorrect.grading import extract_answer, grade, grade_many
+from selfcorrect.stopping import Stop, StopRule
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
-from selfcorrect.verdicts import MARKS, has_mark, next_mark, parse_two_turn, parse_verdict
+from selfcorrect.verdicts import MARKS, YES_NO, has_mark, next_mark, parse_two_turn, parse_verdict
 
-Method = Literal["self-rewarding", "asked", "two-turn", "gold", "intrinsic", "misleading", "single-turn"]
+if TYPE_CHECKING:
+    from selfcorrect.judges import Judge
+
+Method = Literal["self-rewarding", "asked", "two-turn", "gold", "intrinsic", "misleading", "judged", "single-turn"]
+JUDGES_ITSELF = ("self-rewarding", "asked", "two-turn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +54,55 @@ class LoopSettings:
     top_p: float = 1.0
     max_tokens: int = 1024
     one_pass: bool = True  # long-CoT: sample the path in one completion, or stop at each mark and continue
+    stop: Stop = "sampled"  # see selfcorrect.stopping; all but "sampled" stop at each mark
+    rule: StopRule = field(default_factory=StopRule)  # of stop="threshold"
+
+    def __post_init__(self) -> None:
+        if self.stop != "sampled" and self.method not in JUDGES_ITSELF:
+            raise InputError(
+                f"stop={self.stop} replaces the model's own verdict, and method {self.method!r} has none; "
+                f"it goes with {', '.join(JUDGES_ITSELF)}"
+            )
 
 
-async def solve(problem: Problem, engine: Engine, codec: ChatCodec, settings: LoopSettings, seed: int) -> Trajectory:
-    """Return the path of one problem. The same problem, settings and seed give the same path."""
+async def solve(
+    problem: Problem,
+    engine: Engine,
+    codec: ChatCodec,
+    settings: LoopSettings,
+    seed: int,
+    judge: Judge | None = None,
+) -> Trajectory:
+    """Return the path of one problem. The same problem, settings and seed give the same path.
+
+    ``judge`` is who decides under ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
+    """
+    if judge is None and "judge" in (settings.stop, settings.method.removesuffix("d")):
+        raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
     path = _Path(problem, codec, settings, seed, codec.opening(prompts.solve_messages(problem.question)))
     if settings.method == "self-rewarding":
-        return await _long_cot(path, engine)
-    return await _chat(path, engine)
+        return await _long_cot(path, engine, judge)
+    return await _chat(path, engine, judge)
 
 
-async def _long_cot(path: _Path, engine: Engine) -> Trajectory:
-    settings = path.settings
-    if settings.one_pass:
+async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
+    settings, codec, prompt = path.settings, path.codec, path.ids
+    if settings.one_pass and settings.stop == "sampled":
         sample = await engine.sample(path.request())
-        return parse_path(path.problem, path.codec, path.ids, sample, settings.horizon, seed=path.seed)
-    prompt = path.ids
+        return parse_path(path.problem, codec, prompt, sample, settings.horizon, seed=path.seed)
     whole = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
+    written: list[tuple[int, int]] = []  # token ranges of verdicts that were decided and not sampled
     while True:
-        trajectory = parse_path(path.problem, path.codec, prompt, whole, settings.horizon, seed=path.seed)
+        trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
+        if whole.finish == "text" and _waits_for_decision(trajectory, settings.horizon):
+            decided = await _decide(path, trajectory.evaluations[-1], trajectory.final, judge)
+            if decided is not trajectory.evaluations[-1].verdict:
+                whole, start = _with_mark(codec, whole, decided)
+                written.append((len(prompt) + start, len(prompt) + len(whole.token_ids)))
+                trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
         undecided = trajectory.stop == "no-revision" and whole.finish == "text"
         if not undecided or len(whole.token_ids) >= settings.max_tokens:
-            return trajectory
+            return replace(trajectory, spans=_without(trajectory.spans, written))
         path.ids = prompt + whole.token_ids
         more = await engine.sample(
             path.request(stop_texts=tuple(MARKS.values()), budget=settings.max_tokens - len(whole.token_ids))
@@ -77,31 +115,58 @@ async def _long_cot(path: _Path, engine: Engine) -> Trajectory:
         )
 
 
-async def _chat(path: _Path, engine: Engine) -> Trajectory:
-    method, horizon = path.settings.method, path.settings.horizon
+def _waits_for_decision(trajectory: Trajectory, horizon: int) -> bool:
+    judged = len(trajectory.evaluations) == len(trajectory.attempts) < horizon
+    return judged and trajectory.evaluations[-1].verdict is not None
+
+
+async def _decide(path: _Path, evaluation: SelfEvaluation, attempt: Attempt, judge: Judge | None) -> Verdict:
+    """Return the stop decision on an attempt that was judged with a well-formed verdict."""
+    assert evaluation.verdict is not None
+    match path.settings.stop:
+        case "argmax":
+            return StopRule().verdict(evaluation)
+        case "threshold":
+            return path.settings.rule.verdict(evaluation)
+        case "never":
+            return Verdict.WRONG
+        case "gold":
+            right = grade(attempt.text, path.problem.gold, source=path.problem.source).correct
+            return Verdict.CORRECT if right else Verdict.WRONG
+        case "judge":
+            assert judge is not None
+            return (await judge.judge(path.problem, attempt.text)).verdict or evaluation.verdict
+    return evaluation.verdict
+
+
+async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
+    method, horizon, codec = path.settings.method, path.settings.horizon, path.codec
+    watched = yes_no_ids(codec) if method == "two-turn" else None
     while True:
-        sample = await engine.sample(path.request())
-        path.take(sample, Role.REVISION if path.attempts else Role.ATTEMPT)
-        text = path.codec.decode(sample.token_ids)
+        sample = await engine.sample(path.request(watch_ids=watched))
+        text = codec.decode(sample.token_ids)
         path.attempts.append(Attempt(text, extract_answer(text, source=path.problem.source)))
+        last = len(path.attempts) == horizon
+        if method == "two-turn" and sample.finish != "length":
+            p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids), watched)
+            await path.take_judged(sample, SelfEvaluation("", parse_two_turn(text), p_correct), judge, last)
+        else:
+            path.take(sample, Role.REVISION if len(path.attempts) > 1 else Role.ATTEMPT)
         if sample.finish == "length":
             return path.end("length")
-        if method == "two-turn":
-            path.evaluations.append(SelfEvaluation("", parse_two_turn(text)))
-        if method == "single-turn" or (method != "asked" and len(path.attempts) == horizon):
+        if method == "single-turn" or last:
             return path.end("horizon" if method != "single-turn" else "end")
         if method == "gold" and grade(text, path.problem.gold, source=path.problem.source).correct:
             return path.end("end")
+        if method == "judged":
+            assert judge is not None
+            path.evaluations.append(await judge.judge(path.problem, text))
         if method == "asked":
-            if len(path.attempts) == horizon:
-                return path.end("horizon")
             path.say(prompts.EVALUATE)
             sample = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
-            start = len(path.ids)
-            path.take(sample, Role.EVALUATION)
-            text = path.codec.decode(sample.token_ids)
-            p_correct = verdict_probability(path.codec, sample, 0, len(path.ids) - start)
-            path.evaluations.append(SelfEvaluation(text, parse_verdict(text), p_correct))
+            text = codec.decode(sample.token_ids)
+            p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids))
+            await path.take_judged(sample, SelfEvaluation(text, parse_verdict(text), p_correct), judge, last)
         if path.evaluations:
             verdict = path.evaluations[-1].verdict
             if verdict is None:
@@ -130,7 +195,12 @@ class _Path:
         self.attempts: list[Attempt] = []
         self.evaluations: list[SelfEvaluation] = []
 
-    def request(self, stop_texts: tuple[str, ...] = (), budget: int | None = None) -> SampleRequest:
+    def request(
+        self,
+        stop_texts: tuple[str, ...] = (),
+        budget: int | None = None,
+        watch_ids: tuple[int, ...] | None = None,
+    ) -> SampleRequest:
         return SampleRequest(
             prompt_ids=self.ids,
             max_tokens=budget or self.settings.max_tokens,
@@ -139,8 +209,27 @@ class _Path:
             top_p=self.settings.top_p,
             stop_ids=self.codec.stop_ids,
             stop_texts=stop_texts,
-            watch_ids=self.codec.verdict_ids,
+            watch_ids=watch_ids or self.codec.verdict_ids,
         )
+
+    async def take_judged(self, sample: Sample, evaluation: SelfEvaluation, judge: Judge | None, last: bool) -> None:
+        """Take a message that ends in a verdict, with the verdict that the stop decision makes of it."""
+        two_turn = self.settings.method == "two-turn"
+        role = Role.EVALUATION if not two_turn else Role.REVISION if len(self.attempts) > 1 else Role.ATTEMPT
+        decided = evaluation.verdict
+        if decided is not None and not last:
+            decided = await _decide(self, evaluation, self.attempts[-1], judge)
+        if decided is None or decided is evaluation.verdict:
+            self.take(sample, role)
+            self.evaluations.append(evaluation)
+            return
+        whole, start = (_with_answer if two_turn else _with_mark)(self.codec, sample, decided)
+        self.take(whole, role)
+        self.spans = list(_without(self.spans, [(len(self.ids) - len(whole.token_ids) + start, len(self.ids))]))
+        text = self.codec.decode(whole.token_ids)
+        if two_turn:
+            self.attempts[-1] = replace(self.attempts[-1], text=text)
+        self.evaluations.append(replace(evaluation, text="" if two_turn else text, verdict=decided))
 
     def take(self, sample: Sample, role: Role) -> None:
         self.spans.append(Span(role, len(self.ids), len(self.ids) + len(sample.token_ids)))
@@ -295,10 +384,69 @@ def token_position(codec: ChatCodec, ids: Sequence[int], end: int) -> int:
     return low
 
 
-def verdict_probability(codec: ChatCodec, sample: Sample, start: int, end: int) -> float | None:
-    """Return P(correct) / (P(correct) + P(wrong)) at the last verdict token of ``sample.token_ids[start:end]``."""
+def _with_mark(codec: ChatCodec, sample: Sample, verdict: Verdict) -> tuple[Sample, int]:
+    text, marks = codec.decode(sample.token_ids), []
+    while mark := next_mark(text, marks[-1].end() if marks else 0):
+        marks.append(mark)
+    return _rewritten(codec, sample, text, marks[-1].start(1), f"{verdict}.")
+
+
+def _with_answer(codec: ChatCodec, sample: Sample, verdict: Verdict) -> tuple[Sample, int]:
+    text = codec.decode(sample.token_ids)
+    word = text.rindex(prompts.SELF_QUESTION) + len(prompts.SELF_QUESTION) + 1
+    sampled = YES_NO[Verdict.WRONG if verdict is Verdict.CORRECT else Verdict.CORRECT]
+    return _rewritten(codec, sample, text, word, YES_NO[verdict] + text[word + len(sampled) :])
+
+
+def _rewritten(codec: ChatCodec, sample: Sample, text: str, word: int, ending: str) -> tuple[Sample, int]:
+    """Return the sample with ``ending`` from position ``word`` of its text on, and the first token that is not sampled.
+
+    P(correct) stays readable: the watched log-probabilities of the step that was rewritten stand for all of ``ending``.
+    """
+    start = token_position(codec, sample.token_ids, word)
+    if len(before := codec.decode(sample.token_ids[:start])) > word:  # the token of " correct" begins with the space
+        start -= 1
+        before = codec.decode(sample.token_ids[:start])
+    ids = codec.encode(text[len(before) : word] + ending)
+    return replace(
+        sample,
+        token_ids=sample.token_ids[:start] + ids,
+        logprobs=sample.logprobs[:start] + (0.0,) * len(ids),
+        watched=sample.watched[:start] + sample.watched[start : start + 1] * len(ids),
+    ), start
+
+
+def _without(spans: Sequence[Span], written: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+    """Return the spans with the token ranges in ``written`` as spans of their own that are not sampled."""
+    out: list[Span] = []
+    for span in spans:
+        inside = [(a, b) for a, b in written if span.start <= a and b <= span.end and span.sampled]
+        position = span.start
+        for start, end in inside:
+            out += [replace(span, start=position, end=start), Span(Role.EVALUATION, start, end, sampled=False)]
+            position = end
+        if position < span.end or not inside:
+            out.append(replace(span, start=position))
+    return tuple(out)
+
+
+def yes_no_ids(codec: ChatCodec) -> tuple[int, int]:
+    """Return the ids of the first token in which the two answers to `prompts.SELF_QUESTION` differ (Yes, No)."""
+    yes, no = (
+        codec.encode(f"{prompts.SELF_QUESTION} {YES_NO[verdict]}") for verdict in (Verdict.CORRECT, Verdict.WRONG)
+    )
+    return next((a, b) for a, b in zip(yes, no, strict=False) if a != b)
+
+
+def verdict_probability(
+    codec: ChatCodec, sample: Sample, start: int, end: int, ids: tuple[int, int] | None = None
+) -> float | None:
+    """Return P(correct) / (P(correct) + P(wrong)) at the last verdict token of ``sample.token_ids[start:end]``.
+
+    ``ids`` are the tokens that say correct and wrong where they are not those of the mark (`yes_no_ids`).
+    """
     for position in range(min(end, len(sample.watched)) - 1, start - 1, -1):
-        if sample.token_ids[position] in codec.verdict_ids:
+        if sample.token_ids[position] in (ids or codec.verdict_ids):
             correct, wrong = sample.watched[position]
             if math.isinf(correct) and math.isinf(wrong):
                 return None

@@ -1,7 +1,8 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
-Pure Python and SciPy. Identities are asserted wherever scores are made:
-``final = turn1 + delta`` and ``delta = i2c - c2i``.
+Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
+``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
+Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
 
 What is scored: an attempt without a readable answer is the model's failure and counts as incorrect
 (``unanswered`` shows how many); a problem on which the GRADER failed is taken out of n and counted in
@@ -11,7 +12,9 @@ What is scored: an attempt without a readable answer is the model's failure and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +22,19 @@ from selfcorrect.errors import InputError
 from selfcorrect.types import Attempt, Outcome, Trajectory, Verdict
 
 Z95 = 1.959963984540054
+RESAMPLES = 2000  # of problems, in every bootstrap; the percentile bounds of 95% then rest on 50 resamples each
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A proportion ``hits / n`` with its 95% Wilson interval, all in percent; n = 0 gives None."""
+    """A proportion ``hits / n`` with its 95% interval, all in percent; n = 0 gives None.
+
+    The interval is Wilson's, or ``bounds`` where hits of one problem are not independent (see `share_of`).
+    """
 
     hits: int
     n: int
+    bounds: tuple[float, float] | None = None
 
     @property
     def percent(self) -> float | None:
@@ -35,21 +43,53 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson score interval in percent."""
-        if not self.n:
-            return None
+        """The 95% interval in percent."""
+        if self.bounds or not self.n:
+            return self.bounds
         p, z2 = self.hits / self.n, Z95**2
         centre = (p + z2 / (2 * self.n)) / (1 + z2 / self.n)
         half = Z95 / (1 + z2 / self.n) * math.sqrt(p * (1 - p) / self.n + z2 / (4 * self.n**2))
         return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
+def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
+    """Return the share of hits among ``(problem id, hit)``; problems that occur several times are resampled whole.
+
+    All hits or none leave a bootstrap without spread: then Wilson's interval on the number of problems.
+    """
+    outcomes = list(outcomes)
+    hits, problems = sum(hit for _, hit in outcomes), len({problem for problem, _ in outcomes})
+    if problems == len(outcomes):
+        return Share(hits, len(outcomes))
+    if hits in (0, len(outcomes)):
+        return Share(hits, len(outcomes), Share(problems if hits else 0, problems).interval)
+    return Share(hits, len(outcomes), clustered_interval((problem, 100 * hit) for problem, hit in outcomes))
+
+
+def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
+    """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled."""
+    import numpy as np
+
+    groups: dict[str, list[float]] = {}
+    for problem, value in values:
+        groups.setdefault(problem, []).append(value)
+    sums, counts = np.array([sum(group) for group in groups.values()]), np.array(list(map(len, groups.values())))
+    weights = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One row of a result table. Shares are of ``n`` scored problems unless their own n says otherwise."""
+    """One row of a result table. Shares are of ``n`` scored paths unless their own n says otherwise.
+
+    ``p_c2i`` is the share of right first attempts that end wrong: the paper's p c→i where the method misleads.
+    ``faults`` counts by name what is odd about paths (`path_faults`).
+    """
 
     method: str
     n: int
+    problems: int
     turn1: Share
     final: Share
     i2c: Share
@@ -59,18 +99,27 @@ class Scores:
     rm_C: Share
     rm_W: Share
     no_verdict: Share
+    p_c2i: Share
     unanswered: int
     ungradable: int
     truncated: int
     tokens_per_problem: float
     samples_per_problem: float
     stops: dict[str, int]
+    faults: dict[str, int]
+
+    @property
+    def resolution(self) -> float:
+        """Half the width of Final's interval, in points: the least that these problems can resolve."""
+        low, high = self.final.interval or (0.0, 100.0)
+        return (high - low) / 2
 
     def row(self) -> dict[str, Any]:
         """Return the row under the keys of ``published_tables.json``, in percent, with intervals and counts."""
         shares = {"turn1": self.turn1, "final": self.final, "i2c": self.i2c, "c2i": self.c2i}
         shares |= {"rm_C": self.rm_C, "rm_W": self.rm_W, "no_verdict": self.no_verdict}
-        row: dict[str, Any] = {"method": self.method, "n": self.n}
+        shares["p_c2i"] = self.p_c2i
+        row: dict[str, Any] = {"method": self.method, "n": self.n, "problems": self.problems}
         for name, share in shares.items():
             row[name] = None if share.percent is None else round(share.percent, 2)
             row[f"{name}_interval"] = share.interval and [round(bound, 2) for bound in share.interval]
@@ -84,7 +133,15 @@ class Scores:
             "tokens_per_problem": round(self.tokens_per_problem, 1),
             "samples_per_problem": round(self.samples_per_problem, 3),
             "stops": self.stops,
+            "faults": self.faults,
+            "resolution": round(self.resolution, 2),
+            "power": power_note(self.n, self.resolution),
         }
+
+
+def power_note(n: int, resolution: float) -> str:
+    """Return what a reader must know before comparing two rows: ``n = 272 cannot resolve less than ±5.8 points``."""
+    return f"n = {n:,} cannot resolve less than ±{resolution:.1f} points"
 
 
 def is_correct(attempt: Attempt) -> bool | None:
@@ -104,41 +161,72 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
     n = len(scored)
     if n == 0:
         raise InputError(f"{method!r}: the grader failed on all {len(trajectories)} problems")
-    pairs = [(bool(is_correct(t.first)), bool(is_correct(t.final))) for t in scored]
-    turn1, final = (sum(column) for column in zip(*pairs, strict=True))
-    i2c = sum(not first and last for first, last in pairs)
-    c2i = sum(first and not last for first, last in pairs)
-    assert final - turn1 == i2c - c2i, "final = turn1 + i2c - c2i"
-    judged = [
-        (is_correct(attempt), evaluation.verdict)
-        for t in scored
-        for attempt, evaluation in zip(t.attempts[:1], t.evaluations, strict=False)
-        if evaluation.verdict is not None
-    ]
-    on_correct = [verdict for right, verdict in judged if right is True]
-    on_wrong = [verdict for right, verdict in judged if right is False]
-    stops: dict[str, int] = {}
-    for t in trajectories:
-        stops[t.stop] = stops.get(t.stop, 0) + 1
+    pairs = [(t.problem.id, bool(is_correct(t.first)), bool(is_correct(t.final))) for t in scored]
+    turn1, final = share_of((p, first) for p, first, _ in pairs), share_of((p, last) for p, _, last in pairs)
+    i2c = share_of((p, not first and last) for p, first, last in pairs)
+    c2i = share_of((p, first and not last) for p, first, last in pairs)
+    assert final.hits - turn1.hits == i2c.hits - c2i.hits, "final = turn1 + i2c - c2i"
+    problems = len({p for p, _, _ in pairs})
+    judged = [(t.problem.id, bool(is_correct(t.first)), v) for t in scored if (v := first_verdict(t)) is not None]
+    stops = Counter(t.stop for t in trajectories)
     return Scores(
         method=method,
         n=n,
-        turn1=Share(turn1, n),
-        final=Share(final, n),
-        i2c=Share(i2c, n),
-        c2i=Share(c2i, n),
-        delta=100 * (i2c - c2i) / n,
-        delta_interval=delta_interval(i2c, c2i, n),
-        rm_C=Share(sum(verdict is Verdict.CORRECT for verdict in on_correct), len(on_correct)),
-        rm_W=Share(sum(verdict is Verdict.WRONG for verdict in on_wrong), len(on_wrong)),
-        no_verdict=Share(n - len(judged), n),
+        problems=problems,
+        turn1=turn1,
+        final=final,
+        i2c=i2c,
+        c2i=c2i,
+        delta=100 * (i2c.hits - c2i.hits) / n,
+        delta_interval=delta_interval(i2c.hits, c2i.hits, n)
+        if problems == n
+        else clustered_interval((p, 100 * (last - first)) for p, first, last in pairs),
+        rm_C=share_of((p, v is Verdict.CORRECT) for p, right, v in judged if right),
+        rm_W=share_of((p, v is Verdict.WRONG) for p, right, v in judged if not right),
+        no_verdict=share_of((t.problem.id, first_verdict(t) is None) for t in scored),
+        p_c2i=share_of((p, not last) for p, first, last in pairs if first),
         unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
         ungradable=len(trajectories) - n,
-        truncated=stops.get("length", 0),
+        truncated=stops["length"],
         tokens_per_problem=sum(t.sampled_tokens for t in trajectories) / len(trajectories),
         samples_per_problem=sum(len(t.attempts) for t in trajectories) / len(trajectories),
         stops=dict(sorted(stops.items())),
+        faults=dict(sorted(Counter(fault for t in trajectories for fault in path_faults(t)).items())),
     )
+
+
+def first_verdict(trajectory: Trajectory) -> Verdict | None:
+    """Return the verdict on the first attempt, None where none (or no well-formed one) was given."""
+    return trajectory.evaluations[0].verdict if trajectory.evaluations else None
+
+
+_MARK, _BOX = re.compile(r"\[\s*verify\s*\]", re.IGNORECASE), re.compile(r"\\f?boxed\s*\{")
+
+
+def path_faults(trajectory: Trajectory) -> list[str]:
+    """Return by name what is odd about a path: each name at most once. A clean path gives an empty list.
+
+    ``mark doubled`` and ``mark malformed`` are about self-evaluations that hold marks but give no verdict, ``mark
+    missing`` about those that hold none; ``no self-evaluation`` is a path that was due to judge and did not.
+    """
+    faults = set()
+    if trajectory.stop == "length":
+        faults.add("truncated")
+    if trajectory.stop == "no-verdict" and len(trajectory.evaluations) < len(trajectory.attempts):
+        faults.add("no self-evaluation")
+    for turn, evaluation in enumerate(trajectory.evaluations):
+        if evaluation.verdict is None and evaluation.text:
+            marks = len(_MARK.findall(evaluation.text))
+            faults.add("mark missing" if not marks else "mark malformed" if marks == 1 else "mark doubled")
+        if evaluation.verdict is None and turn:
+            faults.add("revision without a verdict")
+        if _BOX.search(evaluation.text):
+            faults.add("answer boxed in a self-evaluation")
+    if any(len(_BOX.findall(attempt.text)) > 1 for attempt in trajectory.attempts):
+        faults.add("several boxed answers")
+    if trajectory.evaluations and 1 < len(trajectory.attempts) > len(trajectory.evaluations):
+        faults.add("revision without a verdict")
+    return sorted(faults)
 
 
 def delta_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
@@ -155,7 +243,12 @@ def delta_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """McNemar's exact test of two methods on the same problems; ``gain`` is B - A in points."""
+    """Two methods on the same problems; ``gain`` is B - A of final accuracy in points.
+
+    ``only_a`` and ``only_b`` count the problems on which A, or B, is right more often. ``gain_interval`` is analytic
+    with one path a problem, else the same as ``bootstrap_interval`` (problems resampled in pairs). ``test`` names
+    where the two-sided ``p_value`` comes from.
+    """
 
     n: int
     only_a: int
@@ -163,29 +256,60 @@ class PairedTest:
     gain: float
     gain_interval: tuple[float, float]
     p_value: float
+    bootstrap_interval: tuple[float, float]
+    test: str
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     """Test whether B's final answers are right more often than A's, on the problems that both scored.
 
-    Exact two-sided McNemar (binomial on the discordant pairs). Raises InputError without common problems.
+    One path a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
+    their share of right paths, and the signs of the differences are flipped at random (10,000 times).
+    Raises InputError without common problems.
     """
     from scipy.stats import binomtest
 
-    right_a = {t.problem.id: is_correct(t.final) for t in a}
-    pairs = [(right_a[t.problem.id], is_correct(t.final)) for t in b if t.problem.id in right_a]
-    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
-    if not pairs:
+    of_a, of_b = _final_accuracy(a), _final_accuracy(b)
+    common = sorted(of_a.keys() & of_b.keys())
+    if not common:
         raise InputError("the two runs have no scored problem in common")
-    only_a = sum(bool(x and not y) for x, y in pairs)
-    only_b = sum(bool(y and not x) for x, y in pairs)
-    discordant = only_a + only_b
-    p_value = float(binomtest(only_b, discordant, 0.5).pvalue) if discordant else 1.0
+    differences = [(problem, 100 * (_mean(of_b[problem]) - _mean(of_a[problem]))) for problem in common]
+    only_a, only_b = sum(d < 0 for _, d in differences), sum(d > 0 for _, d in differences)
+    bootstrap = clustered_interval(differences)
+    if all(len(of_a[problem]) == len(of_b[problem]) == 1 for problem in common):
+        p_value = float(binomtest(only_b, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+        test, interval = "McNemar, exact", delta_interval(only_b, only_a, len(common))
+    else:
+        p_value, test, interval = _sign_flips([d for _, d in differences if d]), "sign flips of problems", bootstrap
     return PairedTest(
-        n=len(pairs),
+        n=len(common),
         only_a=only_a,
         only_b=only_b,
-        gain=100 * (only_b - only_a) / len(pairs),
-        gain_interval=delta_interval(only_b, only_a, len(pairs)),
+        gain=_mean([d for _, d in differences]),
+        gain_interval=interval,
         p_value=p_value,
+        bootstrap_interval=bootstrap,
+        test=test,
     )
+
+
+def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]:
+    right: dict[str, list[bool]] = {}
+    for t in trajectories:
+        if (final := is_correct(t.final)) is not None:
+            right.setdefault(t.problem.id, []).append(final)
+    return right
+
+
+def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
+    import numpy as np
+
+    if not differences:
+        return 1.0
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
+    as_far = np.abs(signs @ np.array(differences)) >= abs(sum(differences)) - 1e-9
+    return float((1 + as_far.sum()) / (1 + flips))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.errors import InputError
-from selfcorrect.metrics import Share, compare, delta_interval, score
+from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
@@ -91,3 +91,74 @@ def test_nothing_to_score_is_an_error(a: list[Trajectory], b: list[Trajectory]) 
         score("m", a)
     with pytest.raises(InputError):
         compare(a, b)
+
+
+def seeded(problem: int, seed: int, right: bool) -> Trajectory:
+    from dataclasses import replace
+
+    return replace(path(problem, RIGHT if right else WRONG), seed=seed)
+
+
+def test_paths_of_one_problem_do_not_count_as_independent() -> None:
+    # 40 problems, half always right: 4 seeds add nothing, so the interval is that of 40 problems and not of 160 paths.
+    paths = [seeded(i, s, i % 2 == 0) for i in range(40) for s in range(4)]
+    scores = score("m", paths)
+    assert (scores.n, scores.problems, scores.final.percent) == (160, 40, 50.0)
+    low, high = scores.final.interval or (0, 0)
+    assert 28 < high - low < 33  # 40 problems: 2 × 1.96 × 50 / sqrt(40) = 31; 160 independent paths: 15.5
+    assert scores.row()["power"] == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
+
+
+def test_a_clustered_share_of_none_is_not_certain() -> None:
+    assert share_of((f"p{i}", False) for i in range(20) for _ in range(3)).interval == Share(0, 20).interval
+
+
+def test_the_clustered_interval_covers() -> None:
+    import numpy as np
+
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        chance = rng.beta(2, 2, size=60)
+        hits = rng.random((60, 4)) < chance[:, None]
+        low, high = clustered_interval((str(i), float(hit)) for i, row in enumerate(hits) for hit in row)
+        covered += low <= 0.5 <= high
+    assert 0.90 <= covered / 200 <= 0.985
+
+
+def test_compare_with_several_seeds_pairs_problems() -> None:
+    a = [seeded(i, s, (i + s) % 4 == 0) for i in range(40) for s in range(4)]
+    b = [seeded(i, s, i < 20 or (i + s) % 4 == 0) for i in range(40) for s in range(2)]
+    test = compare(a, b)
+    assert (test.n, test.test) == (40, "sign flips of problems")
+    assert test.gain_interval == test.bootstrap_interval
+    assert test.gain_interval[0] <= test.gain <= test.gain_interval[1]
+    assert test.p_value < 0.01
+    assert compare(a, a).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "faults"),
+    [
+        ("fine [VERIFY] correct.", Verdict.CORRECT, []),
+        ("no idea", None, ["mark missing"]),
+        ("[VERIFY] corect.", None, ["mark malformed"]),
+        ("[verify] wrong. [VERIFY] wrong.", None, ["mark doubled"]),
+        (r"it is \boxed{3}", Verdict.WRONG, ["answer boxed in a self-evaluation"]),
+    ],
+)
+def test_what_is_odd_about_a_path_has_a_name(text: str, verdict: Verdict | None, faults: list[str]) -> None:
+    problem = Problem("p", "q", "1", "math")
+    assert path_faults(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
+
+
+def test_faults_of_whole_paths() -> None:
+    problem, twice = Problem("p", "q", "1", "math"), Attempt(r"\boxed{1} or \boxed{2}")
+    judged = SelfEvaluation("[VERIFY] wrong.", Verdict.WRONG)
+    assert path_faults(Trajectory(problem, (twice,), (), "no-verdict")) == [
+        "no self-evaluation",
+        "several boxed answers",
+    ]
+    assert path_faults(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
+        "revision without a verdict",
+        "truncated",
+    ]

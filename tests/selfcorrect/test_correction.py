@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.correction import LoopSettings, grade_trajectories, parse_path, solve
+from selfcorrect.correction import LoopSettings, Method, grade_trajectories, parse_path, solve
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
+from selfcorrect.errors import InputError
+from selfcorrect.stopping import Calibrator, Stop, StopRule
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Outcome, Problem, Role, Trajectory, Verdict
+from selfcorrect.types import Outcome, Problem, Role, SelfEvaluation, Trajectory, Verdict
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")
 A, B = "Two and two.\n\\boxed{5}", "Again.\n\\boxed{4}"
@@ -158,3 +160,109 @@ def test_seeds_differ_by_problem_and_turn_not_by_method(codec: ChatCodec) -> Non
 def test_grading_marks_every_attempt(codec: ChatCodec) -> None:
     (path,) = grade_trajectories([parse(codec, f"{A}\n\n{WRONG}\n\n{B}")])
     assert [a.grade.outcome for a in path.attempts if a.grade] == [Outcome.WRONG, Outcome.CORRECT]
+
+
+class JudgeOf:
+    """Judges every attempt alike."""
+
+    def __init__(self, verdict: Verdict | None) -> None:
+        self.verdict, self.asked = verdict, []  # type: ignore[var-annotated]
+
+    async def judge(self, problem: Problem, attempt: str) -> SelfEvaluation:
+        self.asked.append(attempt)
+        return SelfEvaluation("by another", self.verdict, 0.3)
+
+    async def close(self) -> None: ...
+
+
+def decided(codec: ChatCodec, first: str, said: str, p: float, judge: JudgeOf | None = None, **settings):  # type: ignore[no-untyped-def]
+    """Solve with a model that attempts, says its verdict with P(correct) = p, and revises rightly."""
+    replies = {prompts.SOLVE: f"{first}\n\n{said}"}
+
+    def script(request: SampleRequest, prompt: str) -> Reply:
+        written = prompt.rsplit("<|assistant|>", 1)[1]
+        if not written and prompts.EVALUATE not in prompt:
+            return Reply(first if settings.get("method") == "asked" else replies[prompts.SOLVE], p)
+        if prompts.REVISE in prompt or "[VERIFY] wrong." in written:
+            return Reply(f"\n\n{B}\n\n{RIGHT}" if written else B, 0.9)
+        return Reply(said, p)
+
+    engine = ScriptedEngine(script, codec)
+    path = asyncio.run(solve(PROBLEM, engine, codec, LoopSettings(**settings), 0, judge))
+    return path, engine
+
+
+THRESHOLD = StopRule(Calibrator("platt", (1.0, 2.0)), threshold=0.5)  # stops where P(correct) is at least 0.12
+
+
+@pytest.mark.parametrize("method", ["self-rewarding", "asked"])
+@pytest.mark.parametrize(
+    ("stop", "first", "said", "p", "verdict"),
+    [
+        ("sampled", A, RIGHT, 0.1, Verdict.CORRECT),
+        ("argmax", A, RIGHT, 0.4, Verdict.WRONG),
+        ("argmax", A, WRONG, 0.6, Verdict.CORRECT),
+        ("argmax", A, WRONG, 0.4, Verdict.WRONG),
+        ("threshold", A, WRONG, 0.2, Verdict.CORRECT),
+        ("threshold", A, RIGHT, 0.1, Verdict.WRONG),
+        ("never", B, RIGHT, 0.99, Verdict.WRONG),
+        ("gold", A, RIGHT, 0.99, Verdict.WRONG),
+        ("gold", B, WRONG, 0.01, Verdict.CORRECT),
+    ],
+)
+def test_the_stop_decision(
+    codec: ChatCodec, method: Method, stop: Stop, first: str, said: str, p: float, verdict: Verdict
+) -> None:
+    path, engine = decided(codec, first, said, p, method=method, stop=stop, rule=THRESHOLD)
+    assert path.evaluations[0].verdict is verdict
+    assert path.evaluations[0].p_correct == pytest.approx(p)
+    assert len(path.attempts) == (1 if verdict is Verdict.CORRECT else 2)
+    text = codec.decode(path.token_ids)
+    assert f"[VERIFY] {verdict}." in text  # the path goes on from what was decided
+    own = "correct" if said is RIGHT else "wrong"
+    written = [
+        codec.decode(path.token_ids[s.start : s.end]) for s in path.spans if s.role is Role.EVALUATION and not s.sampled
+    ]
+    assert written == ([] if own == verdict else [f"{verdict}."])
+    assert path.spans[0].start == 0
+    assert [s.end for s in path.spans[:-1]] == [s.start for s in path.spans[1:]]
+    assert path.spans[-1].end == len(path.token_ids) == len(path.logprobs)
+    last = engine.requests[-1].prompt_ids
+    assert path.token_ids[: len(last)] == last or verdict is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(("said", "stop", "turns"), [("Yes.", "never", 2), ("No.", "gold", 2), ("Yes.", "gold", 2)])
+def test_the_stop_decision_in_two_turn_chat(codec: ChatCodec, said: str, stop: Stop, turns: int) -> None:
+    replies = {prompts.CHAT_WRONG: B, prompts.SOLVE: f"{A}\n\n{prompts.SELF_QUESTION} {said}"}
+    path, _ = run(codec, LoopSettings("two-turn", stop=stop), prompted(replies))
+    assert len(path.attempts) == turns
+    assert f"{prompts.SELF_QUESTION} No." in codec.decode(path.token_ids)
+    assert path.evaluations[0].p_correct == pytest.approx(0.5)
+    assert any(s.role is Role.EVALUATION and not s.sampled for s in path.spans) == (said == "Yes.")
+
+
+@pytest.mark.parametrize(("verdict", "turns"), [(Verdict.CORRECT, 1), (Verdict.WRONG, 2), (None, 1)])
+def test_another_model_judges(codec: ChatCodec, verdict: Verdict | None, turns: int) -> None:
+    judge = JudgeOf(verdict)
+    engine = ScriptedEngine(prompted({prompts.REVISE: B, prompts.SOLVE: A}), codec)
+    path = asyncio.run(solve(PROBLEM, engine, codec, LoopSettings("judged"), 0, judge))
+    assert (len(path.attempts), judge.asked) == (turns, [A])
+    assert path.evaluations[0].verdict is verdict
+
+
+def test_another_model_decides_in_place_of_the_own_verdict(codec: ChatCodec) -> None:
+    path, _ = decided(codec, A, RIGHT, 0.9, JudgeOf(Verdict.WRONG), stop="judge")
+    assert (len(path.attempts), path.evaluations[0].verdict) == (2, Verdict.WRONG)
+
+
+def test_a_judge_that_is_missing_or_useless_is_refused(codec: ChatCodec) -> None:
+    for settings in (LoopSettings("judged"), LoopSettings(stop="judge")):
+        with pytest.raises(InputError, match="needs a judge"):
+            asyncio.run(solve(PROBLEM, ScriptedEngine(lambda r, p: A, codec), codec, settings, 0))
+    with pytest.raises(InputError, match="has none"):
+        LoopSettings("intrinsic", stop="gold")
+
+
+def test_a_threshold_without_probabilities_is_refused() -> None:
+    with pytest.raises(InputError, match="stop=sampled"):
+        THRESHOLD.verdict(SelfEvaluation("e", Verdict.CORRECT, None))
