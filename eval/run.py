@@ -3,16 +3,18 @@
     selfcorrect eval self-rewarding --run runs/demo engine.model=runs/demo/checkpoints/sft
 
 Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every path, graded, with its
-tokens), ``scores.json`` (one table row with n, intervals and counts). No barrier between turns: each
-problem's path goes on as soon as the engine has its sample. Re-running resumes from the journal.
+tokens), ``scores.json`` (one table row with n, intervals, counts, error budget, and what made it: hashes of grader,
+prompts and chat template, sampling, versions). No barrier between turns: each problem's path goes on as soon as the
+engine has its sample. Re-running resumes from the journal; `regrade` scores stored paths again.
 
-Differs from the paper: intervals and counts beside every number, and problems whose gold the grader cannot
-read are dropped and counted, not scored.
+Differs from the paper: intervals and counts beside every number, three seeds wherever temperature is not 0, and
+problems whose gold the grader cannot read are dropped and counted, not scored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,20 +26,26 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
+from eval.budget import error_budget
+from eval.calibration import refuse_seen
+from eval.rows import read_json
 from selfcorrect import prompts
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
-from selfcorrect.errors import InputError
+from selfcorrect.errors import DataError, InputError
 from selfcorrect.grading import grader_fingerprint
-from selfcorrect.jsonl import Journal, write_json
+from selfcorrect.jsonl import Journal, write_json, write_jsonl
+from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done, stage_folder
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs import is_done, mark_done, provenance, stage_folder
+from selfcorrect.stopping import Stop, StopRule, load_rule
+from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
+DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
 GRADED_AT_ONCE = 256  # paths graded and journalled together; a kill redoes at most these
 
 
@@ -52,45 +60,76 @@ class EvalRecipe:
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    seeds: tuple[int, ...] = (0,)  # one path per problem and seed
+    seeds: tuple[int, ...] = ()  # one path per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion
     one_pass: bool = True  # long-CoT paths in one completion (False: stop and continue at each mark)
+    stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
+    calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
+    judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
 
     def __post_init__(self) -> None:
+        if not self.seeds:
+            object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:
             raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
         if self.horizon < 1 or self.max_tokens < 1:
             raise InputError("horizon and max_tokens are at least 1")
+        judged = "judge" if self.stop == "judge" else self.method
+        if (judged in ("judge", "judged")) != (self.judge.kind != "none"):
+            raise InputError(
+                "a judge goes with method=judged or stop=judge: "
+                "give judge.kind (orm, self-rewarding, asked, two-turn) and judge.engine.model, or neither"
+            )
+
+    def loop(self, rule: StopRule | None = None) -> LoopSettings:
+        """Return the loop's share of the settings; ``rule`` is that of ``stop=threshold``."""
+        return LoopSettings(
+            self.method,
+            self.horizon,
+            self.temperature,
+            self.top_p,
+            self.max_tokens,
+            one_pass=self.one_pass,
+            stop=self.stop,
+            rule=rule or StopRule(),
+        )
 
     @property
-    def loop(self) -> LoopSettings:
-        """The loop's share of the settings."""
-        return LoopSettings(
-            self.method, self.horizon, self.temperature, self.top_p, self.max_tokens, one_pass=self.one_pass
-        )
+    def calibration_file(self) -> str:
+        """Where ``stop=threshold`` reads its rule."""
+        return self.calibration or model_path(self.engine.model)
 
 
 def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
-    """Evaluate and return the table row (``Scores.row()`` and what was dropped); finished folders are only read."""
+    """Evaluate and return the table row (``Scores.row()`` and what made it); finished folders are only read."""
     folder = run_folder / "eval" / recipe.row
     with stage_folder(folder, recipe):
+        if is_done(folder):
+            return read_json(folder / "scores.json")
+        rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
         loaded = load_problems(recipe.problems)
+        if rule:
+            refuse_seen(recipe.calibration_file, loaded.problems)
+        codec = ChatCodec.load(recipe.engine.model)
         with Journal(folder / "trajectories.jsonl") as journal:
-            if not is_done(folder):
-                started = time.perf_counter()
-                asyncio.run(_fill(journal, recipe, loaded.problems))
-                seconds = time.perf_counter() - started
-                summary = _summary(recipe, journal, loaded.problems, loaded.dropped)
-                write_json(folder / "scores.json", summary)
-                mark_done(folder, {"seconds": round(seconds, 2), "n": summary["n"]})
-            return _summary(recipe, journal, loaded.problems, loaded.dropped)
+            started = time.perf_counter()
+            asyncio.run(_fill(journal, recipe, rule, loaded.problems, codec))
+            seconds = time.perf_counter() - started
+            keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in loaded.problems]
+            trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
+        row = summary(recipe, trajectories, loaded.dropped, rule) | {
+            "template": template_fingerprint(codec),
+            "tokenizer": codec.fingerprint(),
+        }
+        write_json(folder / "scores.json", row)
+        mark_done(folder, {"seconds": round(seconds, 2), "n": row["n"]})
+        return row
 
 
-def read_trajectories(folder: Path) -> list[Trajectory]:
-    """Return the graded trajectories of a finished evaluation, in order of their keys."""
-    with Journal(folder / "trajectories.jsonl") as journal:
-        return [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in sorted(journal.rows)]
+def template_fingerprint(codec: ChatCodec) -> str:
+    """Return a short hash of the chat template: part of each result file."""
+    return hashlib.blake2b(str(codec.tokenizer.chat_template).encode(), digest_size=6).hexdigest()
 
 
 def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -108,7 +147,9 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     )
 
 
-async def _fill(journal: Journal, recipe: EvalRecipe, problems: list[Problem]) -> None:
+async def _fill(
+    journal: Journal, recipe: EvalRecipe, rule: StopRule | None, problems: list[Problem], codec: ChatCodec
+) -> None:
     waiting = [
         (f"{problem.id}#{seed}", problem, seed)
         for seed in recipe.seeds
@@ -117,29 +158,37 @@ async def _fill(journal: Journal, recipe: EvalRecipe, problems: list[Problem]) -
     ]
     if not waiting:
         return
-    codec = ChatCodec.load(recipe.engine.model)
+    judge = open_judge(recipe.judge)
     engine = open_engine(recipe.engine)
     try:
         with meter(f"eval {recipe.label}", len(problems) * len(recipe.seeds)) as progress:
             progress.advance(len(journal.rows))
-            await _sample(journal, recipe, waiting, engine, codec, progress)
+            settings = recipe.loop(rule)
+            await sample_paths(
+                journal, settings, waiting, engine, codec, progress, judge, at_once=4 * recipe.engine.max_batch
+            )
     finally:
         await engine.close()
+        if judge:
+            await judge.close()
 
 
-async def _sample(
+async def sample_paths(
     journal: Journal,
-    recipe: EvalRecipe,
+    settings: LoopSettings,
     waiting: list[tuple[str, Problem, int]],
     engine: Engine,
     codec: ChatCodec,
     progress: Meter,
+    judge: Judge | None = None,
+    at_once: int = 1024,
 ) -> None:
-    room = asyncio.Semaphore(4 * recipe.engine.max_batch)
+    """Solve, grade and journal every ``(key, problem, seed)``; at most ``at_once`` paths are under way."""
+    room = asyncio.Semaphore(at_once)
 
     async def one(key: str, problem: Problem, seed: int) -> tuple[str, Trajectory]:
         async with room:
-            return key, await solve(problem, engine, codec, recipe.loop, seed)
+            return key, await solve(problem, engine, codec, settings, seed, judge)
 
     ready: list[tuple[str, Trajectory]] = []
     tasks = [asyncio.create_task(one(*item)) for item in waiting]
@@ -163,19 +212,58 @@ async def _record(journal: Journal, ready: list[tuple[str, Trajectory]], progres
     progress.advance(len(ready), note=f"{right}/{len(graded)} right" if graded else None)
 
 
-def _summary(
-    recipe: EvalRecipe, journal: Journal, problems: list[Problem], dropped: Mapping[str, int]
+def summary(
+    recipe: EvalRecipe, trajectories: list[Trajectory], dropped: Mapping[str, int], rule: StopRule | None = None
 ) -> dict[str, Any]:
-    keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in problems]
-    trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
-    return score(recipe.label, trajectories).row() | {
+    """Return the table row of graded trajectories, with its error budget and what made it."""
+    row = score(recipe.label, trajectories).row()
+    return row | {
         "label": recipe.label,
-        "problems": len(problems),
+        "row": recipe.row,
         "dropped": dict(dropped),
         "benchmark": recipe.problems.source,
         "model": recipe.engine.model,
+        "loop": recipe.method,
+        "stop": recipe.stop,
+        "rule": rule and rule.to_json(),
+        "judge": None if recipe.judge.kind == "none" else f"{recipe.judge.kind}: {recipe.judge.engine.model}",
         "temperature": recipe.temperature,
+        "top_p": recipe.top_p,
+        "horizon": recipe.horizon,
+        "max_tokens": recipe.max_tokens,
         "seeds": list(recipe.seeds),
+        "budget": error_budget(trajectories).row(),
         "grader": grader_fingerprint(),
         "prompts": prompts.fingerprint(),
+        "versions": provenance()["packages"],
     }
+
+
+def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Grade the stored paths of a finished row again; return its new scores and how many grades changed, by kind.
+
+    The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated.
+    """
+    if not is_done(folder):
+        raise DataError(f"{folder} holds no finished evaluation; finish it with the command in its recipe.yaml")
+    old = read_json(folder / "scores.json")
+    keys, before = [], []
+    with Journal(folder / "trajectories.jsonl") as journal:
+        for key, row in journal.rows.items():
+            keys.append(key)
+            before.append(Trajectory.from_json(row["trajectory"]))
+    after = grade_trajectories(before)
+    changed: dict[str, int] = {}
+    for was, now in zip(before, after, strict=True):
+        for a, b in zip(was.attempts, now.attempts, strict=True):
+            if a.grade is None or b.grade is None or a.grade.outcome is not b.grade.outcome:
+                kind = f"{a.grade and a.grade.outcome} → {b.grade and b.grade.outcome}"
+                changed[kind] = changed.get(kind, 0) + 1
+    scores = score(str(old["label"]), after).row()
+    row = old | scores | {"budget": error_budget(after).row(), "grader": grader_fingerprint()}
+    if old.get("grader") != row["grader"]:
+        write_json(folder / f"scores.{old.get('grader', 'unknown')}.json", old)
+    rows = ({"key": key, "trajectory": path.to_json()} for key, path in zip(keys, after, strict=True))
+    write_jsonl(folder / "trajectories.jsonl", rows)
+    write_json(folder / "scores.json", row)
+    return row, changed

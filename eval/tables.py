@@ -6,7 +6,6 @@ that does not hold is shown as such: nothing here tunes anything.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eval.run import read_trajectories
+from eval.rows import read_json, read_trajectories
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.metrics import PairedTest, compare, is_correct
@@ -63,17 +62,6 @@ def read_row(run: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise DataError(f"no scores at {path}; make them with: selfcorrect eval embedded row={name} ... --run {run}")
     return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return one JSON object from a file; DataError where it is missing or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object")
-    return value
 
 
 def phenomena(

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
+from typer.core import TyperGroup
 
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
 from selfcorrect.progress import meter
@@ -32,7 +33,23 @@ app = typer.Typer(
 train_app = typer.Typer(
     help="Train a model: sft (stage 1), grpo (stage 2), pretrain (the embedded model).", no_args_is_help=True
 )
-report_app = typer.Typer(help="Tables and pages from finished runs.", no_args_is_help=True)
+report_app = typer.Typer(help="Tables, figures and pages from finished runs.", no_args_is_help=True)
+
+
+class RunByDefault(TyperGroup):
+    """A group whose first argument may be left out: what is no command of its is meant for ``run``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``run`` before arguments that name no command."""
+        named = args and (args[0] in self.commands or args[0] in ("--help", "-h"))
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+eval_app = typer.Typer(
+    cls=RunByDefault,
+    help="Score a model by a method: [bold]eval \\[RECIPE] \\[KEY=VALUE]...[/bold], which is short for eval run.",
+)
+app.add_typer(eval_app, name="eval")
 app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
 
@@ -50,6 +67,8 @@ RecipeArgs = Annotated[
 RunOption = Annotated[
     Path, typer.Option("--run", help="The run folder: this stage reads and writes there, and resumes.")
 ]
+Fit = Literal["temperature", "platt", "isotonic"]
+Target = Literal["best", "broken", "tokens"]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the resolved recipe, a first example and the plan; do nothing.")
 ]
@@ -125,7 +144,7 @@ def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dr
     stage("train.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
 
 
-@app.command("eval")
+@eval_app.command("run")
 def evaluate(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
     row = stage("eval.run", "EvalRecipe", "eval", args, "embedded", run, dry_run)
@@ -133,6 +152,67 @@ def evaluate(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry
         from eval.tables import show_rows
 
         console.print(show_rows([row]))
+        console.print(Text(row.get("power", ""), style="dim"))
+
+
+@eval_app.command("calibrate")
+def evaluate_calibrate(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    fit: Annotated[Fit, typer.Option(help="How P(correct) is mapped.")] = "platt",
+    target: Annotated[Target, typer.Option(help="best final accuracy, or that within --limit.")] = "best",
+    limit: Annotated[
+        float | None,
+        typer.Option(help="broken: most percent of right answers spoiled; tokens: most tokens a problem."),
+    ] = None,
+) -> None:
+    """Tune the stop decision on validation problems: calibrate P(correct), choose its threshold, save both."""
+    program = import_module("eval.commands")
+    recipe = resolve("eval", args, program.EvalRecipe, "calibration")
+    with resumable():
+        check_grader()
+        console.print(program.calibrate(recipe, run, fit, target, limit))
+
+
+@eval_app.command("regrade")
+def evaluate_regrade(rows: Annotated[list[Path], typer.Argument(help="Row folders, or run folders.")]) -> None:
+    """Grade stored responses again, without sampling: after a change of the grader."""
+    check_grader()
+    console.print(import_module("eval.commands").regrade_rows(rows))
+
+
+@eval_app.command("compare")
+def evaluate_compare(
+    a: Annotated[Path, typer.Argument(help="A row folder, such as runs/demo/eval/ift.")],
+    b: Annotated[Path, typer.Argument(help="The row folder to hold against it.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write every flip to this .jsonl file.")] = None,
+) -> None:
+    """Test two rows on their common problems (paired) and list the problems that flipped."""
+    console.print(import_module("eval.commands").compare_rows(a, b, out))
+
+
+@eval_app.command("import")
+def evaluate_import(
+    file: Annotated[Path, typer.Argument(help="samples_*.jsonl of lm-evaluation-harness.")],
+    row: Annotated[str, typer.Option(help="The name of the new row.")] = "imported",
+    label: Annotated[str, typer.Option(help="What tables call it.")] = "imported",
+    source: Annotated[str, typer.Option(help="Whose grading rules: math, gsm8k, ...")] = "math",
+    run: RunOption = Path("runs/default"),
+) -> None:
+    """Read a sample log of lm-evaluation-harness as a row, graded by our grader."""
+    check_grader()
+    console.print(import_module("eval.commands").import_samples(file, row, label, source, run))
+
+
+@eval_app.command("export")
+def evaluate_export(
+    row: Annotated[Path, typer.Argument(help="A row folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to; default: samples_<benchmark>.jsonl there.")
+    ] = None,
+) -> None:
+    """Write a row as a sample log of lm-evaluation-harness."""
+    console.print(import_module("eval.commands").export_samples(row, out))
 
 
 @app.command()

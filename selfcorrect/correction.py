@@ -385,7 +385,7 @@ def token_position(codec: ChatCodec, ids: Sequence[int], end: int) -> int:
 
 
 def _with_mark(codec: ChatCodec, sample: Sample, verdict: Verdict) -> tuple[Sample, int]:
-    text, marks = codec.decode(sample.token_ids), []
+    text, marks = codec.decode(sample.token_ids), list[re.Match[str]]()
     while mark := next_mark(text, marks[-1].end() if marks else 0):
         marks.append(mark)
     return _rewritten(codec, sample, text, marks[-1].start(1), f"{verdict}.")

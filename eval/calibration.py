@@ -1,0 +1,372 @@
+"""Is P(correct) to be believed, and where should the model stop? Fit, measure, choose a threshold.
+
+    selfcorrect eval calibrate calibration engine.model=runs/demo/checkpoints/ift --run runs/demo
+    selfcorrect eval embedded engine.model=runs/demo/checkpoints/ift stop=threshold row=ift-threshold --run runs/demo
+
+1. On a validation split, solve with ``stop=never``: every judged attempt is revised, so each problem shows P(correct),
+   whether the attempt is right, and what the revision would have made of it.
+2. Fit the calibrator on (P(correct), right): ``temperature``, ``platt`` (with Platt's targets) or ``isotonic``.
+3. Every threshold's final accuracy, broken answers and tokens follow without sampling. Choose by target:
+   ``best`` final accuracy; the best among those that break at most ``limit`` percent of right first answers
+   (``broken``); the best at no more than ``limit`` tokens a problem (``tokens``).
+4. Save the rule with the checkpoint (``calibration.json``), with the hashes of the problems that it saw: `refuse_seen`
+   keeps them out of a test.
+
+What is reported after calibration is cross-fitted: each fold is judged by what was fitted on the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from eval.rows import read_json
+from selfcorrect.errors import InputError
+from selfcorrect.metrics import RESAMPLES, is_correct
+from selfcorrect.problems import normalised_question
+from selfcorrect.stopping import CALIBRATION_FILE, Calibrator, StopRule, log_odds
+from selfcorrect.types import Problem, Role, Trajectory, to_json
+
+Fit = Literal["temperature", "platt", "isotonic"]
+Target = Literal["best", "broken", "tokens"]
+Floats = NDArray[np.float64]
+FOLDS = 5
+FEWEST = 40  # judged attempts, of both kinds; fewer fit nothing
+
+
+# --- what a path tells -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """First attempts with P(correct) and a usable grade: ``p_N`` in [0, 1], ``right_N`` in {0, 1}."""
+
+    p_N: Floats
+    right_N: Floats
+    problems: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.p_N)
+
+
+def judged(trajectories: Sequence[Trajectory]) -> Judged:
+    """Return what calibration is measured on; paths without a verdict, or that the grader failed on, are left out."""
+    found = [
+        (p, right, t.problem.id)
+        for t in trajectories
+        if (p := p_correct(t)) is not None and (right := is_correct(t.first)) is not None
+    ]
+    return Judged(
+        np.array([p for p, _, _ in found]), np.array([float(r) for _, r, _ in found]), tuple(i for *_, i in found)
+    )
+
+
+def p_correct(trajectory: Trajectory) -> float | None:
+    """Return P(correct) of the first attempt, None where there is none."""
+    p = trajectory.evaluations[0].p_correct if trajectory.evaluations else None
+    return p if p is not None and math.isfinite(p) else None
+
+
+# --- fitting -----------------------------------------------------------------------------------------------------
+
+
+def fit(kind: Fit, p_N: Floats, right_N: Floats) -> Calibrator:
+    """Return the calibrator of least log-loss (isotonic: least squares) on ``(P(correct), right)``."""
+    if len(p_N) < FEWEST or right_N.min() == right_N.max():
+        raise InputError(
+            f"calibration needs at least {FEWEST} judged attempts, right ones and wrong ones; "
+            f"got {len(p_N)}, of which {int(right_N.sum())} right: evaluate more validation problems"
+        )
+    z_N = np.array([log_odds(p) for p in p_N])
+    if kind == "temperature":
+        found = optimize.minimize_scalar(lambda log_t: _log_loss(z_N / math.exp(log_t), right_N), bounds=(-5, 7))
+        return Calibrator("temperature", (math.exp(float(found.x)),))
+    if kind == "platt":
+        positive = right_N.sum()
+        negative = len(right_N) - positive
+        target_N = np.where(right_N > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))  # Platt 1999
+        best = optimize.minimize(lambda ab: _log_loss(ab[0] * z_N + ab[1], target_N), x0=(1.0, 0.0))
+        if best.x[0] <= 0:
+            raise InputError("P(correct) is no higher on right attempts than on wrong ones: no threshold can help")
+        return Calibrator("platt", (float(best.x[0]), float(best.x[1])))
+    order = np.argsort(p_N, kind="stable")
+    values, counts = np.unique(p_N[order], return_counts=True)
+    mean = np.add.reduceat(right_N[order], np.r_[0, np.cumsum(counts)[:-1]]) / counts
+    steps = optimize.isotonic_regression(mean, weights=counts)
+    keep = np.unique(np.r_[steps.blocks[:-1], steps.blocks[1:] - 1])  # both ends of each step
+    return Calibrator("isotonic", tuple(map(float, np.r_[values[keep], steps.x[keep]])))
+
+
+def _log_loss(logit_N: Floats, target_N: Floats) -> float:
+    return float(np.mean(np.logaddexp(0, logit_N) - target_N * logit_N))
+
+
+def apply(calibrator: Calibrator, p_N: Floats) -> Floats:
+    """Return the calibrated probabilities."""
+    return np.array([calibrator(p) for p in p_N])
+
+
+def cross_fitted(kind: Fit, sample: Judged) -> Floats:
+    """Return P(correct) calibrated for each fold of problems by a calibrator that never saw the fold."""
+    fold_N, out = folds(sample.problems), np.empty(sample.n)
+    for fold in range(FOLDS):
+        held = fold_N == fold
+        out[held] = apply(fit(kind, sample.p_N[~held], sample.right_N[~held]), sample.p_N[held])
+    return out
+
+
+def folds(problems: Sequence[str]) -> NDArray[np.int64]:
+    """Return the fold of each path, by its problem's hash: paths of one problem share a fold."""
+    return np.array([int(hashlib.blake2b(p.encode(), digest_size=4).hexdigest(), 16) % FOLDS for p in problems])
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good P(correct) is, each with its 95% bootstrap interval over problems.
+
+    ``ece`` in percent points (ten equal bins); ``brier`` in [0, 1]; ``auroc`` the chance that a right attempt gets a
+    higher P(correct) than a wrong one, None where there are only right or only wrong ones; ``aurc`` the mean risk over
+    all coverages, in percent (lower is better).
+    """
+
+    n: int
+    right: int
+    ece: float
+    brier: float
+    auroc: float | None
+    aurc: float
+    intervals: dict[str, tuple[float, float]]
+
+
+def quality(p_N: Floats, right_N: Floats, problems: Sequence[str]) -> Quality:
+    """Measure P(correct); raises InputError on nothing."""
+    if not len(p_N):
+        raise InputError("no verdict probabilities to measure: this method gives none, or the engine hides them")
+    index = {problem: k for k, problem in enumerate(dict.fromkeys(problems))}
+    members: list[list[int]] = [[] for _ in index]
+    for path, problem in enumerate(problems):
+        members[index[problem]].append(path)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES // 4):
+        paths = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]).astype(int)
+        drawn.append(_measures(p_N[paths], right_N[paths]))
+    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
+    ece, brier, auroc, aurc = _measures(p_N, right_N)
+    names = ("ece", "brier", "auroc", "aurc")
+    intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    return Quality(len(p_N), int(right_N.sum()), ece, brier, None if math.isnan(auroc) else auroc, aurc, intervals)
+
+
+def _measures(p_N: Floats, right_N: Floats) -> tuple[float, float, float, float]:
+    bin_N = np.minimum(9, (p_N * 10).astype(int))
+    gap_B = np.bincount(bin_N, weights=p_N - right_N, minlength=10)
+    wrong_rank = right_N < 0.5
+    positives, negatives = int((~wrong_rank).sum()), int(wrong_rank.sum())
+    auroc = math.nan
+    if positives and negatives:
+        ranks = stats.rankdata(p_N)
+        auroc = float((ranks[~wrong_rank].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    _, risk_N = risk_coverage(p_N, right_N)
+    return (
+        float(100 * np.abs(gap_B).sum() / len(p_N)),
+        float(np.mean((p_N - right_N) ** 2)),
+        auroc,
+        float(risk_N.mean()),
+    )
+
+
+def risk_coverage(p_N: Floats, right_N: Floats) -> tuple[Floats, Floats]:
+    """Return (coverage, risk) in percent: the error rate among the most certain share of attempts, for every share.
+
+    Attempts of equal P(correct) are taken together, in mixture.
+    """
+    order = np.argsort(-p_N, kind="stable")
+    p, wrong = p_N[order], 1 - right_N[order]
+    starts = np.r_[True, p[1:] != p[:-1]]
+    group = np.cumsum(starts) - 1
+    wrong = (np.bincount(group, weights=wrong) / np.bincount(group))[group]  # ties share their mean
+    seen = np.arange(1, len(p) + 1)
+    return 100 * seen / len(p), 100 * np.cumsum(wrong) / seen
+
+
+# --- choosing ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What each path would end as if it stopped at turn 1, or went on. Arrays over N paths.
+
+    ``p_N`` is NaN without a verdict (such a path stops whatever the threshold); tokens are those sampled.
+    """
+
+    p_N: Floats
+    stops_right_N: Floats
+    goes_right_N: Floats
+    stops_tokens_N: Floats
+    goes_tokens_N: Floats
+    problems: tuple[str, ...]
+
+    def only(self, keep_N: NDArray[np.bool_]) -> Outlook:
+        """Return some of the paths."""
+        return Outlook(
+            self.p_N[keep_N],
+            self.stops_right_N[keep_N],
+            self.goes_right_N[keep_N],
+            self.stops_tokens_N[keep_N],
+            self.goes_tokens_N[keep_N],
+            tuple(problem for problem, kept in zip(self.problems, keep_N, strict=True) if kept),
+        )
+
+
+def outlook(trajectories: Sequence[Trajectory]) -> Outlook:
+    """Read paths sampled with ``stop=never``; those that the grader failed on are left out."""
+    rows = []
+    for t in trajectories:
+        first, last = is_correct(t.first), is_correct(t.attempts[1] if len(t.attempts) > 1 else t.first)
+        if first is None or last is None:
+            continue
+        p = p_correct(t) if len(t.attempts) > 1 else None
+        before = sum(s.end - s.start for s in _until_revision(t) if s.sampled)
+        rows.append((math.nan if p is None else p, first, last, before, t.sampled_tokens, t.problem.id))
+    if not rows:
+        raise InputError("no scored path to choose a threshold on")
+    *columns, problems = zip(*rows, strict=True)
+    p_N, stops_N, goes_N, stops_tokens_N, goes_tokens_N = (np.array(column, dtype=float) for column in columns)
+    return Outlook(p_N, stops_N, goes_N, stops_tokens_N, goes_tokens_N, problems)
+
+
+def _until_revision(t: Trajectory) -> list[Any]:
+    place = next((i for i, span in enumerate(t.spans) if span.role is Role.REVISION), len(t.spans))
+    return list(t.spans[:place])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a threshold on the calibrated P(correct) does, in percent of problems and tokens a problem."""
+
+    threshold: float
+    final: float
+    fixed: float
+    broken: float  # of the right first attempts
+    revised: float
+    tokens: float
+
+
+def sweep(calibrator: Calibrator, paths: Outlook) -> list[Choice]:
+    """Return every threshold that makes a difference, from "never revise" to "always revise"."""
+    known = ~np.isnan(paths.p_N)
+    c_N = np.where(known, apply(calibrator, np.where(known, paths.p_N, 0.5)), np.inf)
+    values = np.unique(c_N[known])
+    cuts = [0.0, *((values[1:] + values[:-1]) / 2), float(np.nextafter(1.0, 2.0))]
+    return [effect(float(cut), c_N, paths) for cut in cuts]
+
+
+def effect(threshold: float, c_N: Floats, paths: Outlook) -> Choice:
+    """Return what one threshold does to the paths."""
+    goes = c_N < threshold
+    final = np.where(goes, paths.goes_right_N, paths.stops_right_N)
+    right = paths.stops_right_N > 0.5
+    broken = 100 * float((right & (final < 0.5)).sum() / right.sum()) if right.any() else 0.0
+    return Choice(
+        threshold,
+        100 * float(final.mean()),
+        100 * float((~right & (final > 0.5)).mean()),
+        broken,
+        100 * float(goes.mean()),
+        float(np.where(goes, paths.goes_tokens_N, paths.stops_tokens_N).mean()),
+    )
+
+
+def choose(choices: Sequence[Choice], target: Target, limit: float | None = None) -> Choice:
+    """Return the best allowed threshold: the highest final accuracy, then the fewest tokens.
+
+    Raises InputError where the target needs a limit, or no threshold keeps to it.
+    """
+    if (target == "best") != (limit is None):
+        raise InputError("target broken needs a limit in percent, target tokens one in tokens a problem; best has none")
+    allowed = [
+        choice
+        for choice in choices
+        if target == "best" or (limit is not None and (choice.broken if target == "broken" else choice.tokens) <= limit)
+    ]
+    if not allowed:
+        least = min(choice.tokens for choice in choices)
+        raise InputError(f"no threshold keeps to {limit} tokens a problem: without any revision it is {least:.0f}")
+    return max(allowed, key=lambda choice: (round(choice.final, 9), -choice.tokens))
+
+
+def tune(trajectories: Sequence[Trajectory], kind: Fit, target: Target, limit: float | None = None) -> dict[str, Any]:
+    """Return the content of a calibration file: the rule, its quality before and after, the sweep, what it saw.
+
+    ``expected`` is cross-fitted: what each fold reaches at the threshold that the other folds chose.
+    """
+    sample, paths = judged(trajectories), outlook(trajectories)
+    calibrator = fit(kind, sample.p_N, sample.right_N)
+    choices = sweep(calibrator, paths)
+    chosen = choose(choices, target, limit)
+    return {
+        "rule": StopRule(calibrator, chosen.threshold).to_json(),
+        "fit": kind,
+        "target": target,
+        "limit": limit,
+        "n": len(paths.p_N),
+        "without_verdict": int(np.isnan(paths.p_N).sum()),
+        "before": to_json(quality(sample.p_N, sample.right_N, sample.problems)),
+        "after": to_json(quality(cross_fitted(kind, sample), sample.right_N, sample.problems)),
+        "chosen": to_json(chosen),
+        "expected": to_json(_cross_chosen(kind, target, limit, sample, paths)),
+        "argmax": to_json(effect(0.5, np.where(np.isnan(paths.p_N), np.inf, paths.p_N), paths)),
+        "sweep": [to_json(choice) for choice in _thinned(choices)],
+        "seen": sorted({question_hash(t.problem) for t in trajectories}),
+    }
+
+
+def _cross_chosen(kind: Fit, target: Target, limit: float | None, sample: Judged, paths: Outlook) -> Choice:
+    fold_N, judged_fold_N = folds(paths.problems), folds(sample.problems)
+    c_N = np.empty(len(paths.p_N))
+    thresholds = np.empty(len(paths.p_N))
+    for fold in range(FOLDS):
+        held, others = fold_N == fold, judged_fold_N != fold
+        calibrator = fit(kind, sample.p_N[others], sample.right_N[others])
+        kept = paths.only(~held)
+        thresholds[held] = choose(sweep(calibrator, kept), target, limit).threshold
+        c_N[held] = [math.inf if math.isnan(p) else calibrator(p) for p in paths.p_N[held]]
+    return effect(0.5, np.where(c_N < thresholds, 0.0, 1.0), paths)
+
+
+def _thinned(choices: Sequence[Choice], most: int = 101) -> list[Choice]:
+    if len(choices) <= most:
+        return list(choices)
+    return [choices[round(i * (len(choices) - 1) / (most - 1))] for i in range(most)]
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def question_hash(problem: Problem) -> str:
+    """Return a short hash of a question, the same however it is spaced."""
+    return hashlib.blake2b(normalised_question(problem.question).encode(), digest_size=6).hexdigest()
+
+
+def refuse_seen(place: str, problems: Sequence[Problem]) -> None:
+    """Raise InputError where a threshold would be tested on problems that it was tuned on."""
+    path = Path(place)
+    seen = set(read_json(path if path.suffix == ".json" else path / CALIBRATION_FILE).get("seen", ()))
+    if common := [problem.id for problem in problems if question_hash(problem) in seen]:
+        raise InputError(
+            f"the threshold of {place} was tuned on {len(common)} of these {len(problems)} problems "
+            f"({common[0]}, ...): test it on problems that it has not seen"
+        )

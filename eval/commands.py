@@ -1,0 +1,193 @@
+"""What `selfcorrect eval calibrate | regrade | compare | import | export` do, and what they show.
+
+Each function takes values and paths and returns what the terminal prints; model text is `rich.text.Text`, which reads
+no markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from eval import lm_eval
+from eval.calibration import Fit, Target, tune
+from eval.rows import Row, find_rows, read_trajectories
+from eval.run import EvalRecipe, regrade, run, summary
+from eval.tables import show_rows
+from selfcorrect.errors import InputError
+from selfcorrect.jsonl import write_json, write_jsonl
+from selfcorrect.metrics import compare, is_correct, power_note
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.runs import mark_done, stage_folder
+from selfcorrect.stopping import CALIBRATION_FILE
+from selfcorrect.tokens import EMBEDDED, model_path
+from selfcorrect.types import Trajectory
+
+FLIPS_SHOWN = 12
+
+
+def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, limit: float | None) -> RenderableType:
+    """Sample the recipe's paths with every judged attempt revised, tune a stop rule on them, save it.
+
+    It is saved in the row's folder, and beside the model where that is a checkpoint folder of the user's.
+    """
+    if recipe.problems.split == "test":
+        raise InputError("a threshold tuned on the test split tests nothing: give problems.split=validation")
+    if recipe.stop != "never":
+        recipe = replace(recipe, stop="never")
+    run(recipe, run_folder)
+    folder = run_folder / "eval" / recipe.row
+    tuned = tune(read_trajectories(folder), fit, target, limit) | {"model": recipe.engine.model}
+    places = [folder / CALIBRATION_FILE]
+    model = Path(model_path(recipe.engine.model))
+    if model.is_dir() and model.resolve() != EMBEDDED.resolve():
+        places.append(model / CALIBRATION_FILE)
+    for place in places:
+        write_json(place, tuned)
+    return Group(show_calibration(tuned), *(Text(f"saved: {place}", style="dim") for place in places))
+
+
+def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
+    """Return a calibration file as tables: the quality of P(correct), and what the threshold does."""
+    measures = Table("P(correct)", "n", "ECE, points", "Brier", "AUROC", "AURC, %")
+    for name, title in (("before", "as the model says"), ("after", f"{tuned['fit']}, cross-fitted")):
+        shown, bounds = tuned[name], tuned[name]["intervals"]
+        cells = [
+            "–" if shown[key] is None else f"{shown[key]:.{d}f} [{bounds[key][0]:.{d}f} {bounds[key][1]:.{d}f}]"
+            for key, d in (("ece", 1), ("brier", 3), ("auroc", 3), ("aurc", 1))
+        ]
+        measures.add_row(title, str(shown["n"]), *cells)
+    effects = Table("stop where", "threshold", "Final", "fixed", "broken, of right", "revised", "tokens")
+    for name, title in (
+        ("argmax", "P(correct) ≥ 0.5"),
+        ("chosen", f"target {tuned['target']}" + (f" ≤ {tuned['limit']:g}" if tuned["limit"] is not None else "")),
+        ("expected", "the same, cross-fitted"),
+    ):
+        choice = tuned[name]
+        threshold = "by fold" if name == "expected" else f"{choice['threshold']:.3f}"
+        shares = [f"{choice[key]:.1f}" for key in ("final", "fixed", "broken", "revised")]
+        effects.add_row(title, threshold, *shares, f"{choice['tokens']:.0f}")
+    note = f"{tuned['n']} paths, {tuned['without_verdict']} of them without a verdict (these stop at turn 1)"
+    return Group(measures, effects, Text(note, style="dim"))
+
+
+def compare_rows(a: Path, b: Path, out: Path | None = None) -> RenderableType:
+    """Test row B against row A on the problems that both scored, and list the problems that flipped."""
+    row_a, row_b = _single(a), _single(b)
+    paths_a, paths_b = row_a.trajectories(), row_b.trajectories()
+    test = compare(paths_a, paths_b)
+    low, high = test.gain_interval
+    lines = [
+        Text(f"A: {row_a.label} ({a})\nB: {row_b.label} ({b})"),
+        Text(
+            f"B − A: {test.gain:+.1f} points [{low:+.1f} {high:+.1f}]; bootstrap over problems "
+            f"[{test.bootstrap_interval[0]:+.1f} {test.bootstrap_interval[1]:+.1f}]; "
+            f"p = {test.p_value:.3g} ({test.test}); right more often: A on {test.only_a}, B on {test.only_b} "
+            f"of {test.n} problems",
+            style="bold",
+        ),
+        Text(power_note(test.n, (high - low) / 2) + " between these two", style="dim"),
+    ]
+    for key in ("grader", "prompts", "template", "benchmark"):
+        ours, theirs = row_a.scores.get(key), row_b.scores.get(key)
+        if ours != theirs:
+            lines.append(Text(f"careful: {key} differs, {ours} against {theirs}", style="yellow"))
+    found = flips(paths_a, paths_b)
+    if out is not None:
+        write_jsonl(out, found)
+        lines.append(Text(f"{len(found)} flips written to {out}", style="dim"))
+    table = Table("problem", "right", "A answers", "B answers", "reference", title=f"{len(found)} paths flipped")
+    for flip in found[:FLIPS_SHOWN]:
+        cells = (flip["problem"], flip["right"], flip["answer_a"], flip["answer_b"], flip["gold"])
+        table.add_row(*(Text(str("–" if cell is None else cell)[:60]) for cell in cells))
+    if len(found) > FLIPS_SHOWN:
+        lines.append(Text(f"the first {FLIPS_SHOWN} of {len(found)}; all of them: --out flips.jsonl", style="dim"))
+    return Group(show_rows([row_a.scores, row_b.scores]), *lines, table)
+
+
+def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:
+    """Return the paths (same problem and seed, else same problem) whose final answer is right in one run only."""
+    exact = {(t.problem.id, t.seed): t for t in a}
+    first = {t.problem.id: t for t in reversed(a)}
+    found = []
+    for after in b:
+        before = exact.get((after.problem.id, after.seed)) or first.get(after.problem.id)
+        if before is None or None in (is_correct(before.final), is_correct(after.final)):
+            continue
+        if is_correct(before.final) != is_correct(after.final):
+            found.append(
+                {
+                    "problem": after.problem.id,
+                    "seed": after.seed,
+                    "right": "A" if is_correct(before.final) else "B",
+                    "answer_a": before.final.answer,
+                    "answer_b": after.final.answer,
+                    "gold": after.problem.gold,
+                    "question": after.problem.question,
+                }
+            )
+    return found
+
+
+def regrade_rows(places: list[Path]) -> RenderableType:
+    """Grade the stored paths of rows (or of all rows of a run) again and show what changed."""
+    rows, lines = [], []
+    for row in find_rows(places):
+        scores, changed = regrade(row.folder)
+        rows.append(scores)
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in changed.items()) or "no grade changed"
+        grader = f"grader {row.scores.get('grader')} → {scores['grader']}"
+        lines.append(
+            Text(f"{row.label}: {kinds}; {grader if row.scores.get('grader') != scores['grader'] else 'same grader'}")
+        )
+    return Group(show_rows(rows), *lines)
+
+
+def import_samples(file: Path, row: str, label: str, source: str, run_folder: Path) -> RenderableType:
+    """Read an lm-evaluation-harness sample log as a row: its responses, graded by our grader."""
+    trajectories, dropped = lm_eval.read_samples(file, source)
+    seeds = tuple(sorted({t.seed or 0 for t in trajectories}))
+    recipe = EvalRecipe(
+        row=row,
+        label=label,
+        method="single-turn",
+        problems=ProblemsRecipe(source=str(file)),
+        temperature=1.0 if len(seeds) > 1 else 0.0,
+        seeds=seeds,
+    )
+    folder = run_folder / "eval" / row
+    with stage_folder(folder, recipe):
+        write_jsonl(
+            folder / "trajectories.jsonl",
+            ({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()} for t in trajectories),
+        )
+        unknown = dict.fromkeys(("model", "temperature", "top_p", "max_tokens", "horizon", "prompts", "versions"))
+        scores = summary(recipe, trajectories, dropped) | unknown | {"imported": str(file)}
+        write_json(folder / "scores.json", scores)
+        mark_done(folder, {"n": scores["n"]})
+    return Group(show_rows([scores]), Text(f"row: {folder}", style="dim"))
+
+
+def export_samples(place: Path, out: Path | None) -> RenderableType:
+    """Write a row as an lm-evaluation-harness sample log; importing it gives the same paths back."""
+    row = _single(place)
+    task = str(row.scores.get("benchmark", "selfcorrect")).rsplit("/", 1)[-1].removesuffix(".jsonl")
+    out = out or place / f"samples_{task}.jsonl"
+    count = write_jsonl(out, lm_eval.samples(row.trajectories(), row.scores))
+    return Text(f"{count} samples: {out}")
+
+
+def _single(place: Path) -> Row:
+    rows = find_rows([place])
+    if len(rows) != 1:
+        names = ", ".join(row.name for row in rows) or "none"
+        raise InputError(
+            f"{place} has several rows ({names}); give one of them, such as {place / 'eval' / rows[0].name}"
+        )
+    return rows[0]

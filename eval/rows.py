@@ -1,0 +1,76 @@
+"""Finished evaluations on disk: find them, read their scores and their trajectories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcorrect.errors import DataError
+from selfcorrect.jsonl import read_jsonl
+from selfcorrect.types import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finished evaluation: its folder and its ``scores.json``."""
+
+    folder: Path
+    scores: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The row's name: that of its folder."""
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return str(self.scores.get("label") or self.name)
+
+    def trajectories(self) -> list[Trajectory]:
+        """Return its graded paths."""
+        return read_trajectories(self.folder)
+
+
+def find_rows(places: Iterable[Path]) -> list[Row]:
+    """Return the rows of run folders (all of theirs) and row folders, in order, each once.
+
+    Raises DataError for a place that is neither.
+    """
+    rows: dict[Path, Row] = {}
+    for place in places:
+        if (place / "scores.json").is_file():
+            folders: Sequence[Path] = [place]
+        elif (place / "eval").is_dir():
+            folders = sorted(path.parent for path in (place / "eval").glob("*/scores.json"))
+        else:
+            raise DataError(f"{place} is neither a run folder (with eval/) nor an evaluated row (with scores.json)")
+        for folder in folders:
+            rows.setdefault(folder.resolve(), Row(folder, read_json(folder / "scores.json")))
+    return list(rows.values())
+
+
+def read_trajectories(folder: Path) -> list[Trajectory]:
+    """Return the graded trajectories of a finished evaluation, in order of their keys."""
+    file = folder / "trajectories.jsonl"
+    rows = {}
+    for number, row in enumerate(read_jsonl(file), 1):
+        try:
+            rows[row["key"]] = Trajectory.from_json(row["trajectory"])
+        except (KeyError, DataError) as error:
+            raise DataError(f"{file}, record {number}: not a trajectory ({error!r:.300})") from error
+    return [rows[key] for key in sorted(rows)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return one JSON object from a file; DataError where it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return value
