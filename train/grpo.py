@@ -4,9 +4,10 @@
 
 Reads problems and a fine-tuned model; writes ``<run>/checkpoints/<name>/``: a complete model folder with
 ``metrics.jsonl``, one row a step (rates in percent, measured on the rollout, so on the weights BEFORE the step).
-One completion is a whole long-CoT path: attempt, self-evaluation, revision. The reward is the correctness of the
-path's last attempt, as the correction loop reads it: 1, 0, or None where the grader failed. Tokens after the loop's
-stop decision can change nothing and are not in the loss.
+One completion is a whole path: attempt, self-evaluation, revision, in long-CoT or as a two-turn chat whose user tokens
+are never learned (`train.rollouts`). The reward is a weighted sum of parts (`selfcorrect.rewards`), by default the
+correctness of the path's last attempt: 1, 0, or None where the grader failed. Tokens after the loop's stop decision can
+change nothing and are not in the loss. Credit goes to the whole path, or to each turn for itself (``credit: turn``).
 
 Differs from the textbook: groups without variance are left out by exact equality (``zero_variance``), samples without
 a reward leave the update, the sampler's log-probabilities are checked against the trainer's at every step, and guards
@@ -23,7 +24,7 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,23 +35,25 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from selfcorrect import prompts
-from selfcorrect.correction import grade_trajectories, parse_path
-from selfcorrect.engines import Sample, SampleRequest, sample_seed
+from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, InputError, RecipeError
-from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct, score
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, console, meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.rewards import final_correctness
+from selfcorrect.rewards import RewardRecipe, reward_parts, total, turn_rewards
 from selfcorrect.runs import is_done, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem, Trajectory
+from selfcorrect.types import Problem, Role, Span, Trajectory
 from train import checkpoint
+from train.advantages import Rule, path_advantages, returns_to_go, role_advantages
 from train.checkpoint import Metrics, Precision
-from train.guards import GuardRecipe, finding, healthy_steps
+from train.guards import Finding, GuardRecipe, findings, healthy_steps, offenders
+from train.rollouts import Format, Rollout, Sampling, graded, roll_out
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
     from trl import GRPOConfig
 
@@ -64,6 +67,13 @@ _FROM_TRL = {
     "learning_rate": "learning_rate",
     "clip_ratio/region_mean": "clipped",
 }
+LOSSES: dict[str, tuple[str, Rule]] = {
+    "rloo": ("dr_grpo", "leave-one-out"),
+    "raft++": ("grpo", "positive"),
+    "reinforce-rej": ("grpo", "signed"),
+}
+"""Variants that TRL's GRPOTrainer does not name: how it aggregates, and the rule of `advantages.path_advantages`."""
+
 _FIXED_HERE = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "num_generations", "use_vllm"}
 
 
@@ -84,7 +94,7 @@ class GrpoRecipe:
     micro_rows: int = 32  # at most so many paths a forward pass of the update
     max_tokens: int = 320  # of a whole path
     horizon: int = 2  # attempts at most
-    loss_type: str = "dapo"  # a loss of TRL: grpo, dr_grpo, dapo, bnpo, cispo, sapo, vespo, luspo
+    loss_type: str = "dapo"  # of TRL: grpo, dr_grpo, dapo, bnpo, cispo, sapo, vespo, luspo; ours: see LOSSES
     scale_rewards: Literal["group", "batch", "none"] = "group"  # what advantages are divided by
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float = 0.2  # clip range, lower
@@ -101,13 +111,30 @@ class GrpoRecipe:
     precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
     attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
     save_every: int = 10  # rollouts between checkpoints, to resume from and for the guard to fall back on
+    format: Format = "long-cot"
+    reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
+    credit: Literal["path", "turn"] = "path"  # who earns it: the whole path, or each part its own
+    turn_discount: float = 0.0  # credit turn: what a part has of the parts after it; 0: turn-independent (PAG)
+    normalise: Literal["path", "role"] = "path"  # advantages centred and scaled by path, or within each role
+    overlong: Literal["keep", "mask", "drop"] = "keep"  # paths cut by the budget: learn, count but do not, leave out
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the rollouts are sampled."""
+        return Sampling(self.format, self.max_tokens, self.horizon)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.prompts_per_step, self.updates, self.passes, self.micro_rows, self.horizon) < 1:
             raise RecipeError("steps, prompts_per_step, updates, passes, micro_rows and horizon are at least 1")
         if self.generations < 2:
             raise RecipeError("generations is at least 2: a group of one has no advantage")
+        if self.credit == "turn" and self.normalise == "path":
+            raise RecipeError("credit=turn needs normalise=role: parts of different roles earn different rewards")
+        if self.normalise == "role" and self.loss_type in LOSSES:
+            raise RecipeError(
+                f"loss_type={self.loss_type} names its own advantages; normalise=role needs a loss of TRL"
+            )
         for key in sorted(_FIXED_HERE & self.trainer.keys()):
             raise RecipeError(f"trainer: {key!r} is fixed here: paths are sampled untruncated, at temperature 1")
 
@@ -137,8 +164,6 @@ def run(recipe: GrpoRecipe, run_folder: Path) -> dict[str, Any]:
         summary = _summary(recipe, metrics, time.perf_counter() - started)
         summary |= {"result_step": result_step, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
         if trainer.args.should_save:
-            if rollouts.suspects:
-                write_jsonl(folder / "guard-samples.jsonl", [path.to_json() for path in rollouts.suspects])
             shutil.rmtree(folder / "resume", ignore_errors=True)
             mark_done(folder, summary)
         return summary
@@ -208,18 +233,17 @@ def problem_order(recipe: GrpoRecipe, problems: Sequence[Problem]) -> list[Probl
 class Rollouts:
     """TRL's ``rollout_func``: samples paths from the trainer's own model, reads, grades and rewards them.
 
-    After each call: ``rewards`` and ``row`` (the measures of the rollout) are those of the latest paths.
+    After each call: ``latest`` are the paths, ``rewards`` theirs, ``row`` the measures of the rollout.
     """
 
     def __init__(self, recipe: GrpoRecipe, codec: ChatCodec, problems: Sequence[Problem]) -> None:
         self.recipe, self.codec = recipe, codec
-        self.openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
-        self.problems = {codec.decode(self.openings[problem.id]): problem for problem in problems}
-        if len(self.problems) != len(self.openings):
+        openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
+        self.problems = {codec.decode(openings[problem.id]): problem for problem in problems}
+        if len(self.problems) != len(openings):
             raise InputError("two problems have the same text and different ids; remove duplicates")
-        self.prompt_texts = [codec.decode(self.openings[problem.id]) for problem in problems]
-        self.paths: list[Trajectory] = []
-        self.suspects: list[Trajectory] = []
+        self.prompt_texts = [codec.decode(openings[problem.id]) for problem in problems]
+        self.latest: list[Rollout] = []
         self.rewards: list[float | None] = []
         self.row: dict[str, Any] = {}
         self._engine: Any = None
@@ -233,42 +257,82 @@ class Rollouts:
             model = trainer.model if checkpoint.has_gpu() else _without_wrappers(trainer.model)
             self._engine = TransformersEngine(model, self.codec.tokenizer, max_batch=self.recipe.max_batch)
         problems = [self.problems[text] for text in prompt_texts]
-        samples = self._engine.sample_many(self._requests(problems, trainer))
+        rollouts = roll_out(self._engine, self.codec, problems, self._seeds(problems, trainer), self.recipe.sampling)
         sampled = time.perf_counter()
-        read = [
-            parse_path(problem, self.codec, self.openings[problem.id], sample, self.recipe.horizon)
-            for problem, sample in zip(problems, samples, strict=True)
-        ]
-        self.paths = grade_trajectories(read)
-        self.rewards = [final_correctness(path) for path in self.paths]
-        self.row = _measures(self.paths, self.rewards, self.recipe.generations)
-        self.row |= {"sampled_at": trainer.state.global_step, "rollout_s": sampled - started}
+        self.latest = graded(rollouts)
+        parts = [reward_parts(rollout.path, self.recipe.reward, self.recipe.sampling.budget) for rollout in self.latest]
+        self.rewards = [total(values, self.recipe.reward) for values in parts]
+        if self.recipe.overlong == "drop":
+            cut = [rollout.path.stop == "length" for rollout in self.latest]
+            self.rewards = [None if gone else reward for gone, reward in zip(cut, self.rewards, strict=True)]
+        self.row = _measures([rollout.path for rollout in self.latest], self.rewards, self.recipe.generations)
+        self.row |= _means_of_parts(parts) | {"sampled_at": trainer.state.global_step, "rollout_s": sampled - started}
         self.row["grading_s"] = time.perf_counter() - sampled
-        completions = [_completion(sample) for sample in samples]
         return {
-            "prompt_ids": [list(self.openings[problem.id]) for problem in problems],
-            "completion_ids": [ids for ids, _ in completions],
-            "logprobs": [logprobs for _, logprobs in completions],
-            "env_mask": [
-                _loss_mask(path, len(self.openings[problem.id]), sample)
-                for problem, path, sample in zip(problems, self.paths, samples, strict=True)
-            ],
+            "prompt_ids": [list(rollout.prompt_ids) for rollout in self.latest],
+            "completion_ids": [list(rollout.completion_ids) for rollout in self.latest],
+            "logprobs": [list(rollout.logprobs) for rollout in self.latest],
+            "env_mask": [self._loss_mask(rollout) for rollout in self.latest],
             "final_reward": self.rewards,
         }
 
-    def _requests(self, problems: Sequence[Problem], trainer: PathGrpoTrainer) -> list[SampleRequest]:
-        rank = trainer.accelerator.process_index
-        step = trainer.state.global_step
+    def _seeds(self, problems: Sequence[Problem], trainer: PathGrpoTrainer) -> list[int]:
+        rank, step = trainer.accelerator.process_index, trainer.state.global_step
         return [
-            SampleRequest(
-                prompt_ids=self.openings[problem.id],
-                max_tokens=self.recipe.max_tokens,
-                seed=sample_seed(self.recipe.seed, "grpo", step, rank, problem.id, place % self.recipe.generations),
-                stop_ids=self.codec.stop_ids,
-                watch_ids=self.codec.verdict_ids,
-            )
+            sample_seed(self.recipe.seed, "grpo", step, rank, problem.id, place % self.recipe.generations)
             for place, problem in enumerate(problems)
         ]
+
+    def _loss_mask(self, rollout: Rollout) -> list[int]:
+        masked = self.recipe.overlong == "mask" and rollout.path.stop == "length"
+        return [0] * len(rollout.learned) if masked else list(rollout.learned)
+
+    @property
+    def outcomes(self) -> list[Any]:
+        """What decides whether a group has variance: the reward, or under turn credit all turns' rewards."""
+        if self.recipe.credit == "path":
+            return list(self.rewards)
+        return [
+            None if reward is None else self._turn_rewards(rollout)
+            for reward, rollout in zip(self.rewards, self.latest, strict=True)
+        ]
+
+    def _turn_rewards(self, rollout: Rollout) -> tuple[float, ...]:
+        earned = turn_rewards(rollout.path, self.recipe.reward, self.recipe.sampling.budget)
+        return tuple(reward or 0.0 for _, reward in earned)
+
+    def advantages(self, columns: int, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return advantages of the latest paths where they are not TRL's own: (B,), or (B, columns) by role."""
+        import torch
+
+        _, rule = LOSSES.get(self.recipe.loss_type, ("", "group"))
+        if self.recipe.normalise == "path":
+            rewards = torch.tensor([math.nan if reward is None else reward for reward in self.rewards])
+            return None if rule == "group" else path_advantages(rewards, self.recipe.generations, rule)
+        owners: list[int] = []
+        places: list[Span] = []
+        returns: list[float] = []
+        for row, (rollout, reward) in enumerate(zip(self.latest, self.rewards, strict=True)):
+            if reward is None:
+                continue
+            earned = [reward] * len(rollout.parts)
+            if self.recipe.credit == "turn":
+                earned = returns_to_go(self._turn_rewards(rollout), self.recipe.turn_discount)
+            owners += [row] * len(earned)
+            places += rollout.parts
+            returns += earned
+        roles = [_ROLES.index(part.role) for part in places]
+        scaled = self.recipe.scale_rewards != "none"
+        values_P = role_advantages(
+            torch.tensor(returns), torch.tensor(owners), torch.tensor(roles), self.recipe.generations, scaled, reduce
+        )
+        advantages_BT = torch.zeros(len(self.latest), columns)
+        for row, part, value in zip(owners, places, values_P, strict=True):
+            advantages_BT[row, part.start : part.end] = value
+        return advantages_BT
+
+
+_ROLES = (Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
 
 
 def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:
@@ -287,22 +351,13 @@ def final_reward(prompts: Any, completions: Any, final_reward: list[float | None
     return final_reward
 
 
-def _completion(sample: Sample) -> tuple[list[int], list[float]]:
-    """Return a completion's ids and log-probs, the id that ended the turn among them: stopping is learned too."""
-    ids, logprobs = list(sample.token_ids), list(sample.logprobs)
-    if sample.finish == "stop" and sample.stop_id is not None:
-        ids.append(sample.stop_id)
-        logprobs.append(sample.stop_logprob)
-    return ids, logprobs
-
-
-def _loss_mask(path: Trajectory, prompt_tokens: int, sample: Sample) -> list[int]:
-    """Return 1 for tokens up to the loop's stop decision and the end of the turn, if that follows at once."""
-    ids, _ = _completion(sample)
-    kept = len(path.token_ids) - prompt_tokens
-    if kept == len(sample.token_ids):
-        kept = len(ids)
-    return [1] * kept + [0] * (len(ids) - kept)
+def _means_of_parts(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Return the mean of each part of the reward, over the paths where it is known."""
+    means: dict[str, float | None] = {}
+    for name in parts[0]:
+        known = [value for values in parts if (value := values[name]) is not None]
+        means[f"reward/{name}"] = statistics.fmean(known) if known else None
+    return means
 
 
 def _measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], generations: int) -> dict[str, Any]:
@@ -316,6 +371,10 @@ def _measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], gene
         "mean_length": sum(path.sampled_tokens for path in paths) / len(paths),
         "truncated": 100 * sum(path.stop == "length" for path in paths) / len(paths),
     }
+    again = [path.first.answer == path.attempts[1].answer for path in paths if len(path.attempts) > 1]
+    row |= {"revised": 100 * len(again) / len(paths), "unchanged": 100 * statistics.fmean(again) if again else None}
+    sure = [p for path in paths if path.evaluations and (p := path.evaluations[0].p_correct) is not None]
+    row["p_correct"] = statistics.fmean(sure) if sure else None
     if not given:
         return row | {"turn1": None}
     scores = score("rollout", paths)
@@ -363,9 +422,9 @@ def grpo_config(recipe: GrpoRecipe, folder: Path) -> GRPOConfig:
         "steps_per_generation": accumulation * recipe.updates,
         "num_iterations": recipe.passes,
         "num_generations": recipe.generations,
-        "max_completion_length": recipe.max_tokens,
+        "max_completion_length": recipe.sampling.budget,
         "shuffle_dataset": False,
-        "loss_type": recipe.loss_type,
+        "loss_type": LOSSES.get(recipe.loss_type, (recipe.loss_type,))[0],
         "scale_rewards": recipe.scale_rewards,
         "beta": recipe.beta,
         "epsilon": recipe.epsilon,
@@ -398,7 +457,9 @@ def build_trainer(recipe: GrpoRecipe, rollouts: Rollouts, folder: Path) -> PathG
         train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
         processing_class=rollouts.codec.tokenizer,
         rollout_func=rollouts,
-        rewards_of_rollout=lambda: rollouts.rewards,
+        outcomes_of_rollout=lambda: rollouts.outcomes,
+        advantages_of_rollout=rollouts.advantages,
+        positives_only=recipe.loss_type == "raft++",
         zero_variance=recipe.zero_variance,
         max_logprob_gap=recipe.max_logprob_gap,
     )
@@ -415,6 +476,7 @@ class _Watch:
 
     stopped_by: str | None = None
     warnings: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)  # guards whose samples are saved
 
 
 def _watch(
@@ -442,22 +504,29 @@ def _watch(
                 note = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
                 progress.advance(1, note=note)
                 console.print(f"step {row['step']}: {note}, reward {row['reward']:.3f}", style="dim", highlight=False)
-                self.guard(row["step"], control)
+                self.guard(row["step"], args, control)
 
-        def guard(self, step: int, control: Any) -> None:
-            found = finding(metrics.rows, recipe.guard)
-            if found is None:
-                return
-            if not watch.warnings:
-                rollouts.suspects = rollouts.paths[:64]
-            watch.warnings.append(f"step {step}: {found}")
-            if recipe.guard.action == "stop":
-                watch.stopped_by = found
-                control.should_training_stop = True
-            console.print(f"guard: {found}", style="bold red", highlight=False)
+        def guard(self, step: int, args: Any, control: Any) -> None:
+            for found in findings(metrics.rows, recipe.guard):
+                if found.guard not in watch.seen and args.should_save:
+                    _save_offenders(found, step, [rollout.path for rollout in rollouts.latest], metrics.path.parent)
+                watch.seen.add(found.guard)
+                watch.warnings.append(f"step {step}: {found}")
+                console.print(f"guard: {found}", style="bold red", highlight=False)
+                if recipe.guard.action == "stop":
+                    watch.stopped_by = watch.stopped_by or str(found)
+                    control.should_training_stop = True
 
     trainer.add_callback(Reports())
     return watch
+
+
+def _save_offenders(found: Finding, step: int, paths: Sequence[Trajectory], folder: Path) -> None:
+    """Append the paths that show a finding to ``guard-samples.jsonl``; all of the rollout where no single one does."""
+    with (folder / "guard-samples.jsonl").open("a", encoding="utf-8") as file:
+        for path in (offenders(paths, found.guard) or paths)[:64]:
+            row = {"guard": found.guard, "step": step, "message": found.message, "path": path.to_json()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, folder: Path) -> int:

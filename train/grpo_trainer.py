@@ -14,7 +14,7 @@ The gradient of an update is that of one whole batch under every TRL loss type, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from selfcorrect.errors import GuardError
 from train.cpu import has_plain_head, log_probs_of
 
 ZeroVariance = Literal["keep", "skip", "drop"]
+AdvantagesOfRollout = Callable[[int, Callable[[Tensor], Tensor]], Tensor | None]
 
 _ROW_MEANS = {"grpo", "sapo", "dr_grpo", "luspo"}  # TRL divides by the rows of a micro-batch
 _PER_COMPLETION_TOKEN = (
@@ -38,16 +39,17 @@ _PER_COMPLETION_TOKEN = (
 )
 
 
-def teaches(rewards: Sequence[float | None], generations: int, zero_variance: ZeroVariance) -> list[bool]:
+def teaches(outcomes: Sequence[Hashable | None], generations: int, zero_variance: ZeroVariance) -> list[bool]:
     """Return which samples enter the update; groups are ``generations`` consecutive samples.
 
-    A sample without a reward never does. A group whose rewards are exactly equal does only under "keep".
+    A sample without an outcome (a reward, or the rewards of its turns) never does. A group whose outcomes are exactly
+    equal does only under "keep".
     """
     used: list[bool] = []
-    for start in range(0, len(rewards), generations):
-        group = rewards[start : start + generations]
-        equal = len({reward for reward in group if reward is not None}) < 2
-        used += [reward is not None and not (equal and zero_variance != "keep") for reward in group]
+    for start in range(0, len(outcomes), generations):
+        group = outcomes[start : start + generations]
+        equal = len({outcome for outcome in group if outcome is not None}) < 2
+        used += [outcome is not None and not (equal and zero_variance != "keep") for outcome in group]
     return used
 
 
@@ -73,7 +75,12 @@ class Gap:
 
 
 class PathGrpoTrainer(GRPOTrainer):
-    """See the module's text. ``rewards_of_rollout`` returns the rewards of the rollout that was just scored."""
+    """See the module's text. Two functions speak of the rollout that was just scored:
+
+    ``outcomes_of_rollout()`` returns what decides which samples teach (see `teaches`); ``advantages_of_rollout(columns,
+    reduce)`` returns advantages (B,) or (B, columns), or None where TRL's own serve. A sample without an advantage
+    under RAFT++ (``positives_only``) is not computed.
+    """
 
     args: Any
     model: Any
@@ -83,13 +90,17 @@ class PathGrpoTrainer(GRPOTrainer):
     def __init__(
         self,
         *args: Any,
-        rewards_of_rollout: Callable[[], Sequence[float | None]],
+        outcomes_of_rollout: Callable[[], Sequence[Hashable | None]],
+        advantages_of_rollout: AdvantagesOfRollout = lambda columns, reduce: None,
+        positives_only: bool = False,
         zero_variance: ZeroVariance,
         max_logprob_gap: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.rewards_of_rollout = rewards_of_rollout
+        self.outcomes_of_rollout = outcomes_of_rollout
+        self.advantages_of_rollout = advantages_of_rollout
+        self.positives_only = positives_only
         self.zero_variance = zero_variance
         self.max_logprob_gap = max_logprob_gap
         self.used_rows = 0
@@ -113,13 +124,20 @@ class PathGrpoTrainer(GRPOTrainer):
             batch: dict[str, Tensor] = self._generate_and_score_completions(generation_batch)
         finally:
             self.beta = beta
+        columns = batch["completion_ids"].shape[1]
+        ours = self.advantages_of_rollout(columns, lambda sums: self.accelerator.reduce(sums, "sum"))
+        if ours is not None:
+            batch["advantages"] = ours.to(batch["advantages"])
         return batch
 
     def _micro_batches(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
         """Split a rollout into optimizer steps of ``gradient_accumulation_steps`` micro-batches each."""
-        rewards = self.rewards_of_rollout()
-        used = teaches(rewards, self.num_generations, self.zero_variance)
-        left_out = [reward is not None and not use for reward, use in zip(rewards, used, strict=True)]
+        outcomes = self.outcomes_of_rollout()
+        if self.positives_only:
+            used = (batch["advantages"] > 0).tolist()
+        else:
+            used = teaches(outcomes, self.num_generations, self.zero_variance)
+        left_out = [outcome is not None and not use for outcome, use in zip(outcomes, used, strict=True)]
         self.used_rows = sum(used)
         loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         tokens_B = loss_mask.sum(1)
@@ -231,4 +249,6 @@ def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor) -> dict[str,
     micro: dict[str, Any] = {name: batch[name][rows][:, first:] for name in ("prompt_ids", "prompt_mask")}
     micro |= {name: batch[name][rows][:, :end] for name in _PER_COMPLETION_TOKEN if name in batch}
     micro["advantages"] = batch["advantages"][rows]
+    if micro["advantages"].dim() == 2:  # one a token
+        micro["advantages"] = micro["advantages"][:, :end]
     return micro

@@ -1,63 +1,137 @@
-"""Guards of reinforcement learning: the two ways in which self-correction dies, watched on every rollout.
+"""Guards of reinforcement learning: the ways in which self-correction is known to die, watched on every rollout.
 
-- **verdict rate**: RL finds that solving carefully and not judging pays as well, and verification is deleted.
-- **turn-1 floor**: a reward that pays for corrections teaches to answer wrong first (METHOD section 3).
+- ``unjudged``: verification is deleted, for solving carefully and not judging pays as well (verdict rate);
+- ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (METHOD section 5.6);
+- ``always-correct``: the verifier waves everything through (wrong attempts that are judged wrong);
+- ``always-wrong``: it condemns everything, as without turn-independent returns (PAG, arXiv 2506.10406);
+- ``revise-always``, ``never-change``: every path is revised; revisions repeat the answer that was condemned;
+- ``length``, ``truncation``: padding (against the start), or running into the budget;
+- ``kl``: the policy left the reference (nats a token).
 
-Pure: rows of ``metrics.jsonl`` in, a finding out. Rates are averaged over a window of rollouts, and a fall of turn-1
+Pure: rows of ``metrics.jsonl`` in, findings out. Rates are averaged over a window of rollouts, and a fall of turn-1
 accuracy must exceed the permitted one by two standard errors: sixteen problems a rollout differ by chance by far more
-than a model does from step to step.
+than a model does from step to step. A limit of None switches its guard off; a figure that was not measured
+(no wrong attempt in the window, no reference model) raises none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from selfcorrect.metrics import is_correct
+from selfcorrect.types import Trajectory, Verdict
+
+Rows = Sequence[Mapping[str, Any]]
+_FIGURES = ("verdict_rate", "rm_W", "rm_C", "revised", "unchanged", "truncated", "mean_length", "kl")
+
 
 @dataclass(frozen=True, slots=True)
 class GuardRecipe:
-    """When to speak up, and whether to stop."""
+    """When to speak up, and whether to stop. Shares are of 1; None switches a guard off."""
 
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
-    min_verdict_rate: float = 0.95  # share of first attempts that get a well-formed verdict
-    max_turn1_drop: float = 0.10  # turn-1 accuracy may fall so far below its start, and by chance further
+    min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
+    max_turn1_drop: float | None = 0.10  # turn-1 accuracy may fall so far below its start, and by chance further
     window: int = 3  # rollouts averaged
+    min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
+    min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
+    max_revised: float | None = 0.98  # share of paths with a revision
+    max_unchanged: float | None = 0.98  # share of revisions that give the same answer again
+    max_length_factor: float | None = 3.0  # mean length against its start
+    max_truncated: float | None = 0.5  # share of paths cut by the token budget
+    max_kl: float | None = 1.0  # nats a token to the reference policy
 
 
-def finding(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> str | None:
-    """Return what is wrong with the last ``window`` rollouts, in one sentence; None while all is well."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a guard saw: its name, and one sentence with the figure and its limit."""
+
+    guard: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.guard}: {self.message}"
+
+
+def findings(rows: Rows, recipe: GuardRecipe) -> list[Finding]:
+    """Return what is wrong with the last ``window`` rollouts; empty while all is well."""
     rows = [row for row in rows if row.get("turn1") is not None]
     if recipe.action == "ignore" or len(rows) < recipe.window:
-        return None
-    last = rows[-recipe.window :]
-    verdicts = fmean(row["verdict_rate"] for row in last) / 100
-    if verdicts < recipe.min_verdict_rate:
-        return f"only {verdicts:.1%} of first attempts are judged (min_verdict_rate {recipe.min_verdict_rate:.0%})"
-    fall, chance = _fall(rows[: recipe.window], last)
-    if fall > recipe.max_turn1_drop + chance:
-        return (
-            f"turn-1 accuracy is {fall:.1%} below its start (max_turn1_drop {recipe.max_turn1_drop:.0%}, "
-            f"two standard errors {chance:.1%})"
-        )
-    return None
+        return []
+    return _broken(rows[: recipe.window], rows[-recipe.window :], recipe)
 
 
-def healthy_steps(rows: Sequence[Mapping[str, Any]], recipe: GuardRecipe) -> list[int]:
+def healthy_steps(rows: Rows, recipe: GuardRecipe) -> list[int]:
     """Return the steps whose weights, by the rollout sampled from them, break no limit on their own."""
     rows = [row for row in rows if row.get("turn1") is not None]
-    healthy: list[int] = []
-    for row in rows:
-        fall, chance = _fall(rows[: recipe.window], [row])
-        if row["verdict_rate"] / 100 >= recipe.min_verdict_rate and fall <= recipe.max_turn1_drop + chance:
-            healthy.append(row["sampled_at"])
-    return healthy
+    return [row["sampled_at"] for row in rows if not _broken(rows[: recipe.window], [row], recipe)]
 
 
-def _fall(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def offenders(paths: Sequence[Trajectory], guard: str) -> list[Trajectory]:
+    """Return the graded paths that show what a guard found; all of them where no single path does."""
+    shows = _SHOWS.get(guard)
+    return [path for path in paths if shows is None or shows(path)]
+
+
+def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
+    """Compare the last rollouts with the limits, and with the first where a limit is relative."""
+    found: list[Finding] = []
+
+    def check(guard: str, percent: float | None, low: float | None, high: float | None, what: str) -> None:
+        if percent is None:
+            return
+        if (low is not None and percent < 100 * low) or (high is not None and percent > 100 * high):
+            found.append(Finding(guard, what.format(f"{percent:.1f}%")))
+
+    figures = {name: _mean(last, name) for name in _FIGURES}
+    caught, passed, revised = recipe.min_wrong_caught, recipe.min_right_passed, recipe.max_revised
+    unchanged, truncated = recipe.max_unchanged, recipe.max_truncated
+    check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, "only {} of first attempts are judged")
+    check("always-correct", figures["rm_W"], caught, None, "only {} of wrong attempts are judged wrong")
+    check("always-wrong", figures["rm_C"], passed, None, "only {} of right attempts are judged correct")
+    check("revise-always", figures["revised"], None, revised, "{} of paths have a revision")
+    check("never-change", figures["unchanged"], None, unchanged, "{} of revisions repeat the condemned answer")
+    check("truncation", figures["truncated"], None, truncated, "{} of paths are cut by the token budget")
+    if recipe.max_turn1_drop is not None:
+        fall, chance = _fall(first, last)
+        if fall > recipe.max_turn1_drop + chance:
+            message = f"turn-1 accuracy is {fall:.1%} below its start (two standard errors: {chance:.1%})"
+            found.append(Finding("turn1-floor", message))
+    start, length, kl = _mean(first, "mean_length"), figures["mean_length"], figures["kl"]
+    if recipe.max_length_factor is not None and start and length and length > recipe.max_length_factor * start:
+        found.append(Finding("length", f"paths are {length / start:.1f} times as long as at the start"))
+    if recipe.max_kl is not None and kl is not None and kl > recipe.max_kl:
+        found.append(Finding("kl", f"{kl:.2f} nats a token away from the reference policy"))
+    return found
+
+
+def _mean(rows: Rows, name: str) -> float | None:
+    """Return the mean of a figure over the rollouts that measured it."""
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return fmean(known) if known else None
+
+
+def _fall(first: Rows, last: Rows) -> tuple[float, float]:
     """Return by how much turn-1 accuracy fell between rollouts, and two standard errors of that, as shares."""
     fall = fmean(row["turn1"] for row in first) - fmean(row["turn1"] for row in last)
     variance = sum(sum(row["turn1_se"] ** 2 for row in part) / len(part) ** 2 for part in (first, last))
     return fall / 100, 2 * math.sqrt(variance) / 100
+
+
+def _first_verdict(path: Trajectory) -> Verdict | None:
+    return path.evaluations[0].verdict if path.evaluations else None
+
+
+_SHOWS: dict[str, Callable[[Trajectory], bool]] = {
+    "unjudged": lambda path: _first_verdict(path) is None,
+    "turn1-floor": lambda path: not is_correct(path.first),
+    "always-correct": lambda path: not is_correct(path.first) and _first_verdict(path) is Verdict.CORRECT,
+    "always-wrong": lambda path: bool(is_correct(path.first)) and _first_verdict(path) is Verdict.WRONG,
+    "revise-always": lambda path: len(path.attempts) > 1,
+    "never-change": lambda path: len(path.attempts) > 1 and path.first.answer == path.attempts[1].answer,
+    "truncation": lambda path: path.stop == "length",
+}

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.correction import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import GuardError, RecipeError
+from selfcorrect.metrics import is_correct
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem
-from train.grpo import GrpoRecipe, Rollouts, _completion, _loss_mask, build_trainer, grpo_config, problem_order, run
+from selfcorrect.types import Problem, Trajectory, Verdict
+from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
 from train.guards import GuardRecipe
+from train.rollouts import long_cot_rollout, with_stop
 from train.sft import SftRecipe
 from train.sft import run as run_sft
 
@@ -135,12 +136,15 @@ def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, mo
 
 
 def test_guard_stops_and_returns_the_last_healthy_weights(recipe: GrpoRecipe, tmp_path: Path) -> None:
-    guard = GuardRecipe(action="stop", min_verdict_rate=1.01, window=1)
-    summary = run(replace(recipe, guard=guard), tmp_path)
-    assert "of first attempts are judged" in summary["stopped_by"]
+    """The guesser always judges itself correct, right or wrong: that is what the guard finds and saves."""
+    summary = run(replace(recipe, guard=GuardRecipe(action="stop", window=1)), tmp_path)
+    assert summary["stopped_by"] == "always-correct: only 0.0% of wrong attempts are judged wrong"
     assert summary["result_step"] == 0
-    assert len(metrics_of(tmp_path)) == 1
-    assert (tmp_path / "checkpoints/grpo/guard-samples.jsonl").read_text().count("\n") == 12
+    (row,) = metrics_of(tmp_path)
+    lines = (tmp_path / "checkpoints/grpo/guard-samples.jsonl").read_text(encoding="utf-8").splitlines()
+    saved = [Trajectory.from_json(json.loads(line)["path"]) for line in lines]
+    assert len(saved) == round(12 * (100 - row["turn1"]) / 100)
+    assert all(path.evaluations[0].verdict is Verdict.CORRECT and not is_correct(path.first) for path in saved)
     start = (Path(recipe.model) / "model.safetensors").read_bytes()
     assert (tmp_path / "checkpoints/grpo/model.safetensors").read_bytes() == start
 
@@ -262,12 +266,12 @@ def test_only_tokens_up_to_the_stop_decision_are_learned(codec: ChatCodec) -> No
 
     def mask(ids: tuple[int, ...], finish: str) -> list[int]:
         sample = Sample(ids, (0.0,) * len(ids), finish, codec.turn_end if finish == "stop" else None)
-        return _loss_mask(parse_path(problem, codec, opening, sample, horizon=2), len(opening), sample)
+        return list(long_cot_rollout(problem, codec, opening, sample, horizon=2).learned)
 
     assert mask(right, "stop") == [1] * (len(right) + 1)
     assert mask(right, "length") == [1] * len(right)
     assert mask(right + tail, "stop") == [1] * len(right) + [0] * (len(tail) + 1)
-    assert _completion(Sample((), (), "stop", 7, -0.5)) == ([7], [-0.5])
+    assert with_stop(Sample((), (), "stop", 7, -0.5)) == ((7,), (-0.5,))
 
 
 def test_problem_order_repeats_whole_laps_and_is_fixed_by_the_seed() -> None:
