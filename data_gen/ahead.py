@@ -17,51 +17,41 @@ import asyncio
 import heapq
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
-from data_gen.selection import Base, Candidate, Draw, Kind, Selection
+from data_gen.selection import Base, Kind, Selection, Worked
+from data_gen.steering import Order
 
 Wants = Callable[[Kind, Base], Awaitable[bool]]
 """Asks whether a base sample should be tried as a class; may wait until that is worth an answer."""
-
-
-@dataclass(slots=True)
-class Worked:
-    """What became of one base sample: every draw it took, the classes tried, the candidates found."""
-
-    base: Base
-    draws: dict[str, Draw] = field(default_factory=dict)
-    tried: list[Kind] = field(default_factory=list)
-    found: list[Candidate] = field(default_factory=list)
 
 
 Work = Callable[[Base, Wants], Awaitable[Worked]]
 
 
 async def in_order(
-    bases: Callable[[], Iterable[Base]],
+    order: Order,
     work: Work,
     selection: Selection,
     commit: Callable[[Worked], None],
     at_once: int,
     everything: bool = False,
 ) -> None:
-    """Work base samples and `commit` each in order until the selection is full.
+    """Work base samples and `commit` each in order until the selection is full or the order ends.
 
-    ``bases()`` gives the base samples in order, afresh at each call. ``at_once`` bounds those that are being worked
-    ahead. ``everything`` works all of them to the end, whatever the quotas (the fixed schedule). Raises the first
-    error of any work, after stopping the rest.
+    ``at_once`` bounds those that are being worked ahead. ``everything`` works all of them to the end, whatever the
+    quotas (the fixed schedule). Raises the first error of any work, after stopping the rest.
     """
-    demand = Demand(selection, at_once, everything)
+    demand = Demand(order, selection, at_once, everything)
 
     async def now(kind: Kind, base: Base) -> bool:
         return everything or selection.open(kind, base.problem)
 
     async def ahead() -> None:
-        for base in bases():
-            await demand.room()
-            if base.place >= demand.committed and (everything or selection.wants(base.problem)):
+        place = 0
+        while base := await demand.next(place):
+            place = base.place + 1
+            if everything or selection.wants(base.problem):
                 demand.start(base)
                 task = group.create_task(demand.watch(base, work))
                 tasks.add(task)
@@ -71,11 +61,11 @@ async def in_order(
     try:
         async with asyncio.TaskGroup() as group:
             feeder = group.create_task(ahead())
-            for base in bases():
-                if selection.full and not everything:
-                    break
-                if everything or selection.wants(base.problem):
-                    commit(await work(base, now))
+            while (everything or not selection.full) and (base := order.at(order.committed)):
+                worked = await work(base, now) if everything or selection.wants(base.problem) else None
+                if worked:
+                    commit(worked)
+                order.note(base, worked)
                 demand.commit(base)
             for task in (feeder, *tasks):  # what is still under way, nobody needs
                 task.cancel()
@@ -86,9 +76,8 @@ async def in_order(
 class Demand:
     """How much more is needed, by class, and so who may go on. Scheduling only: it never changes the result."""
 
-    def __init__(self, selection: Selection, at_once: int, everything: bool) -> None:
-        self.selection, self.at_once, self.everything = selection, at_once, everything
-        self.committed = 0  # every base sample before this place is committed
+    def __init__(self, order: Order, selection: Selection, at_once: int, everything: bool) -> None:
+        self.order, self.selection, self.at_once, self.everything = order, selection, at_once, everything
         self._busy = 0  # base samples worked ahead that are not waiting for admission
         self._unsorted: set[int] = set()  # of these, the ones whose attempt is not graded yet
         self._sorted = 0  # attempts graded so far
@@ -99,11 +88,12 @@ class Demand:
         self._waiting: dict[Kind, list[tuple[int, asyncio.Future[bool]]]] = {kind: [] for kind in selection.quota}
         self._changed = asyncio.Event()
 
-    async def room(self) -> None:
-        """Wait until another base sample should be started."""
-        while not self._should_start():
+    async def next(self, place: int) -> Base | None:
+        """Wait until another base sample should be started; return the first at or after a place, None at the end."""
+        while not (self.order.decided(max(place, self.order.committed)) and self._should_start()):
             self._changed.clear()
             await self._changed.wait()
+        return self.order.at(max(place, self.order.committed))
 
     def start(self, base: Base) -> None:
         """Count a base sample whose `watch` is about to begin."""
@@ -131,7 +121,7 @@ class Demand:
         self._sort(base, kind)
         if self.everything:
             return True
-        if base.place < self.committed or not self.selection.open(kind, base.problem):
+        if base.place < self.order.committed or not self.selection.open(kind, base.problem):
             return False
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting[kind], (base.place, answer))
@@ -147,7 +137,6 @@ class Demand:
 
     def commit(self, base: Base) -> None:
         """Note that a base sample is decided: what it was admitted for no longer counts as expected."""
-        self.committed = base.place + 1
         for places in self._admitted.values():
             places.discard(base.place)
         self._admit()
@@ -184,7 +173,7 @@ class Demand:
             closed = self.selection.remaining(kind) <= 0
             while waiting:
                 place, answer = waiting[0]
-                admitted = not closed and place >= self.committed
+                admitted = not closed and place >= self.order.committed
                 if admitted and len(self._admitted[kind]) >= self._need(kind):
                     break
                 heapq.heappop(waiting)

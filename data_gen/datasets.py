@@ -1,22 +1,40 @@
 """Training rows: the kept parts joined into ONE path of token ids, with a span for every part.
 
-A row is ``{id, problem_id, kind, first, format, token_ids, spans, messages, text, question, gold, source}``.
-``spans`` cover every token: ``{role, start, end, sampled, learn}``. ``learn`` is METHOD eq. 1: D1 learns the
-self-evaluation and the revision, D2 the revision (never the false verdict), D3 the attempt and the
-self-evaluation; STaR/RAFT rows learn the revision. Sampled ids are joined as they are, never encoded again.
+``data/sft/<name>.jsonl``, one row a line::
 
-A separator belongs to the part that it introduces, the end of a turn to the part that it ends. The opening
-is zero-shot even where worked examples were shown while sampling.
+    {id, problem_id, kind, first, format, token_ids, spans, messages, text, question, gold, source}
+
+``kind`` is D1, D2, D3 or raft; ``first`` the fate of the first attempt (right, wrong); ``format`` long-cot or
+two-turn. ``spans`` cover every token, in order: ``{role, start, end, sampled, learn}`` with role attempt,
+self-evaluation, revision or external. ``learn`` is METHOD eq. 1: D1 learns the self-evaluation and the revision, D2
+the revision (never the false verdict), D3 the attempt and the self-evaluation; STaR/RAFT rows learn the revision.
+``sampled`` is False for what the policy did not generate: templates, stated verdicts, a teacher's revision.
+Sampled ids are joined as they are, never encoded again.
+
+``data/preferences/pairs.jsonl``, one pair a line (METHOD section 3)::
+
+    {id, problem_id, kind, first, format, shared, chosen, rejected, question, gold, source}
+
+``kind`` is P1, P2 or P3 (`selection.Kind` says which two paths). ``chosen`` and ``rejected`` are
+``{token_ids, spans, messages, text}``, whole paths with spans as above. Both begin with the same ``shared`` token ids:
+the prompt, the attempt and, in P1 and P2, the self-evaluation. After these, ``learn`` marks what belongs in the loss:
+every token of the assistant (M-DPO eq. 5), whether sampled or stated, and no token of a user message (role external).
+In ``shared`` nothing is learned: there the two log-ratios cancel, and an NLL term must not learn a wrong attempt.
+
+A separator belongs to the part that it introduces, the end of a turn to the part that it ends. The opening is
+zero-shot even where worked examples were shown while sampling. Beside each file stands ``<name>.card.json``: counts,
+recipe, model, and the hash of the tokenizer that the ids belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_gen.asking import stated_text
-from data_gen.selection import VERDICTS, Candidate, Fate, Kind
+from data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect import prompts
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.tokens import ChatCodec
@@ -28,76 +46,110 @@ LEARNED: dict[Kind, frozenset[Role]] = {
     Kind.D3: frozenset({Role.ATTEMPT, Role.EVALUATION}),
     Kind.RAFT: frozenset({Role.REVISION}),
     Kind.RAFT_PLUS: frozenset({Role.REVISION}),
+    Kind.P1: frozenset({Role.REVISION}),
+    Kind.P2: frozenset({Role.REVISION}),
+    Kind.P3: frozenset({Role.EVALUATION, Role.REVISION}),
 }
 
 
 def training_row(candidate: Candidate, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
     """Return the row of a kept candidate, in long-CoT or in the two-turn chat format."""
-    problem = candidate.base.problem
-    opening = prompts.solve_messages(problem.question)
+    blind = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)
+    revision = candidate.rest.revision
+    suffix = f"+{revision.key.rsplit('/', 1)[1]}" if blind and revision else ""
+    return {
+        "id": f"{candidate.base.id}{suffix}",
+        **_about(candidate, "raft" if blind else candidate.kind, two_turn or blind),
+        **joined(candidate, candidate.rest, codec, two_turn),
+        **_reference(candidate.base.problem),
+    }
+
+
+def preference_row(pair: Candidate, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
+    """Return the row of a preference pair."""
+    assert pair.rejected
+    sides = {
+        name: joined(pair, rest, codec, two_turn) for name, rest in (("chosen", pair.rest), ("rejected", pair.rejected))
+    }
+    return {
+        "id": f"{pair.base.id}/{pair.kind}",
+        **_about(pair, pair.kind, two_turn),
+        "shared": next(span["start"] for span in sides["chosen"]["spans"] if span["learn"]),
+        **sides,
+        **_reference(pair.base.problem),
+    }
+
+
+def _about(candidate: Candidate, kind: str, two_turn: bool) -> dict[str, str]:
+    return {
+        "problem_id": candidate.base.problem.id,
+        "kind": str(kind),
+        "first": str(candidate.attempt.fate),
+        "format": "two-turn" if two_turn else "long-cot",
+    }
+
+
+def _reference(problem: Problem) -> dict[str, str]:
+    return {"question": problem.question, "gold": problem.gold, "source": problem.source}
+
+
+def joined(candidate: Candidate, rest: Rest, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
+    """Return ``{token_ids, spans, messages, text}`` of an attempt and what followed it."""
+    opening = prompts.solve_messages(candidate.base.problem.question)
     path = _Path(codec, LEARNED[candidate.kind])
     path.add(Role.EXTERNAL, codec.opening(opening), sampled=False)
-    path.add(Role.ATTEMPT, candidate.attempt.token_ids)
-    blind = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)
-    if blind:
-        messages = _join_blind(path, candidate)
+    path.add_draw(Role.ATTEMPT, candidate.attempt)
+    if rest.verdict is None:
+        messages = _join_blind(path, candidate.attempt, rest)
     elif two_turn:
-        messages = _join_two_turn(path, candidate)
+        messages = _join_two_turn(path, candidate.attempt, rest)
     else:
-        messages = _join_long_cot(path, candidate)
+        messages = _join_long_cot(path, candidate.attempt, rest)
     path.end_turn()
-    revision = f"+{candidate.revision.key.rsplit('/', 1)[1]}" if blind and candidate.revision else ""
     return {
-        "id": f"{candidate.base.id}{revision}",
-        "problem_id": problem.id,
-        "kind": "raft" if blind else str(candidate.kind),
-        "first": str(candidate.attempt.fate),
-        "format": "two-turn" if two_turn or blind else "long-cot",
         "token_ids": path.token_ids,
         "spans": path.spans,
         "messages": [*opening, *messages],
         "text": codec.decode(path.token_ids),
-        "question": problem.question,
-        "gold": problem.gold,
-        "source": problem.source,
     }
 
 
-def _join_long_cot(path: _Path, candidate: Candidate) -> list[Message]:
+def _join_long_cot(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
     separator = path.codec.encode(prompts.SEPARATOR)
-    verdict = VERDICTS[candidate.kind]
-    if candidate.evaluation:
-        path.add(Role.EVALUATION, separator + candidate.evaluation.token_ids)
-        text = candidate.attempt.text + prompts.SEPARATOR + candidate.evaluation.text
-    else:
-        path.add(Role.EVALUATION, separator + path.codec.encode(stated_text(verdict, two_turn=False)), sampled=False)
-        text = candidate.attempt.text + prompts.SEPARATOR + stated_text(verdict, two_turn=False)
-    if candidate.revision:
-        path.add(Role.REVISION, separator + candidate.revision.token_ids)
-        text += prompts.SEPARATOR + candidate.revision.text
+    text = attempt.text
+    if rest.evaluation:
+        path.add_draw(Role.EVALUATION, rest.evaluation, separator)
+        text += prompts.SEPARATOR + rest.evaluation.text
+    elif rest.verdict:
+        stated = stated_text(rest.verdict, two_turn=False)
+        path.add(Role.EVALUATION, separator + path.codec.encode(stated), sampled=False)
+        text += prompts.SEPARATOR + stated
+    if rest.revision:
+        path.add_draw(Role.REVISION, rest.revision, separator)
+        text += prompts.SEPARATOR + rest.revision.text
     return [{"role": "assistant", "content": text}]
 
 
-def _join_two_turn(path: _Path, candidate: Candidate) -> list[Message]:
-    verdict = VERDICTS[candidate.kind]
-    stated = stated_text(verdict, two_turn=True)
+def _join_two_turn(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
+    assert rest.verdict
+    stated = stated_text(rest.verdict, two_turn=True)
     path.add(Role.EVALUATION, path.codec.encode(stated), sampled=False)
-    messages: list[Message] = [{"role": "assistant", "content": candidate.attempt.text + stated}]
-    return messages + (_next_turn(path, candidate, prompts.two_turn_reply(verdict)) if candidate.revision else [])
+    messages: list[Message] = [{"role": "assistant", "content": attempt.text + stated}]
+    return messages + (_next_turn(path, rest.revision, prompts.two_turn_reply(rest.verdict)) if rest.revision else [])
 
 
-def _join_blind(path: _Path, candidate: Candidate) -> list[Message]:
-    first: Message = {"role": "assistant", "content": candidate.attempt.text}
-    return [first, *_next_turn(path, candidate, prompts.INTRINSIC)]
+def _join_blind(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
+    assert rest.revision
+    first: Message = {"role": "assistant", "content": attempt.text}
+    return [first, *_next_turn(path, rest.revision, prompts.INTRINSIC)]
 
 
-def _next_turn(path: _Path, candidate: Candidate, user: str) -> list[Message]:
-    assert candidate.revision is not None
+def _next_turn(path: _Path, revision: Draw, user: str) -> list[Message]:
     reply = path.codec.reply(user)
     path.end_turn()
     path.add(Role.EXTERNAL, reply[1:], sampled=False)
-    path.add(Role.REVISION, candidate.revision.token_ids)
-    return [{"role": "user", "content": user}, {"role": "assistant", "content": candidate.revision.text}]
+    path.add_draw(Role.REVISION, revision)
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": revision.text}]
 
 
 class _Path:
@@ -115,6 +167,9 @@ class _Path:
         self.spans.append(
             {"role": str(role), "start": start, "end": len(self.token_ids), "sampled": sampled, "learn": learn}
         )
+
+    def add_draw(self, role: Role, draw: Draw, separator: tuple[int, ...] = ()) -> None:
+        self.add(role, separator + draw.token_ids, sampled=draw.own)
 
     def end_turn(self) -> None:
         self.token_ids.append(self.codec.turn_end)
@@ -139,23 +194,54 @@ def write_sft(
     folder: Path, name: str, candidates: Sequence[Candidate], codec: ChatCodec, two_turn: bool, card: dict[str, Any]
 ) -> int:
     """Write ``<name>.jsonl`` and ``<name>.card.json`` into a folder, whole or not at all; return the rows."""
-    rows = write_jsonl(folder / f"{name}.jsonl", (training_row(candidate, codec, two_turn) for candidate in candidates))
-    kinds = {str(kind): sum(candidate.kind is kind for candidate in candidates) for kind in Kind}
-    right = sum(candidate.attempt.fate is Fate.RIGHT for candidate in candidates)
-    stated = sum(candidate.evaluation is None for candidate in candidates if candidate.kind in VERDICTS)
-    counts = {
-        "rows": rows,
-        "classes": {kind: count for kind, count in kinds.items() if count},
-        "first attempt right": right,
-        "first attempt wrong": rows - right,
-        "verdict stated, not sampled": stated,
-        "problems": len({candidate.base.problem.id for candidate in candidates}),
-    }
-    write_json(folder / f"{name}.card.json", {"name": name, "counts": counts, **card})
-    return rows
+    stated = sum(candidate.rest.verdict is not None and not candidate.rest.evaluation for candidate in candidates)
+    rows = (training_row(candidate, codec, two_turn) for candidate in candidates)
+    return _write_set(folder, name, rows, {**counts(candidates), "verdict stated, not sampled": stated}, card)
+
+
+def write_preferences(
+    folder: Path, pairs: Sequence[Candidate], codec: ChatCodec, two_turn: bool, card: dict[str, Any]
+) -> int:
+    """Write ``pairs.jsonl`` and its card into a folder, whole or not at all; return the rows."""
+    rows = (preference_row(pair, codec, two_turn) for pair in pairs)
+    return _write_set(folder, "pairs", rows, counts(pairs), card)
 
 
 def write_prompts(path: Path, problems: Sequence[Problem]) -> int:
     """Write the problems set aside for RL, one per line; return how many."""
-    keys = ("id", "question", "gold", "source")
-    return write_jsonl(path, ({key: getattr(problem, key) for key in keys} for problem in problems))
+    return write_jsonl(path, ({"id": problem.id, **_reference(problem)} for problem in problems))
+
+
+def write_pass_rates(path: Path, problems: Sequence[Problem], fates: Mapping[int, Mapping[str, int]]) -> int:
+    """Write how often each problem's attempts were right: a problem file too (``problems.where.pass_rate`` filters it).
+
+    A rate of few attempts is rough, and slightly biased where attempts stopped because something was found.
+    """
+
+    def row(problem: Problem, found: Mapping[str, int]) -> dict[str, Any]:
+        attempts, right = sum(found.values()), found.get(Fate.RIGHT, 0)
+        rate = round(right / attempts, 4)
+        return {"id": problem.id, **_reference(problem), "attempts": attempts, "right": right, "pass_rate": rate}
+
+    return write_jsonl(path, (row(problem, fates[i]) for i, problem in enumerate(problems) if i in fates))
+
+
+def counts(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return how many rows a set has, by class and by first attempt, and from how many problems."""
+    right = sum(candidate.attempt.fate is Fate.RIGHT for candidate in candidates)
+    kinds = Counter(candidate.kind for candidate in candidates)
+    return {
+        "rows": len(candidates),
+        "classes": {str(kind): kinds[kind] for kind in Kind if kinds[kind]},
+        "first attempt right": right,
+        "first attempt wrong": len(candidates) - right,
+        "problems": len({candidate.base.problem.id for candidate in candidates}),
+    }
+
+
+def _write_set(
+    folder: Path, name: str, rows: Iterable[Mapping[str, Any]], counted: Mapping[str, Any], card: Mapping[str, Any]
+) -> int:
+    written = write_jsonl(folder / f"{name}.jsonl", rows)
+    write_json(folder / f"{name}.card.json", {"name": name, "counts": counted, **card})
+    return written

@@ -44,22 +44,32 @@ class Sampling:
     max_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model and how it is asked: with its own tokenizer and chat template."""
+
+    engine: Engine
+    asking: Asking
+
+
 class Draws:
     """The samples of one run; a context manager that opens its journals ``<folder>/<stage>.jsonl``.
 
-    ``seen`` is called with (stage, tokens) for each new sample. ``drawn`` and ``tokens`` count new samples by stage.
+    A ``teacher`` writes the revisions in the model's place. It reads text and gives text, which is encoded with the
+    model's own tokenizer: no token of it was sampled by the model that will learn it (`Draw.own`).
+    ``seen`` is called with (stage, tokens) for each new sample; ``drawn`` and ``tokens`` count new samples by stage.
     """
 
     def __init__(
         self,
         folder: Path,
-        engine: Engine,
-        asking: Asking,
+        model: Asked,
         sampling: Sampling,
         grade: GradeMany,
+        teacher: Asked | None = None,
         seen: Callable[[str, int], None] = lambda stage, tokens: None,
     ) -> None:
-        self.engine, self.asking, self.sampling, self.seen = engine, asking, sampling, seen
+        self.model, self.teacher, self.sampling, self.seen = model, teacher, sampling, seen
         self.journals = {stage: Journal(folder / f"{stage}.jsonl") for stage in STAGES}
         self.drawn: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
@@ -82,23 +92,30 @@ class Draws:
 
     async def attempt(self, base: Base) -> Draw:
         """Return the first attempt of a base sample."""
-        prompt = lambda: self.asking.attempt(base.problem.question)
+        prompt = lambda: self.model.asking.attempt(base.problem.question)
         return await self._draw("attempts", base.id, prompt, base.problem)
 
     async def evaluation(self, base: Base, attempt: Draw, j: int) -> Draw:
         """Return the j-th self-evaluation of an attempt."""
-        prompt = lambda: self.asking.evaluation(base.problem.question, attempt.token_ids)
+        prompt = lambda: self.model.asking.evaluation(base.problem.question, attempt.token_ids)
         return await self._draw("evaluations", f"{base.id}/evaluation/{j}", prompt)
 
-    async def revision(self, base: Base, attempt: Draw, evaluation: Ids, j: int) -> Draw:
-        """Return the j-th revision after a self-evaluation that says wrong."""
-        prompt = lambda: self.asking.revision(base.problem.question, attempt.token_ids, evaluation)
-        return await self._draw("revisions", f"{base.id}/revision/{j}", prompt, base.problem)
+    async def revision(self, base: Base, attempt: Draw, evaluation: Draw | None, j: int) -> Draw:
+        """Return the j-th revision after a self-evaluation that says wrong; None: the verdict is stated."""
+        return await self._draw(
+            "revisions", f"{base.id}/revision/{j}", lambda: self._revise(base, attempt, evaluation), base.problem
+        )
 
     async def blind_revision(self, base: Base, attempt: Draw, j: int) -> Draw:
         """Return the j-th revision of an attempt that nobody judged."""
-        prompt = lambda: self.asking.blind_revision(base.problem.question, attempt.token_ids)
+        prompt = lambda: self.model.asking.blind_revision(base.problem.question, attempt.token_ids)
         return await self._draw("blind", f"{base.id}/blind/{j}", prompt, base.problem)
+
+    def _revise(self, base: Base, attempt: Draw, evaluation: Draw | None) -> Ids:
+        asking = (self.teacher or self.model).asking
+        ids = (lambda draw: asking.codec.encode(draw.text)) if self.teacher else (lambda draw: draw.token_ids)
+        said = ids(evaluation) if evaluation else asking.stated(Verdict.WRONG)
+        return asking.revision(base.problem.question, ids(attempt), said)
 
     async def _draw(self, stage: str, key: str, prompt: Callable[[], Ids], solves: Problem | None = None) -> Draw:
         if key in self._recent:
@@ -112,8 +129,10 @@ class Draws:
         return await self._under_way[key]
 
     async def _sample(self, stage: str, key: str, prompt: Ids, solves: Problem | None) -> Draw:
-        codec, settings = self.asking.codec, self.sampling
-        sample = await self.engine.sample(
+        taught = self.teacher if stage == "revisions" else None
+        asked, settings = taught or self.model, self.sampling
+        codec = asked.asking.codec
+        sample = await asked.engine.sample(
             SampleRequest(
                 prompt_ids=prompt,
                 max_tokens=settings.max_tokens,
@@ -126,11 +145,11 @@ class Draws:
             )
         )
         text = codec.decode(sample.token_ids)
+        own = {"token_ids": list(sample.token_ids), "logprobs": [round(logprob, 5) for logprob in sample.logprobs]}
         row: dict[str, Any] = {
             "text": text,
             "finish": sample.finish,
-            "token_ids": list(sample.token_ids),
-            "logprobs": [round(logprob, 5) for logprob in sample.logprobs],
+            **({"token_ids": list(self.model.asking.codec.encode(text)), "teacher": True} if taught else own),
         }
         if solves:
             fate, grade = await self._fate(text, sample.finish, solves)
@@ -184,6 +203,7 @@ def _read(stage: str, row: dict[str, Any]) -> Draw:
         row["text"],
         None if fate is None else Fate(fate),
         None if verdict is None else Verdict(verdict),
+        own=not row.get("teacher", False),
     )
 
 

@@ -10,27 +10,30 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from selfcorrect.types import Problem, Verdict
 
-D2_SHARE = 0.25
-"""Share of right first attempts that are tried as D2 where the quotas do not say."""
+FIRST_SHARE = 0.25
+"""Share of attempts that are tried as the first of two classes (D2 before D3) where the quotas do not say."""
 
 
 class Kind(StrEnum):
-    """The classes of training rows. RAFT and RAFT_PLUS are the STaR/RAFT baselines' blind revisions."""
+    """The classes of training rows. RAFT and RAFT_PLUS are the STaR/RAFT baselines' blind revisions.
+
+    P1, P2 and P3 are the preference pairs of METHOD section 3, chosen > rejected; both share problem and a1.
+    """
 
     D1 = "D1"  # wrong a1, y1 = wrong, correct a2
     D2 = "D2"  # correct a1, y1 = wrong (misleading), correct a2
     D3 = "D3"  # correct a1, y1 = correct
     RAFT = "raft"  # wrong a1, correct a2
     RAFT_PLUS = "raft-plus"  # correct a1, correct a2
-
-
-VERDICTS = {Kind.D1: Verdict.WRONG, Kind.D2: Verdict.WRONG, Kind.D3: Verdict.CORRECT}
-"""The verdict in the rows of each self-rewarding class; D2's is false."""
+    P1 = "P1"  # (wrong a1, wrong, correct a2) > (wrong a1, wrong, wrong a2), of one y1
+    P2 = "P2"  # (correct a1, wrong, correct a2) > (correct a1, wrong, wrong a2), of one y1
+    P3 = "P3"  # (wrong a1, wrong, correct a2) > (wrong a1, correct), and
+    #            (correct a1, correct) > (correct a1, wrong, wrong a2)
 
 
 class Fate(StrEnum):
@@ -68,27 +71,72 @@ class Draw:
     text: str
     fate: Fate | None = None
     verdict: Verdict | None = None
+    own: bool = True  # False: a teacher wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What follows an attempt: a verdict (None: nobody judged), its self-evaluation (None: stated), a revision."""
+
+    verdict: Verdict | None
+    evaluation: Draw | None = None
+    revision: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that its class could keep. ``evaluation`` is None where the verdict is stated, not sampled."""
+    """A path that its class could keep; a preference pair names the worse way on from the same attempt too."""
 
     kind: Kind
     base: Base
     attempt: Draw
-    evaluation: Draw | None = None
-    revision: Draw | None = None
+    rest: Rest
+    rejected: Rest | None = None
 
     @property
     def order(self) -> tuple[int, int, str]:
         """Place in the final data set: by problem, attempt, revision."""
-        return self.base.number, self.base.index, self.revision.key if self.revision else ""
+        return self.base.number, self.base.index, self.rest.revision.key if self.rest.revision else ""
 
 
-def class_of(first: Fate | None, verdict: Verdict, final: Fate | None) -> Kind | None:
+@dataclass(slots=True)
+class Worked:
+    """What became of one base sample: every draw it took, the classes tried, the candidates found."""
+
+    base: Base
+    draws: dict[str, Draw] = field(default_factory=dict)
+    tried: list[Kind] = field(default_factory=list)
+    found: list[Candidate] = field(default_factory=list)
+
+    @property
+    def fate(self) -> Fate:
+        """What the first attempt turned out to be."""
+        fate = self.draws[self.base.id].fate
+        assert fate
+        return fate
+
+
+def pair_of(first: Fate | None, chosen: Rest, rejected: Rest) -> Kind | None:
+    """Return the kind of a preference pair (METHOD section 3), None for an ambiguous one, which is left out.
+
+    Ambiguous is what no rule orders, such as (wrong a1, judged wrong, wrong a2) beside (wrong a1, judged correct).
+    """
+    better, worse = ((rest.verdict, rest.revision.fate if rest.revision else None) for rest in (chosen, rejected))
+    match first, better, worse:
+        case Fate.WRONG, (Verdict.WRONG, Fate.RIGHT), (Verdict.WRONG, Fate.WRONG):
+            return Kind.P1
+        case Fate.RIGHT, (Verdict.WRONG, Fate.RIGHT), (Verdict.WRONG, Fate.WRONG):
+            return Kind.P2
+        case Fate.WRONG, (Verdict.WRONG, Fate.RIGHT), (Verdict.CORRECT, None):
+            return Kind.P3
+        case Fate.RIGHT, (Verdict.CORRECT, None), (Verdict.WRONG, Fate.WRONG):
+            return Kind.P3
+    return None
+
+
+def class_of(first: Fate | None, rest: Rest) -> Kind | None:
     """Return the class of a self-rewarding path (METHOD section 2, step 4), None where it is kept in none."""
-    match first, verdict, final:
+    match first, rest.verdict, rest.revision.fate if rest.revision else None:
         case Fate.WRONG, Verdict.WRONG, Fate.RIGHT:
             return Kind.D1
         case Fate.RIGHT, Verdict.WRONG, Fate.RIGHT:
@@ -98,17 +146,18 @@ def class_of(first: Fate | None, verdict: Verdict, final: Fate | None) -> Kind |
     return None
 
 
-def preference(base: Base, quota: Mapping[Kind, int | None], seed: int) -> tuple[Kind, Kind]:
-    """Return in which order a right first attempt is tried as D2 and D3.
+def preference(
+    base: Base, quota: Mapping[Kind, int | None], seed: int, a: Kind = Kind.D2, b: Kind = Kind.D3
+) -> tuple[Kind, Kind]:
+    """Return in which order an attempt is tried as two classes (a right first attempt: as D2 and D3).
 
     Decided by identity alone, before anything but the grade is known, in the proportion of the quotas:
     a choice by content (say, D2 for those that happened to be misjudged) would bias both classes.
     """
-    d2, d3 = quota[Kind.D2], quota[Kind.D3]
-    share = D2_SHARE if d2 is None or d3 is None or d2 + d3 == 0 else d2 / (d2 + d3)
-    digest = hashlib.blake2b(f"{seed}\0{base.id}\0D2 or D3".encode(), digest_size=8).digest()
-    tried_as_d2 = int.from_bytes(digest, "big") / 2**64 < share
-    return (Kind.D2, Kind.D3) if tried_as_d2 else (Kind.D3, Kind.D2)
+    of_a, of_b = quota[a], quota[b]
+    share = FIRST_SHARE if of_a is None or of_b is None or of_a + of_b == 0 else of_a / (of_a + of_b)
+    digest = hashlib.blake2b(f"{seed}\0{base.id}\0{a} or {b}".encode(), digest_size=8).digest()
+    return (a, b) if int.from_bytes(digest, "big") / 2**64 < share else (b, a)
 
 
 class Selection:
@@ -130,11 +179,15 @@ class Selection:
         quota = self.quota[kind]
         return float("inf") if quota is None else quota - self.counts[kind]
 
+    def room(self, kind: Kind, problem: Problem) -> float:
+        """Return how many more rows of this problem the class takes."""
+        if self.cap_per_problem is None:
+            return self.remaining(kind)
+        return min(self.remaining(kind), self.cap_per_problem - self._of_problem[kind, problem.id])
+
     def open(self, kind: Kind, problem: Problem) -> bool:
         """True while the class takes another row of this problem."""
-        if self.remaining(kind) <= 0:
-            return False
-        return self.cap_per_problem is None or self._of_problem[kind, problem.id] < self.cap_per_problem
+        return self.room(kind, problem) > 0
 
     def wants(self, problem: Problem) -> bool:
         """True while any class takes another row of this problem."""

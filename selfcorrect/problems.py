@@ -1,16 +1,22 @@
 """Problem sets: `load_problems` turns a recipe into ready-to-grade `Problem` records.
 
-``source`` is ``arithmetic`` (synthetic, `data_gen.arithmetic`), a short name of `HUB_SETS`, a JSONL file
-in any of the published formats of `SCHEMAS` (or in your own, with ``fields``), or a Hugging Face hub id.
+``source`` is ``arithmetic`` (synthetic, `data_gen.arithmetic`), a short name of `HUB_SETS`, a JSONL, parquet or CSV
+file in any of the published formats of `SCHEMAS`, or a Hugging Face hub id. Any other format takes two lines:
+
+    problems.fields.question=<key>
+    problems.fields.gold=<key>
+
 Generation and evaluation both need problems and may not import one another, so the loader lives in the
 library; ``arithmetic`` is resolved by name only when asked for, the one place where the library reaches up.
 
-Order of work: read → shuffle → map → drop duplicates and unreadable references → skip ``offset`` → take
-``count``. Two recipes that differ in ``offset`` alone therefore never share a question.
+Order of work: read → shuffle → map → filter by ``where`` → drop duplicates, unreadable references and problems of
+known test sets (``decontaminate``) → skip ``offset`` → take ``count``. Two recipes that differ in ``offset`` alone
+therefore never share a question.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib
 import os
 import random
@@ -22,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfcorrect.decontamination import Contamination, TestQuestions
 from selfcorrect.errors import DataError, nearest
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.types import Problem
@@ -42,6 +49,8 @@ class ProblemsRecipe:
     shuffle: bool = False  # shuffle before offset and count
     seed: int = 0  # of the shuffle, and of arithmetic problems
     fields: dict[str, Any] = field(default_factory=dict)  # your own schema: {question: <key>, gold: <key>}
+    where: dict[str, Any] = field(default_factory=dict)  # {level: [4, 5], subject: Algebra, pass_rate: {min: 0.1}}
+    decontaminate: tuple[str, ...] = ()  # test sets to remove: short names, files, or "all" of `TEST_SETS`
     name: str = ""  # data set name, which the grader's rules go by; "": from the source
 
 
@@ -51,6 +60,7 @@ class Loaded:
 
     problems: list[Problem]
     dropped: Mapping[str, int]
+    removed: tuple[Contamination, ...] = ()
 
 
 class Schema(NamedTuple):
@@ -82,6 +92,31 @@ HUB_SETS: dict[str, HubSet] = {
 }
 
 
+TEST_SETS: dict[str, int] = {
+    "gsm8k": 1319,
+    "math500": 500,
+    "minerva_math": 272,
+    "olympiadbench": 675,
+    "aime24": 30,
+    "amc23": 40,
+}
+"""The known test sets, and how many problems each has as published: a score on another number is of another set."""
+
+LICENCES: dict[str, str] = {
+    "arithmetic": "Apache-2.0 (synthetic)",
+    "gsm8k": "MIT",
+    "math": "MIT",
+    "math500": "MIT",
+    "olympiadbench": "Apache-2.0",
+    "numina": "Apache-2.0",
+    "openmathinstruct2": "CC-BY-4.0",
+}
+"""Licences of the problem sets, as their publishers state them; a set that is not here: ask its source."""
+
+MATCHED = ("level", "subject", "type", "subfield", "difficulty", "source", "problem_source", "unique_id", "pass_rate")
+"""Keys of a row that are kept beside question and answer."""
+
+
 def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str], bool] | None = None) -> Loaded:
     """Return the problems of a recipe, in a fixed order, without duplicates or unreadable references.
 
@@ -93,6 +128,8 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
 
         gold_is_readable = grading.gold_is_readable
     end = None if recipe.count is None else recipe.offset + recipe.count
+    tests = _test_questions(recipe) if recipe.decontaminate else None
+    removed: list[Contamination] = []
     usable: list[Problem] = []
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
@@ -106,6 +143,9 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
             dropped["duplicate question"] += 1
         elif not gold_is_readable(problem.gold, problem.source):
             dropped["reference answer unreadable"] += 1
+        elif tests and (found := tests.find(problem)):
+            dropped["contained in a test set"] += 1
+            removed.append(found)
         else:
             usable.append(problem)
         seen.add(question)
@@ -114,7 +154,7 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
             f"no usable problem in {recipe.source!r} (split {recipe.split!r}) after the first {recipe.offset}: "
             f"{len(usable)} usable in all, dropped: {dict(dropped) or 'none'}"
         )
-    return Loaded(usable[recipe.offset :], dict(dropped))
+    return Loaded(usable[recipe.offset :], dict(dropped), tuple(removed))
 
 
 def normalised_question(question: str) -> str:
@@ -141,32 +181,113 @@ def _candidates(recipe: ProblemsRecipe) -> Iterator[Problem]:
                 f"{', '.join(sorted(schema.keys))}; {', '.join(sorted(missing))} missing among {', '.join(row)}"
             )
         question, gold = schema.read(row)
-        meta = {key: row[key] for key in ("level", "subject", "type", "source", "unique_id") if key in row}
+        if not all(_matches(row, key, wanted, recipe.source) for key, wanted in recipe.where.items()):
+            continue
+        meta = {key: row[key] for key in (*MATCHED, *recipe.where) if key in row}
         source = recipe.name or set_name or schema.name
         yield Problem(f"{stem}-{number}", question.strip(), (gold or "").strip(), source, meta)
+
+
+def _matches(row: Row, key: str, wanted: Any, source: str) -> bool:
+    """True where a row's value is the one wanted, is one of several, or lies within {min, max}."""
+    if key not in row:
+        raise DataError(f"{source}: problems.where asks for {key!r}{nearest(key, row)}; its rows have {', '.join(row)}")
+    if not isinstance(wanted, Mapping):
+        choices = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        return _level(row[key]) in {_level(choice) for choice in choices}
+    if unknown := wanted.keys() - {"min", "max"}:
+        raise DataError(f"problems.where.{key}: expected min and max, got {', '.join(sorted(unknown))}")
+    try:
+        value = float(_level(row[key]))
+    except ValueError:
+        return False  # "Level ?" has no place on a scale
+    return float(wanted.get("min", "-inf")) <= value <= float(wanted.get("max", "inf"))
+
+
+def _level(value: Any) -> str:
+    """Return a value for comparison: MATH writes ``Level 5`` where MATH500 writes 5."""
+    return _text(value).strip().casefold().removeprefix("level ").strip()
+
+
+def _test_questions(recipe: ProblemsRecipe) -> TestQuestions:
+    """Return the questions of the test sets that training problems must not contain."""
+    names = [name for given in recipe.decontaminate for name in (TEST_SETS if given == "all" else (given,))]
+    folders = [Path(recipe.source).expanduser().parent] if Path(recipe.source).suffix else []
+    tests = TestQuestions()
+    missing: list[str] = []
+    for name in dict.fromkeys(names):
+        raw = next((path for path in _raw_files(name, "test", folders) if path.is_file()), None)
+        try:
+            rows = list(_candidates(ProblemsRecipe(source=str(raw or name), split="test")))
+        except DataError as error:
+            missing.append(f"  {name}: {str(error).splitlines()[0]}")
+        else:
+            tests.add(name, rows)
+    if missing:
+        raise DataError(
+            "problems.decontaminate: cannot read these test sets:\n" + "\n".join(missing) + "\n"
+            f"Put their raw files <name>.test.jsonl beside the source or into ${DATA_FOLDER}, name the sets that you "
+            "have (problems.decontaminate=[gsm8k]), or give none (problems.decontaminate=[])."
+        )
+    return tests
+
+
+def _raw_files(name: str, split: str, folders: Iterable[Path] = ()) -> list[Path]:
+    """Return where the raw file of a short name may lie."""
+    given = [Path(folder) for folder in (os.environ.get(DATA_FOLDER),) if folder]
+    return [folder / f"{name}.{split}.jsonl" for folder in (*folders, *given)] if name in HUB_SETS else []
 
 
 def _open(recipe: ProblemsRecipe) -> tuple[str, str, Iterable[Row]]:
     """Return the set's name (may be empty), the stem of its problem ids, and its raw rows."""
     path = Path(recipe.source).expanduser()
-    if path.suffix == ".jsonl" or path.is_file():
-        if path.suffix != ".jsonl":
-            raise DataError(f"cannot read {path}: expected a .jsonl file (one JSON object a line)")
+    if path.suffix in READERS or path.is_file():
+        if path.suffix not in READERS:
+            raise DataError(f"cannot read {path}: expected a file that ends in {', '.join(READERS)}")
         name = path.name.split(".")[0]
-        return name if name in HUB_SETS else "", path.stem, read_jsonl(path)
-    folder = os.environ.get(DATA_FOLDER)
-    if recipe.source in HUB_SETS and folder:
-        raw = Path(folder) / f"{recipe.source}.{recipe.split}.jsonl"
+        return name if name in HUB_SETS else "", path.stem, READERS[path.suffix](path)
+    for raw in _raw_files(recipe.source, recipe.split):
         if raw.is_file():
             return recipe.source, raw.stem, read_jsonl(raw)
     if recipe.source not in HUB_SETS and recipe.source.count("/") != 1:
         raise DataError(
             f"no problem set {recipe.source!r}{nearest(recipe.source, HUB_SETS)}; give arithmetic, one of "
-            f"{', '.join(HUB_SETS)}, a .jsonl file or a hub id (owner/name)"
+            f"{', '.join(HUB_SETS)}, a .jsonl, .parquet or .csv file, or a hub id (owner/name)"
         )
     hub = HUB_SETS.get(recipe.source, HubSet(recipe.source))
     name = recipe.source if recipe.source in HUB_SETS else ""
     return name, f"{recipe.source.replace('/', '.')}.{recipe.split}", _hub_rows(hub, recipe.split)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file, strict=True), 2):
+                if None in row or None in row.values():
+                    raise DataError(f"{path}, row {number - 1}: its number of columns is not that of the header")
+                yield row
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".jsonl": read_jsonl,
+    ".parquet": _parquet_rows,
+    ".csv": _csv_rows,
+}
+"""Readers of raw files by the end of their names."""
 
 
 def _hub_rows(hub: HubSet, split: str) -> Iterable[Row]:

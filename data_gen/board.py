@@ -1,0 +1,130 @@
+"""The live table of a run: rates and acceptance by stage, rows of each class against its quota, time left."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from data_gen.sampling import Gathered, Watcher
+from data_gen.selection import Selection
+from selfcorrect.progress import EVENTS, Meter, console
+
+SAID_EVERY_S = 30.0
+"""How often a run that is not watched on a terminal writes a line."""
+
+
+class Board(Watcher):
+    """Follows a run and shows it as a live table, as JSON events for `selfcorrect.study`, or as a line now and then."""
+
+    def __init__(self, live: bool) -> None:
+        self.live = live
+        self.samples: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.passes: list[tuple[str, Selection, float]] = []
+        self.gathered = Gathered()
+        self.resumed: Mapping[str, int] = {}
+        self._meters: dict[str, Meter] = {}
+        self._events = os.environ.get(EVENTS) == "json"
+        self._started = self._said = time.perf_counter()
+
+    def opened(self, gathered: Gathered, resumed: Mapping[str, int]) -> None:
+        """Show what an interrupted run recorded."""
+        self.gathered, self.resumed = gathered, resumed
+        for stage, count in resumed.items():
+            if count:
+                self._meter(stage).advance(count)
+
+    def begins(self, rows: str, selection: Selection) -> None:
+        """Show the classes that a pass fills."""
+        self.passes.append((rows, selection, time.perf_counter()))
+
+    def seen(self, stage: str, tokens: int) -> None:
+        """Count one new sample."""
+        self.samples[stage] += 1
+        self.tokens[stage] += tokens
+        rate = self.tokens.total() / self._elapsed
+        self._meter(stage).advance(note=f"{rate:,.0f} tokens/s" if stage == "attempts" else None)
+
+    def committed(self, taken: int) -> None:
+        """Show what is kept, by class."""
+        name, selection, _ = self.passes[-1]
+        self._meter(name).advance(taken, note=filled(selection), total=wanted(selection))
+        if not self.live and not self._events and time.perf_counter() - self._said > SAID_EVERY_S:
+            self._said = time.perf_counter()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """Return the state of the run on one line."""
+        kept = "; ".join(f"{name}: {filled(selection)}" for name, selection, _ in self.passes)
+        drawn = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
+        return f"gen, {self._elapsed:,.0f} s: {drawn}; {kept}; time left about {self._left()}"
+
+    def table(self) -> RenderableType:
+        """Return the state of the run as tables."""
+        acceptance = self.gathered.acceptance()
+        rate = lambda name: f"{acceptance[name]['acceptance']:.0%}" if name in acceptance else "–"
+        stages = Table("stage", "samples", "samples/s", "tokens/s", "acceptance", box=None, padding=(0, 2))
+        for stage, count in self.samples.items():
+            before = f" (+{self.resumed[stage]:,} resumed)" if self.resumed.get(stage) else ""
+            speeds = (f"{counter[stage] / self._elapsed:,.1f}" for counter in (self.samples, self.tokens))
+            stages.add_row(stage, f"{count:,}{before}", *speeds, rate(stage))
+        classes = Table("class", "kept", "of", "acceptance", "time left", box=None, padding=(0, 2))
+        for _, selection, started in self.passes:
+            for kind, quota in selection.quota.items():
+                if quota != 0:
+                    kept = selection.counts[kind]
+                    left = _left(kept, quota, time.perf_counter() - started)
+                    classes.add_row(str(kind), f"{kept:,}", f"{quota or '–'}", rate(str(kind)), left)
+        return Group(stages, classes)
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.perf_counter() - self._started, 1e-6)
+
+    def _left(self) -> str:
+        _, selection, started = self.passes[-1]
+        total = wanted(selection)
+        return _left(sum(selection.counts.values()), total, time.perf_counter() - started)
+
+    def _meter(self, name: str) -> Meter:
+        if name not in self._meters:
+            self._meters[name] = Meter(name, None, None)
+        return self._meters[name]
+
+
+def filled(selection: Selection) -> str:
+    """Return ``D1 3/10 · D2 0/4``: what a selection keeps against its quotas."""
+    return " · ".join(f"{kind} {selection.counts[kind]}/{quota or '-'}" for kind, quota in selection.quota.items())
+
+
+def wanted(selection: Selection) -> int | None:
+    """Return how many rows a selection takes in all, None where some class has no quota."""
+    known = [quota for quota in selection.quota.values() if quota is not None]
+    return sum(known) if len(known) == len(selection.quota) else None
+
+
+def _left(kept: int, quota: int | None, elapsed_s: float) -> str:
+    if quota is None or not kept:
+        return "?"
+    seconds = elapsed_s * (quota - kept) / kept
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+
+
+@contextmanager
+def board() -> Iterator[Board]:
+    """Show a run while it samples: live on a terminal, else as events or lines."""
+    events = os.environ.get(EVENTS) == "json"
+    if events or not console.is_terminal:
+        yield Board(live=False)
+        return
+    shown = Board(live=True)
+    with Live(get_renderable=shown.table, console=console, refresh_per_second=2, transient=True):
+        yield shown

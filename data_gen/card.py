@@ -1,0 +1,110 @@
+"""The data set card: ``data/README.md`` tells people and `datasets` what the folder holds; `show` prints the summary.
+
+Its front matter lists every file as a configuration, so ``load_dataset("runs/demo/data", "self-rewarding")`` reads it
+here and on the hub alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from data_gen.recipe import GenRecipe
+from selfcorrect import __version__
+from selfcorrect.jsonl import write_whole
+from selfcorrect.problems import LICENCES
+from selfcorrect.recipes import to_yaml
+from selfcorrect.tokens import ChatCodec
+
+FILES = {
+    "self-rewarding": ("sft/self-rewarding.jsonl", "fine-tuning rows of D1, D2 and D3: token ids, spans, messages"),
+    "raft": ("sft/raft.jsonl", "baseline STaR/RAFT: wrong → correct revisions"),
+    "raft-plus": ("sft/raft-plus.jsonl", "baseline STaR/RAFT+: correct → correct ones too"),
+    "preferences": ("preferences/pairs.jsonl", "pairs P1, P2 and P3 for (M-)DPO"),
+    "prompts": ("prompts.jsonl", "further problems, for RL"),
+    "pass_rates": ("pass_rates.jsonl", "how often the model's attempts at each problem were right"),
+}
+"""What may be in the folder: name, file, content."""
+
+
+def write_readme(folder: Path, recipe: GenRecipe, summary: Mapping[str, Any], codec: ChatCodec) -> None:
+    """Write the card of a finished data folder."""
+    source = recipe.problems.name or Path(recipe.problems.source).name.split(".")[0]
+    licence = LICENCES.get(source, "unknown: see the source")
+    here = {name: what for name, what in FILES.items() if (folder / what[0]).exists()}
+    front = {
+        "pretty_name": f"Self-correction paths of {recipe.engine.model} on {source}",
+        "task_categories": ["text-generation"],
+        "tags": ["math", "reasoning", "self-correction", "selfcorrect"],
+        "configs": [{"config_name": name, "data_files": file} for name, (file, _) in here.items()],
+    }
+    teacher = f"; revisions by {recipe.teacher.model}" if recipe.teacher else ""
+    files = [(name, file, summary["rows"].get(name, ""), content) for name, (file, content) in here.items()]
+    classes = [(name, rows, summary["short"].get(name, "")) for name, rows in summary["classes"].items()]
+    dropped = ", ".join(f"{count:,} × {what}" for what, count in summary["problems"]["dropped"].items()) or "none"
+    text = f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
+
+# Self-correction paths of `{recipe.engine.model}`
+
+Made by `selfcorrect gen` {__version__} with sequential rejection sampling
+([arXiv 2502.19613](https://arxiv.org/abs/2502.19613)): attempts, self-evaluations and
+revisions of a model, graded against reference answers and kept as D1 (wrong, judged wrong, mended), D2 (right, judged
+wrong, still right) and D3 (right and knows it).
+
+- **Model**: `{recipe.engine.model}`{teacher}. Token ids belong to its tokenizer (`{codec.fingerprint()}`).
+- **Problems**: {source}, {summary["problems"]["sampled from"]:,} sampled from; dropped: {dropped}.
+- **Licences**: problems: {licence}. Sampled text: whatever the licence of the model says.
+- **Format**: {recipe.format}; schedule: {recipe.schedule}{", steered" if recipe.steer and not recipe.fixed else ""}.
+
+{_markdown(("data set", "file", "rows", "content"), files)}
+
+{_markdown(("class", "rows", "short of the recipe"), classes)}
+
+## Acceptance
+
+{_markdown(("stage or class", "samples or tries", "served", "what became of them"), _acceptance(summary["samples"]))}
+
+## Recipe
+
+```yaml
+{to_yaml(recipe).strip()}
+```
+"""
+    write_whole(folder / "README.md", [text])
+
+
+def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
+    cells = lambda row: [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+    return "\n".join("| " + " | ".join(cells(row)) + " |" for row in [header, ("---",) * len(header), *rows])
+
+
+def _acceptance(samples: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str, str]]:
+    """Return a line for each stage and class: how many, the share that served, and the outcomes."""
+    lines = []
+    for name, counts in samples.items():
+        outcomes = {key: value for key, value in counts.items() if key not in ("acceptance", "tried", "served")}
+        total = counts.get("tried") or sum(outcomes.values())
+        text = ", ".join(f"{value:,} {key}" for key, value in outcomes.items())
+        lines.append((name, f"{total:,}", f"{counts['acceptance']:.1%}", text))
+    return lines
+
+
+def show(summary: dict[str, Any]) -> RenderableType:
+    """Return a finished run's summary as tables."""
+    stages = Table("stage or class", "samples or tries", "served", "what became of them", title="sampling")
+    for row in _acceptance(summary["samples"]):
+        stages.add_row(*row)
+    rows = Table("data set", "rows", "short of the recipe", title="written")
+    for name, count in {**summary["rows"], **summary["classes"]}.items():
+        rows.add_row(name, f"{count:,}", f"{summary['short'][name]:,}" if name in summary["short"] else "")
+    tokens, samples = sum(summary["drawn"]["tokens"].values()), sum(summary["drawn"]["samples"].values())
+    line = f"{samples:,} samples, {tokens:,} tokens in {summary['seconds']:.0f} s"
+    resumed = f" (and {summary['drawn']['resumed']:,} samples of an earlier run)" if summary["drawn"]["resumed"] else ""
+    dropped = "".join(f"; {count:,} × {reason}" for reason, count in summary["problems"]["dropped"].items())
+    return Group(stages, rows, f"{line}{resumed}; {summary['problems']['sampled from']:,} problems{dropped}")

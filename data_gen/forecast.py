@@ -1,0 +1,191 @@
+"""What a run would cost, before it starts: a pilot of a few base samples, scaled to the recipe's quotas.
+
+The pilot works the first attempts of the first problems exactly as the run would (in a folder of its own that is thrown
+away), so its rates are those of the run but for chance: the forecast says how many tries it rests on. Its time is that
+of the pilot's small batch; a full batch is faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from data_gen.asking import Asking, Ids, load_examples
+from data_gen.draws import STAGES, GradeMany
+from data_gen.recipe import GenRecipe, Quota
+from data_gen.sampling import Gathered, Models, load, open_models, sample
+from data_gen.selection import Kind
+from data_gen.steering import FATES
+from selfcorrect.engines import Engine
+from selfcorrect.problems import Loaded
+from selfcorrect.recipes import to_values, to_yaml
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Problem, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run is expected to draw, by stage, and how sure that is."""
+
+    samples: dict[str, float]
+    tokens: dict[str, float]
+    seconds: float
+    pilot: int  # base samples that it rests on
+    tries: dict[Kind, int]  # tries of each class among them
+    out_of_reach: tuple[Kind, ...]  # classes whose quota the attempts will hardly fill
+
+
+async def run_pilot(
+    recipe: GenRecipe, problems: Sequence[Problem], models: Models, grade: GradeMany | None = None
+) -> tuple[Gathered, float]:
+    """Work the first ``recipe.pilot`` base samples and return what they gave and how long that took, in seconds."""
+    few = replace(recipe, attempts=1, quota=_without_limits(recipe), baselines=False, balance=None)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        gathered = await sample(few, problems[: recipe.pilot], Path(folder), models, grade)
+        return gathered, time.perf_counter() - started
+
+
+def forecast(recipe: GenRecipe, problems: int, pilot: Gathered, seconds: float) -> Forecast:
+    """Scale a pilot to the recipe: fixed, by the number of base samples; adaptive, by what the quotas still need."""
+    attempts = sum(pilot.used["attempts"].values())
+    most = problems * recipe.attempts
+    tries = {kind: pilot.used.get(str(kind), Counter())["tried"] for kind in recipe.quotas}
+    samples: dict[str, float] = {}
+    short: list[Kind] = []
+    if recipe.fixed:
+        samples = {stage: most * sum(counts.values()) / attempts for stage, counts in _stages(pilot).items()}
+    else:
+        needed = 0.0
+        for kind, quota in recipe.quotas.items():
+            if quota == 0:
+                continue
+            counts = pilot.used.get(str(kind), Counter())
+            served = (counts["served"] + 1) / (counts["tried"] + 2)
+            reached = (sum(pilot.used["attempts"][fate] for fate in FATES[kind]) + 1) / (attempts + 2)
+            rivals = [other for other, wanted in recipe.quotas.items() if wanted != 0 and FATES[other] == FATES[kind]]
+            weights = [recipe.quotas[other] or 1 for other in rivals]
+            reached *= (quota or 1) / sum(weights)
+            rows = min(quota if quota is not None else math.inf, most * reached * served)
+            if quota is not None and rows < quota:
+                short.append(kind)
+            needed = max(needed, rows / (reached * served))
+            for stage in STAGES[1:]:
+                a_try = pilot.tried[kind, stage] / counts["tried"] if counts["tried"] else 1.0
+                samples[stage] = samples.get(stage, 0.0) + rows / served * a_try
+        samples["attempts"] = min(needed, most)
+    lengths = {stage: pilot.used_tokens[stage] / max(1, sum(c.values())) for stage, c in _stages(pilot).items()}
+    tokens = {stage: count * lengths.get(stage, 0.0) for stage, count in samples.items()}
+    speed = sum(pilot.tokens.values()) / seconds
+    return Forecast(
+        {stage: samples[stage] for stage in STAGES if samples.get(stage)},
+        tokens,
+        sum(tokens.values()) / speed,
+        attempts,
+        tries,
+        tuple(short),
+    )
+
+
+def _stages(pilot: Gathered) -> dict[str, Counter[str]]:
+    return {stage: pilot.used[stage] for stage in STAGES if stage in pilot.used}
+
+
+def _without_limits(recipe: GenRecipe) -> Quota:
+    return replace(recipe.quota, **{name: None for name, rows in to_values(recipe.quota).items() if rows != 0})
+
+
+def plan(
+    recipe: GenRecipe,
+    run_folder: Path = Path("runs/default"),
+    *,
+    engine: Engine | None = None,
+    codec: ChatCodec | None = None,
+    grade: GradeMany | None = None,
+) -> RenderableType:
+    """Return what a run would do: the resolved recipe, the first prompt of each part, bounds, and a forecast.
+
+    Only the forecast needs the model itself; ``pilot: 0`` does without. Writes nothing.
+    """
+    loaded, set_aside = load(recipe)
+    codec = codec or ChatCodec.load(recipe.engine.model)
+    prompts = [
+        Panel(Text(codec.decode(ids)), title=f"first prompt: {part} ({len(ids)} tokens)")
+        for part, ids in first_prompts(recipe, codec, loaded.problems[0].question).items()
+    ]
+    most = most_samples(recipe, len(loaded.problems))
+    expected = None
+    if recipe.pilot:
+        expected = forecast(recipe, len(loaded.problems), *asyncio.run(_pilot(recipe, loaded, engine, codec, grade)))
+    table = Table(
+        "stage", "samples, at most", "expected samples", "expected tokens", title=f"{recipe.schedule} schedule"
+    )
+    for stage, bound in most.items():
+        guess = [f"{of.get(stage, 0):,.0f}" for of in (expected.samples, expected.tokens)] if expected else ["", ""]
+        table.add_row(stage, f"{bound:,}", *guess)
+    removed = f"; {len(loaded.removed):,} removed as contaminated" if loaded.removed else ""
+    return Group(
+        Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
+        *prompts,
+        table,
+        _in_words(expected) if expected else f"at most {sum(most.values()) * recipe.max_tokens:,} tokens",
+        f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL{removed}; "
+        f"writes {run_folder / 'gen'} and {run_folder / 'data'}",
+    )
+
+
+async def _pilot(
+    recipe: GenRecipe, loaded: Loaded, engine: Engine | None, codec: ChatCodec, grade: GradeMany | None
+) -> tuple[Gathered, float]:
+    async with open_models(recipe, engine, codec) as models:
+        return await run_pilot(recipe, loaded.problems, models, grade)
+
+
+def _in_words(expected: Forecast) -> str:
+    tokens = sum(expected.tokens.values())
+    time_left = f"{expected.seconds:,.0f} s" if expected.seconds < 600 else f"{expected.seconds / 60:,.0f} min"
+    tries = ", ".join(f"{count} of {kind}" for kind, count in expected.tries.items() if count)
+    lines = [
+        f"forecast: {sum(expected.samples.values()):,.0f} samples, {tokens:,.0f} tokens, {time_left} at the pilot's "
+        f"speed (a fuller batch is faster); from a pilot of {expected.pilot} base samples ({tries or 'no'} tries)"
+    ]
+    if expected.out_of_reach:
+        names = ", ".join(map(str, expected.out_of_reach))
+        lines.append(f"{names}: the attempts are not expected to fill the quota; more problems or attempts would")
+    return "\n".join(lines)
+
+
+def first_prompts(recipe: GenRecipe, codec: ChatCodec, question: str) -> dict[str, Ids]:
+    """Return the first prompt of each part that the recipe samples."""
+    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn)
+    attempt, evaluation = codec.encode("<the attempt>"), codec.encode("<the self-evaluation>")
+    parts = {"attempt": asking.attempt(question)}
+    if recipe.two_turn:
+        parts["revision"] = asking.revision(question, attempt, asking.stated(Verdict.WRONG))
+    else:
+        parts["self-evaluation"] = asking.evaluation(question, attempt)
+        parts["revision"] = asking.revision(question, attempt, evaluation)
+    if recipe.baselines and recipe.baseline_revisions == "blind":
+        parts["blind revision"] = asking.blind_revision(question, attempt)
+    return parts
+
+
+def most_samples(recipe: GenRecipe, problems: int) -> dict[str, int]:
+    """Return how many samples each stage draws at most: under the fixed schedule, if every attempt were wrong."""
+    attempts = problems * recipe.attempts
+    revisions = attempts * max(recipe.revisions, recipe.confirmations)
+    most = {"attempts": attempts, "evaluations": 0 if recipe.two_turn else attempts * recipe.evaluations}
+    most["revisions"] = revisions
+    return most | ({"blind": revisions} if recipe.baselines and recipe.baseline_revisions == "blind" else {})
