@@ -149,7 +149,7 @@ def plan(
 async def _pilot(
     recipe: GenRecipe, loaded: Loaded, engine: Engine | None, codec: ChatCodec, grade: GradeMany | None
 ) -> tuple[Gathered, float]:
-    async with open_models(recipe, engine, codec) as models:
+    async with open_models(recipe, (engine, codec)) as models:
         return await run_pilot(recipe, loaded.problems, models, grade)
 
 

@@ -52,12 +52,13 @@ def run(
     *,
     engine: Engine | None = None,
     codec: ChatCodec | None = None,
+    teacher: tuple[Engine, ChatCodec] | None = None,
     grade: GradeMany | None = None,
 ) -> dict[str, Any]:
     """Sample, select and write the data sets; return the summary, which is also shown and saved as ``gen/DONE``.
 
-    ``engine``, ``codec`` and ``grade`` default to the recipe's model and the library's grader. A finished folder
-    is only read. Raises SelfCorrectError; Ctrl-C passes through, and the next run resumes.
+    ``engine``, ``codec``, ``teacher`` and ``grade`` default to the recipe's models and the library's grader. A finished
+    folder is only read. Raises SelfCorrectError; Ctrl-C passes through, and the next run resumes.
     """
     with stage_folder(run_folder / "gen", recipe) as folder:
         if is_done(folder):
@@ -66,7 +67,7 @@ def run(
         loaded, set_aside = load(recipe)
         codec = codec or ChatCodec.load(recipe.engine.model)
         started = time.perf_counter()
-        gathered = asyncio.run(_sample(recipe, loaded.problems, folder, codec, engine, grade))
+        gathered = asyncio.run(_sample(recipe, loaded.problems, folder, (engine, codec), teacher, grade))
         summary = _write(recipe, loaded, set_aside, gathered, codec, run_folder)
         summary["seconds"] = round(time.perf_counter() - started, 1)
         mark_done(folder, summary)
@@ -78,11 +79,11 @@ async def _sample(
     recipe: GenRecipe,
     problems: Sequence[Problem],
     folder: Path,
-    codec: ChatCodec,
-    engine: Engine | None,
+    model: tuple[Engine | None, ChatCodec],
+    teacher: tuple[Engine, ChatCodec] | None,
     grade: GradeMany | None,
 ) -> Gathered:
-    async with open_models(recipe, engine, codec) as models:
+    async with open_models(recipe, model, teacher) as models:
         with board() as shown:
             return await sample(recipe, problems, folder, models, grade, shown)
 

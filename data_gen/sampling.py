@@ -103,23 +103,27 @@ class Models:
     teacher: Asked | None = None
 
 
+Given = tuple[Engine | None, ChatCodec | None]
+"""An engine and a codec to use in place of the recipe's; None: the recipe's."""
+
+
 @asynccontextmanager
 async def open_models(
-    recipe: GenRecipe, engine: Engine | None = None, codec: ChatCodec | None = None
+    recipe: GenRecipe, model: Given = (None, None), teacher: Given | None = None
 ) -> AsyncIterator[Models]:
-    """Load the models of a recipe (the model's engine and codec may be given), and close what was opened here."""
+    """Load the models of a recipe, except what is given, and close what was opened here."""
     examples = load_examples(recipe.examples)
     opened: list[Engine] = []
 
     def asked(of: EngineRecipe, engine: Engine | None, codec: ChatCodec | None) -> Asked:
         asking = Asking(codec or ChatCodec.load(of.model), examples, recipe.two_turn)
         if engine is None:
-            opened.append(open_engine(of))
-        return Asked(engine or opened[-1], asking)
+            opened.append(engine := open_engine(of))
+        return Asked(engine, asking)
 
     try:
-        teacher = asked(recipe.teacher, None, None) if recipe.teacher else None
-        yield Models(asked(recipe.engine, engine, codec), teacher)
+        teaches = asked(recipe.teacher, *(teacher or (None, None))) if recipe.teacher else None
+        yield Models(asked(recipe.engine, *model), teaches)
     finally:
         for own in opened:
             await own.close()

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from data_gen.pipeline import GenRecipe, Quota, load, plan, run
+from data_gen.pipeline import GenRecipe, PairQuota, Quota, plan, run
+from data_gen.sampling import load
 from selfcorrect import prompts
-from selfcorrect.engines import SampleRequest, sample_seed
+from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError
 from selfcorrect.jsonl import read_jsonl
@@ -225,6 +226,81 @@ def test_judged_baselines_reuse_the_samplers_draws(recipe, tmp_path, codec) -> N
         assert counted <= summary["drawn"]["samples"][stage], "a draw that both passes use is counted once"
 
 
+@pytest.mark.parametrize("style", ["long-cot", "two-turn"])
+def test_preference_pairs_share_the_attempt_and_differ_in_worth(recipe, tmp_path, codec, style) -> None:
+    recipe = replace(recipe, format=style, preferences=PairQuota(6, 5, 8), attempts=12, false_verdicts=8)
+    summary, _ = sample(recipe, tmp_path, codec, World(judges=0.7))
+    rows = list(read_jsonl(tmp_path / "data" / "preferences" / "pairs.jsonl"))
+    assert Counter(row["kind"] for row in rows) == {"P1": 6, "P2": 5, "P3": 8}
+    assert summary["classes"]["P3"] == 8
+    seen = set()
+    for row in rows:
+        outcome = {}
+        for side in ("chosen", "rejected"):
+            path = row[side]
+            assert path["token_ids"][: row["shared"]] == row["chosen"]["token_ids"][: row["shared"]]
+            learns = [span for span in path["spans"] if span["learn"]]
+            assert min(span["start"] for span in learns) == row["shared"]
+            after = [span for span in path["spans"] if span["start"] >= row["shared"]]
+            assert [span["learn"] for span in after] == [span["role"] != "external" for span in after]
+            attempt, evaluation, *revision = (
+                codec.decode(path["token_ids"][span["start"] : span["end"]])
+                for span in path["spans"]
+                if span["role"] != "external"
+            )
+            no = "[VERIFY] wrong." in evaluation or f"{prompts.SELF_QUESTION} No." in evaluation
+            outcome[side] = (no, *(was_right(text, row["gold"]) for text in revision))
+            assert was_right(attempt, row["gold"]) is (row["first"] == "right")
+            assert path["text"] == codec.decode(path["token_ids"])
+        seen.add((row["kind"], row["first"], outcome["chosen"], outcome["rejected"]))
+    mended, spoiled, accepted = (True, True), (True, False), (False,)
+    assert seen == {
+        ("P1", "wrong", mended, spoiled),
+        ("P2", "right", mended, spoiled),
+        ("P3", "wrong", mended, accepted),
+        ("P3", "right", accepted, spoiled),
+    }
+
+
+def test_pairs_reuse_the_draws_of_the_rows(recipe, tmp_path, codec) -> None:
+    _, alone = sample(recipe, tmp_path / "alone", codec)
+    summary, both = sample(replace(recipe, preferences=PairQuota(p1=6)), tmp_path / "both", codec)
+    assert rows_of(tmp_path / "both") == rows_of(tmp_path / "alone")
+    assert summary["classes"]["P1"] == 6
+    assert len(both.requests) - len(alone.requests) < 20
+
+
+def test_a_teachers_revisions_become_the_students_tokens(recipe, tmp_path, codec, byte_tokenizer) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<|' + message['role'] + '|>'", "message['role'] + ': '")
+    tokenizer.add_tokens(["slow "])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>", "assistant: ")
+    teachers = ChatCodec(tokenizer)
+
+    def script(request: SampleRequest, text: str) -> Reply:
+        (gold,) = re.findall(r"equals (\d+)\?", text)
+        assert text.rstrip().endswith("assistant:")
+        assert f"user: {prompts.REVISE}" in text
+        return Reply(f"slow but sure {request.seed % 1000}\n\\boxed{{{gold}}}")
+
+    teacher = ScriptedEngine(script, teachers)
+    recipe = replace(recipe, teacher=EngineRecipe(model="a-teacher"))
+    student = ScriptedEngine(World(), codec)
+    summary = run(recipe, tmp_path, engine=student, codec=codec, teacher=(teacher, teachers), grade=grade)
+    assert summary["classes"] == {"D1": 20, "D2": 8, "D3": 16}
+    assert not any(prompts.REVISE in codec.decode(request.prompt_ids) for request in student.requests)
+    revised = [row for row in rows_of(tmp_path) if row["kind"] != "D3"]
+    for row in revised:
+        span = row["spans"][-1]
+        assert span["role"] == "revision"
+        assert span["learn"]
+        assert not span["sampled"], "the policy never sampled it"
+        assert codec.decode(row["token_ids"][span["start"] : span["end"]]).startswith("\n\nslow but sure")
+        assert codec.encode("slow but sure")[0] in row["token_ids"], "in the student's own tokens"
+        assert max(row["token_ids"]) < len(codec.tokenizer)
+    assert "a-teacher" in (tmp_path / "data" / "README.md").read_text()
+
+
 def test_prompts_for_rl_share_no_question_with_the_samples(recipe, tmp_path, codec) -> None:
     sample(recipe, tmp_path, codec)
     set_aside = list(read_jsonl(tmp_path / "data" / "prompts.jsonl"))
@@ -294,6 +370,19 @@ def test_adaptive_draws_far_less_for_the_same_rows(recipe, tmp_path, codec) -> N
     revised = Counter(row["key"].split("/revision")[0] for row in read_jsonl(tmp_path / "fixed/gen/revisions.jsonl"))
     assert len(revised) > 50
     assert revised == {base: 8 if base in wrong_ids else 4 for base in revised}
+
+
+def test_the_fixed_schedule_draws_the_papers_numbers(problem_file, tmp_path, codec) -> None:
+    recipe = GenRecipe(schedule="fixed", problems=ProblemsRecipe(source=str(problem_file), count=1))
+    summary, _ = sample(recipe, tmp_path, codec)
+    fates = {row["key"]: row["fate"] for row in read_jsonl(tmp_path / "gen/attempts.jsonl")}
+    judged = Counter(row["key"].split("/evaluation")[0] for row in read_jsonl(tmp_path / "gen/evaluations.jsonl"))
+    revised = Counter(row["key"].split("/revision")[0] for row in read_jsonl(tmp_path / "gen/revisions.jsonl"))
+    assert len(fates) == 50, "N1"
+    assert judged == dict.fromkeys(fates, 8), "N2"
+    assert set(revised) == set(fates), "every attempt has a self-evaluation that agrees, among eight"
+    assert all(count == {"wrong": 8, "right": 4}[fates[base]] for base, count in revised.items()), "M1, M2"
+    assert summary["drawn"]["samples"] == {"attempts": 50, "evaluations": 400, "revisions": revised.total()}
 
 
 def test_no_work_is_started_that_no_quota_needs(recipe, tmp_path, codec) -> None:

@@ -6,7 +6,19 @@ from itertools import product
 
 import pytest
 
-from data_gen.selection import Base, Candidate, Draw, Fate, Kind, Selection, balanced, class_of, preference
+from data_gen.selection import (
+    Base,
+    Candidate,
+    Draw,
+    Fate,
+    Kind,
+    Rest,
+    Selection,
+    balanced,
+    class_of,
+    pair_of,
+    preference,
+)
 from selfcorrect.types import Problem, Verdict
 
 PROBLEMS = [Problem(f"p{number}", f"q{number}", "1", "test") for number in range(4)]
@@ -15,20 +27,40 @@ FIRST = {Kind.D1: Fate.WRONG, Kind.D2: Fate.RIGHT, Kind.D3: Fate.RIGHT, Kind.RAF
 
 def candidate(kind: Kind, number: int = 0, index: int = 0) -> Candidate:
     base = Base(PROBLEMS[number], number, index, index * len(PROBLEMS) + number)
-    return Candidate(kind, base, Draw(base.id, "attempts", (1,), "a", FIRST[kind]))
+    return Candidate(kind, base, Draw(base.id, "attempts", (1,), "a", FIRST[kind]), Rest(None))
+
+
+def rest(verdict: Verdict, final: Fate | None) -> Rest:
+    return Rest(verdict, revision=Draw("r", "revisions", (1,), "r", final) if final else None)
 
 
 def test_exactly_three_paths_are_kept() -> None:
     kept = {
         (first, verdict, final): kind
         for first, verdict, final in product(Fate, Verdict, (None, *Fate))
-        if (kind := class_of(first, verdict, final))
+        if (kind := class_of(first, rest(verdict, final)))
     }
     assert kept == {
         (Fate.WRONG, Verdict.WRONG, Fate.RIGHT): Kind.D1,
         (Fate.RIGHT, Verdict.WRONG, Fate.RIGHT): Kind.D2,
         (Fate.RIGHT, Verdict.CORRECT, None): Kind.D3,
     }
+
+
+def test_exactly_four_pairs_are_ordered() -> None:
+    ways = list(product(Verdict, (None, *Fate)))
+    pairs = {
+        (first, better, worse): kind
+        for first, better, worse in product(Fate, ways, ways)
+        if (kind := pair_of(first, rest(*better), rest(*worse)))
+    }
+    right, wrong, yes, no = Fate.RIGHT, Fate.WRONG, Verdict.CORRECT, Verdict.WRONG
+    assert pairs == {
+        (wrong, (no, right), (no, wrong)): Kind.P1,
+        (right, (no, right), (no, wrong)): Kind.P2,
+        (wrong, (no, right), (yes, None)): Kind.P3,
+        (right, (yes, None), (no, wrong)): Kind.P3,
+    }, "(wrong, judged wrong, wrong) beside (wrong, judged correct), and all else, is ambiguous"
 
 
 def test_quotas_and_caps_close_a_class() -> None:
