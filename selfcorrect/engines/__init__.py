@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from selfcorrect.errors import EngineError, RecipeError, nearest
 
 
 def sample_seed(*identity: object) -> int:
@@ -51,7 +54,7 @@ class Sample:
     ``token_ids`` excludes the stop id. ``stop_id`` is the id that ended it (None unless finish is "stop") and
     ``stop_logprob`` its log-probability. ``logprobs[t]`` is the log-probability of ``token_ids[t]`` under the
     model at the SAMPLING temperature (temperature 0: at temperature 1). ``watched[t][k]`` is the log-probability of
-    ``watch_ids[k]`` at step t at temperature 1, -inf where the engine could not tell.
+    ``watch_ids[k]`` at step t at temperature 1. A log-probability is -inf where the engine could not tell it.
     """
 
     token_ids: tuple[int, ...]
@@ -86,28 +89,75 @@ def sample_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample
     return asyncio.run(gather())
 
 
+def check_request(request: SampleRequest, engine: str, context: int | None) -> None:
+    """Refuse, with EngineError, a request that cannot be served within ``context`` tokens (None: no known limit)."""
+    if not request.prompt_ids or request.max_tokens < 1 or request.temperature < 0 or not 0 < request.top_p <= 1:
+        raise EngineError(
+            "a request needs a prompt, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
+            f"{len(request.prompt_ids)} prompt tokens, max_tokens={request.max_tokens}, "
+            f"temperature={request.temperature}, top_p={request.top_p}"
+        )
+    total = len(request.prompt_ids) + request.max_tokens
+    if context is not None and total > context:
+        raise EngineError(
+            f"a prompt of {len(request.prompt_ids)} tokens and max_tokens={request.max_tokens} need {total} tokens; "
+            f"the context of {engine} holds {context}: shorten the prompt or lower max_tokens"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRecipe:
-    """Which engine samples from which model. ``options`` pass through to the engine's library unchanged."""
+    """Which engine samples from which model. ``options`` pass through to the engine's library unchanged.
+
+    ``transformers`` and ``vllm`` load ``model`` here; ``ray`` does so in ``replicas`` actors; ``openai`` asks servers
+    that have loaded it, and needs ``model`` for the tokenizer.
+    """
 
     model: str = "embedded"
-    kind: Literal["transformers"] = "transformers"
+    kind: Literal["transformers", "vllm", "openai", "ray"] = "transformers"
     device: str = "auto"
     dtype: str = "auto"
-    max_batch: int = 256
+    max_batch: int = 256  # requests under way at once: in the engine, at each server, or in each replica
     threads: int | None = None
+    endpoints: tuple[str, ...] = ()  # openai: base URLs, such as http://localhost:8000/v1
+    replicas: int = 1  # ray: how many
+    replica: Literal["transformers", "vllm"] = "transformers"  # ray: the kind of each
+    actor: dict[str, Any] = field(default_factory=dict)  # ray: options of each actor: num_gpus, num_cpus, runtime_env
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that the engine works on at once; a caller keeps somewhat more under way."""
+        return self.max_batch * {"ray": self.replicas, "openai": max(1, len(self.endpoints))}.get(self.kind, 1)
 
 
 def open_engine(recipe: EngineRecipe) -> Engine:
-    """Start the engine of a recipe; raises ModelError or EngineError with what to do."""
+    """Start the engine of a recipe; raises ModelError, MissingExtraError or EngineError with what to do."""
+    loading = {name: getattr(recipe, name) for name in ("device", "dtype", "max_batch", "threads")}
+    if recipe.kind == "ray":
+        from selfcorrect.engines.ray import RayEngine
+
+        return RayEngine.start(recipe)
+    if recipe.kind == "vllm":
+        from selfcorrect.engines.vllm import VllmEngine
+
+        return VllmEngine.load(recipe.model, **loading, **recipe.options)
+    if recipe.kind == "openai":
+        from selfcorrect.engines.openai import OpenAIEngine
+
+        _check_options(OpenAIEngine, recipe.options)
+        return OpenAIEngine.connect(recipe.model, recipe.endpoints, recipe.max_batch, **recipe.options)
     from selfcorrect.engines.transformers import TransformersEngine
 
-    return TransformersEngine.load(
-        recipe.model,
-        device=recipe.device,
-        dtype=recipe.dtype,
-        max_batch=recipe.max_batch,
-        threads=recipe.threads,
-        **recipe.options,
-    )
+    _check_options(TransformersEngine.load, recipe.options)
+    return TransformersEngine.load(recipe.model, **loading, **recipe.options)
+
+
+def _check_options(load: Callable[..., Engine], options: dict[str, Any]) -> None:
+    """Raise RecipeError for an option that ``load`` does not take, or that the recipe has a key of its own for."""
+    keys = {field.name for field in fields(EngineRecipe)} | {"path_or_id", "codec"}
+    known = [name for name in inspect.signature(load).parameters if name not in keys]
+    for option in options:
+        if option not in known:
+            listed = ", ".join(known) or "none"
+            raise RecipeError(f"engine.options: unknown {option!r}{nearest(option, known)}; known: {listed}")
