@@ -207,13 +207,14 @@ def token_weights(loss_type: str, tokens_B: Sequence[int], budget: int) -> list[
 
     ``grpo`` means over a path's tokens, then over paths; ``dr_grpo`` divides by a constant (paths x budget); ``dapo``
     and ``bnpo`` by all tokens of the batch; ``sum`` only by the paths (tests/train/test_loss.py holds TRL to this).
+    A path of 0 tokens is one that was left out.
     """
-    rows = len(tokens_B)
+    rows = max(1, sum(tokens > 0 for tokens in tokens_B))
     return {
         "grpo": [1 / (rows * max(1, tokens)) for tokens in tokens_B],
-        "dr_grpo": [1 / (rows * budget)] * rows,
-        "dapo": [1 / max(1, sum(tokens_B))] * rows,
-        "sum": [1 / rows] * rows,
+        "dr_grpo": [1 / (rows * budget)] * len(tokens_B),
+        "dapo": [1 / max(1, sum(tokens_B))] * len(tokens_B),
+        "sum": [1 / rows] * len(tokens_B),
     }[loss_type]
 
 
@@ -372,8 +373,13 @@ def cases() -> list[Case]:
         Case("DAPO (mean and std, token mean)", fixed(per_path("group", "group", "dapo")), False, why="length"),
         Case("RLOO + dynamic sampling", fixed(per_path("leave-one-out", "none", drop=True)), True),
         Case("RAFT++ (positives, sum)", fixed(per_path("positive", "none")), True),
-        Case("RAFT++ (positives, token mean)", fixed(per_path("positive", "none", "dapo")), False, why="length"),
-        Case("Reinforce-Rej (signed, mixed groups)", fixed(per_path("signed", "none", drop=True)), False, why="groups"),
+        Case("RAFT++ (positives, 1/length)", fixed(per_path("positive", "none", "grpo")), False, why="length"),
+        Case(
+            "Reinforce-Rej, equal lengths (mixed groups)",
+            fixed(per_path("signed", "none", drop=True)),
+            False,
+            why="groups",
+        ),
         Case("per role, centred (path reward)", fixed(per_role(None, scaled=False)), True),
         Case("per role, centred and scaled (path reward)", fixed(per_role(None, scaled=True)), False, why="role"),
         Case("PPO: GAE λ=1, exact critic", lambda chances, policy: critic_gae(chances, policy, 1.0), True),

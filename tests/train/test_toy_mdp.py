@@ -71,7 +71,7 @@ def test_one_over_length_pays_for_short_paths_that_succeed() -> None:
     """The length bias has a sign: with an equal reward, a path that stops gets more weight a token."""
     bias = {case.name: measure(case, group_size=3).stop for case in WRONGS if case.why == "length"}
     assert bias["GRPO (mean and std, 1/length)"] > 0.1
-    assert bias["RAFT++ (positives, token mean)"] < -0.1
+    assert bias["RAFT++ (positives, 1/length)"] > 0.1
 
 
 def test_the_hidden_price_of_another_turn_is_the_mean_of_its_reward() -> None:
