@@ -372,7 +372,7 @@ def cases() -> list[Case]:
         Case("1/length alone (group mean)", fixed(per_path("group", "none", "grpo")), False, why="length"),
         Case("DAPO (mean and std, token mean)", fixed(per_path("group", "group", "dapo")), False, why="length"),
         Case("RLOO + dynamic sampling", fixed(per_path("leave-one-out", "none", drop=True)), True),
-        Case("RAFT++ (positives, sum)", fixed(per_path("positive", "none")), True),
+        Case("RAFT++, equal lengths (mean of positives)", fixed(per_path("positive", "none")), False, why="difficulty"),
         Case("RAFT++ (positives, 1/length)", fixed(per_path("positive", "none", "grpo")), False, why="length"),
         Case(
             "Reinforce-Rej, equal lengths (mixed groups)",

@@ -67,11 +67,11 @@ def test_the_exact_gradient_is_that_of_finite_differences() -> None:
             assert exact[coin].item() == pytest.approx((ahead - behind) / (2 * step), abs=1e-8)
 
 
-def test_one_over_length_pays_for_short_paths_that_succeed() -> None:
-    """The length bias has a sign: with an equal reward, a path that stops gets more weight a token."""
-    bias = {case.name: measure(case, group_size=3).stop for case in WRONGS if case.why == "length"}
-    assert bias["GRPO (mean and std, 1/length)"] > 0.1
-    assert bias["RAFT++ (positives, 1/length)"] > 0.1
+def test_one_over_length_spares_long_failures_and_pays_short_successes() -> None:
+    """Among successes it prefers to stop (RAFT++); with failures in the loss, those that went on are punished less."""
+    stop = {case.name: measure(case, group_size=3).stop for case in WRONGS if case.why == "length"}
+    assert stop["RAFT++ (positives, 1/length)"] < -0.1
+    assert stop["GRPO (mean and std, 1/length)"] > 0.1
 
 
 def test_the_hidden_price_of_another_turn_is_the_mean_of_its_reward() -> None:
