@@ -24,7 +24,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.engines.batching import ContinuousBatch, Row, token_bytes
+from selfcorrect.engines.batching import ContinuousBatch, token_bytes
+from selfcorrect.engines.rows import Row
 from selfcorrect.engines.sampling import StopTexts
 from selfcorrect.errors import EngineError, ModelError
 from selfcorrect.tokens import ChatCodec, model_path
@@ -48,7 +49,8 @@ class TransformersEngine:
 
     ``max_batch`` bounds the live rows; a CPU keeps fewer where more would be slower. ``max_cached_tokens`` bounds rows
     times the longest row (None: from the memory that is free; storage takes up to about 1.5 times as much). Do not
-    train the model while `sample` is under way.
+    train the model while `sample` is under way. ``frozen`` promises that the weights never change: what earlier calls
+    computed for the beginning of a prompt is then used by later ones.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TransformersEngine:
         *,
         max_batch: int = 256,
         max_cached_tokens: int | None = None,
+        frozen: bool = False,
         name: str | None = None,
     ) -> None:
         config = model.config.get_text_config(decoder=True)
@@ -70,6 +73,7 @@ class TransformersEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name or f"transformers:{Path(str(model.name_or_path)).name or type(model).__name__}"
+        self._frozen = frozen
         self._context: int | None = getattr(config, "max_position_embeddings", None)
         self._max_cached_tokens = max_cached_tokens or _affordable_tokens(model)
         self._batch = ContinuousBatch(model, max_batch=max_batch, max_cached_tokens=self._max_cached_tokens)
@@ -110,11 +114,15 @@ class TransformersEngine:
             model: Any = AutoModelForCausalLM.from_pretrained(model_path(str(path_or_id)), dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"cannot load a model from {str(path_or_id)!r}: {str(error).splitlines()[0]}") from error
+        # Out of the file's memory map: a checkpoint written over under a running engine must not change it.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
         return cls(
             model.to(device).eval(),
             codec.tokenizer,
             max_batch=max_batch,
             max_cached_tokens=max_cached_tokens,
+            frozen=True,
             name=f"transformers:{Path(str(path_or_id)).name}",
         )
 
@@ -240,6 +248,8 @@ class TransformersEngine:
         """Evaluation mode, no gradients, no autocast; afterwards every submodule is as it was."""
         training = [module for module in self.model.modules() if module.training]
         self.model.eval()
+        if not self._frozen:
+            self._batch.forget()
         try:
             # Not inference_mode: a module may cache tensors that training uses later.
             with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):

@@ -13,7 +13,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -21,8 +20,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from selfcorrect.engines import Engine, Sample, SampleRequest, llama_forward, sample_all, sample_seed
-from selfcorrect.engines.kv_slots import left_pad
+from selfcorrect.engines import Engine, Sample, SampleRequest, ragged, sample_all, sample_seed
+from selfcorrect.engines.rows import Row
 from selfcorrect.engines.sampling import Settings, StopTexts, choose, uniforms
 from selfcorrect.engines.transformers import TransformersEngine
 from selfcorrect.errors import EngineError, ModelError
@@ -181,26 +180,77 @@ def test_samples_of_one_prompt_differ_by_seed_and_share_one_prefill(llama: Any) 
 
 
 @pytest.mark.parametrize("architecture", ["llama-sdpa", "llama-eager", "qwen2"])
-def test_the_lean_forward_gives_the_librarys_logits(architecture: str) -> None:
+def test_a_ragged_pass_gives_the_librarys_logits(architecture: str) -> None:
+    """Prompts of many lengths, alone and beside live rows, a repeated one, and a known beginning."""
     model = make_model(CONFIGS[architecture])
-    assert llama_forward.applies_to(model)
-    prompts = [request.prompt_ids for request in requests_of(9)]
+    assert ragged.applies_to(model)
+    runner = ragged.RaggedRunner(model)
+    rows = [Row(request) for request in requests_of(9)]
+    rows.append(Row(rows[3].request))
     with torch.no_grad():
-        ids_BP, positions_BP, mask_BP = left_pad(prompts, model.device)
-        cache = DynamicCache()
-        prefilled = llama_forward.last_logits(model, ids_BP, positions_BP, mask_BP, cache)
-        following = prefilled.argmax(-1)
-        mask_BW = torch.cat([mask_BP, torch.ones(len(prompts), 1)], 1)
-        decoded = llama_forward.last_logits(model, following[:, None], positions_BP[:, -1:] + 1, mask_BW, cache)
-        for row, prompt in enumerate(prompts):
-            logits = model(torch.tensor([[*prompt, following[row]]])).logits[0]
-            torch.testing.assert_close(torch.stack([prefilled[row], decoded[row]]), logits[-2:], atol=1e-4, rtol=0)
+        assert_library_logits(model, rows[:4], runner.forward([], rows[:4]))
+        for row in rows:
+            row.token_ids.append(7)
+        for row in rows[4:]:
+            row.token_ids.clear()
+        assert_library_logits(model, rows, runner.forward(rows[:4], rows[4:]))
+        rows[3].finish = "stop"
+        left = runner.drop(rows, {id(rows[3])})
+        continued = Row(SampleRequest((*rows[3].cached_ids, 5, 6, 7), 5))
+        for row in left:
+            row.token_ids.append(9)
+        assert runner._prefixes.longest(continued.request.prompt_ids)[1] == len(rows[3].cached_ids)
+        assert_library_logits(model, [*left, continued], runner.forward(left, [continued]))
 
 
-def test_the_lean_forward_leaves_other_models_alone() -> None:
-    assert not llama_forward.applies_to(make_model(CONFIGS["gpt2"]))
-    assert not llama_forward.applies_to(make_model(CONFIGS["mistral-sliding-window"]))
-    assert not llama_forward.applies_to(make_model(CONFIGS["llama-sdpa"]).bfloat16())
+def assert_library_logits(model: Any, rows: list[Row], logits_BV: torch.Tensor) -> None:
+    for row, logits_V in zip(rows, logits_BV, strict=True):
+        expected = model(torch.tensor([[*row.request.prompt_ids, *row.token_ids]])).logits[0, -1]
+        torch.testing.assert_close(logits_V, expected, atol=1e-4, rtol=0)
+
+
+def test_a_known_beginning_changes_no_sample_and_is_forgotten_when_weights_change(llama: Any) -> None:
+    first = requests_of(8)
+    fresh = TransformersEngine(llama, None)
+    frozen = TransformersEngine(llama, None, frozen=True)
+    for one, other in zip(fresh.sample_many(first), frozen.sample_many(first), strict=True):
+        assert_same(one, other)
+    following = [
+        SampleRequest(request.prompt_ids + sample.token_ids + (3, 4), 20, seed=7)
+        for request, sample in zip(first, fresh.sample_many(first), strict=True)
+    ]
+    assert any(frozen._batch._runner._prefixes.longest(r.prompt_ids)[1] > len(first[0].prompt_ids) for r in following)  # type: ignore[attr-defined]
+    for one, other in zip(fresh.sample_many(following), frozen.sample_many(following), strict=True):
+        assert_same(one, other)
+    before = fresh.sample_many(following)
+    with torch.no_grad():
+        llama.model.embed_tokens.weight.data.mul_(-1)  # As invisible a change as there is.
+    after = fresh.sample_many(following)
+    expected = TransformersEngine(llama, None).sample_many(following)
+    assert [s.token_ids for s in after] == [s.token_ids for s in expected] != [s.token_ids for s in before]
+
+
+def test_only_small_models_on_a_cpu_go_without_padding() -> None:
+    assert not ragged.applies_to(make_model(CONFIGS["gpt2"]))
+    assert not ragged.applies_to(make_model(CONFIGS["mistral-sliding-window"]))
+    assert not ragged.applies_to(make_model(CONFIGS["llama-sdpa"]).bfloat16())
+
+
+def test_a_slot_is_found_by_what_it_holds_until_it_is_taken_again() -> None:
+    prefixes = ragged.PrefixIndex()
+    slots = [prefixes.take() for _ in range(40)]
+    assert slots == list(range(40))
+    for slot in slots:
+        prefixes.release(slot, (slot, *range(20)))
+    assert prefixes.longest((3, *range(25))) == (3, 21)
+    assert prefixes.longest((3, *range(20))) == (3, 20)  # The last token's logits are always computed.
+    assert prefixes.longest((3, *range(5))) == (-1, 0)
+    taken = [prefixes.take() for _ in range(10)]
+    assert taken == list(range(10))  # The longest spare first.
+    assert prefixes.longest((3, *range(25))) == (-1, 0)
+    assert prefixes.longest((30, *range(25))) == (30, 21)
+    prefixes.forget()
+    assert prefixes.longest((30, *range(25))) == (-1, 0)
 
 
 # --- log-probabilities ------------------------------------------------------------------------------------------
@@ -345,7 +395,7 @@ def test_a_failing_model_fails_every_waiting_task_and_the_engine_recovers() -> N
         tasks = [engine.sample(request) for request in requests]
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
 
-    hook = model.register_forward_pre_hook(fail)
+    hook = model.lm_head.register_forward_pre_hook(fail)
     outcomes = asyncio.run(gather())
     failed = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
     assert len(failed) >= 8
@@ -375,7 +425,7 @@ def test_a_cancelled_task_frees_its_slot(llama: Any) -> None:
             nonlocal steps
             steps += 1
 
-        hook = llama.register_forward_pre_hook(count)
+        hook = llama.lm_head.register_forward_pre_hook(count)
         task = asyncio.create_task(engine.sample(endless))
         while steps < 3:
             await asyncio.sleep(0.001)
