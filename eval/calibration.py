@@ -8,7 +8,7 @@
 2. Fit the calibrator on (P(correct), right): ``temperature``, ``platt`` (with Platt's targets) or ``isotonic``.
 3. Every threshold's final accuracy, broken answers and tokens follow without sampling. Choose by target:
    ``best`` final accuracy; the best among those that break at most ``limit`` percent of right first answers
-   (``broken``); the best at no more than ``limit`` tokens a problem (``tokens``).
+   (``broken``); the best at no more than ``limit`` tokens a problem (``tokens``). Of those as good, the cheapest.
 4. Save the rule with the checkpoint (``calibration.json``), with the hashes of the problems that it saw: `refuse_seen`
    keeps them out of a test.
 
@@ -163,10 +163,12 @@ def quality(p_N: Floats, right_N: Floats, problems: Sequence[str]) -> Quality:
     for _ in range(RESAMPLES // 4):
         paths = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]).astype(int)
         drawn.append(_measures(p_N[paths], right_N[paths]))
-    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
     ece, brier, auroc, aurc = _measures(p_N, right_N)
-    names = ("ece", "brier", "auroc", "aurc")
-    intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    intervals = {}
+    for name, values in zip(("ece", "brier", "auroc", "aurc"), np.array(drawn).T, strict=True):
+        if not np.isnan(values).all():
+            low, high = np.nanpercentile(values, [2.5, 97.5])
+            intervals[name] = (float(low), float(high))
     return Quality(len(p_N), int(right_N.sum()), ece, brier, None if math.isnan(auroc) else auroc, aurc, intervals)
 
 
@@ -209,7 +211,8 @@ def risk_coverage(p_N: Floats, right_N: Floats) -> tuple[Floats, Floats]:
 class Outlook:
     """What each path would end as if it stopped at turn 1, or went on. Arrays over N paths.
 
-    ``p_N`` is NaN without a verdict (such a path stops whatever the threshold); tokens are those sampled.
+    ``p_N`` is NaN without a verdict (such a path stops whatever the threshold); tokens are those sampled. A path that
+    was sent on and brought no revision ends as if it had stopped.
     """
 
     p_N: Floats
@@ -238,7 +241,7 @@ def outlook(trajectories: Sequence[Trajectory]) -> Outlook:
         first, last = is_correct(t.first), is_correct(t.attempts[1] if len(t.attempts) > 1 else t.first)
         if first is None or last is None:
             continue
-        p = p_correct(t) if len(t.attempts) > 1 else None
+        p = p_correct(t)
         before = sum(s.end - s.start for s in _until_revision(t) if s.sampled)
         rows.append((math.nan if p is None else p, first, last, before, t.sampled_tokens, t.problem.id))
     if not rows:
@@ -265,47 +268,56 @@ class Choice:
     tokens: float
 
 
-def sweep(calibrator: Calibrator, paths: Outlook) -> list[Choice]:
-    """Return every threshold that makes a difference, from "never revise" to "always revise"."""
+def sweep(calibrator: Calibrator, paths: Outlook) -> tuple[list[Choice], NDArray[np.bool_]]:
+    """Return every threshold that makes a difference, from "never revise" to "always revise".
+
+    The second value is which paths end right under each: shape (thresholds, paths).
+    """
     known = ~np.isnan(paths.p_N)
     c_N = np.where(known, apply(calibrator, np.where(known, paths.p_N, 0.5)), np.inf)
     values = np.unique(c_N[known])
     cuts = [0.0, *((values[1:] + values[:-1]) / 2), float(np.nextafter(1.0, 2.0))]
-    return [effect(float(cut), c_N, paths) for cut in cuts]
+    found = [effect(float(cut), c_N, paths) for cut in cuts]
+    return [choice for choice, _ in found], np.array([final for _, final in found])
 
 
-def effect(threshold: float, c_N: Floats, paths: Outlook) -> Choice:
-    """Return what one threshold does to the paths."""
+def effect(threshold: float, c_N: Floats, paths: Outlook) -> tuple[Choice, NDArray[np.bool_]]:
+    """Return what one threshold does to the paths, and which of them end right."""
     goes = c_N < threshold
-    final = np.where(goes, paths.goes_right_N, paths.stops_right_N)
-    right = paths.stops_right_N > 0.5
-    broken = 100 * float((right & (final < 0.5)).sum() / right.sum()) if right.any() else 0.0
-    return Choice(
+    first, final = paths.stops_right_N > 0.5, np.where(goes, paths.goes_right_N, paths.stops_right_N) > 0.5
+    choice = Choice(
         threshold,
         100 * float(final.mean()),
-        100 * float((~right & (final > 0.5)).mean()),
-        broken,
+        100 * float((~first & final).mean()),
+        100 * float((first & ~final).sum() / first.sum()) if first.any() else 0.0,
         100 * float(goes.mean()),
         float(np.where(goes, paths.goes_tokens_N, paths.stops_tokens_N).mean()),
     )
+    return choice, final
 
 
-def choose(choices: Sequence[Choice], target: Target, limit: float | None = None) -> Choice:
-    """Return the best allowed threshold: the highest final accuracy, then the fewest tokens.
+def choose(
+    choices: Sequence[Choice], final_TN: NDArray[np.bool_], target: Target, limit: float | None = None
+) -> Choice:
+    """Return the allowed threshold of the fewest tokens that is as good as the best.
 
-    Raises InputError where the target needs a limit, or no threshold keeps to it.
+    As good: behind in final accuracy by at most one standard error of the paired difference, so that a flat top does
+    not decide by luck. Raises InputError where the target needs a limit, or no threshold keeps to it.
     """
     if (target == "best") != (limit is None):
         raise InputError("target broken needs a limit in percent, target tokens one in tokens a problem; best has none")
     allowed = [
-        choice
-        for choice in choices
-        if target == "best" or (limit is not None and (choice.broken if target == "broken" else choice.tokens) <= limit)
+        t
+        for t, choice in enumerate(choices)
+        if limit is None or (choice.broken if target == "broken" else choice.tokens) <= limit
     ]
     if not allowed:
         least = min(choice.tokens for choice in choices)
         raise InputError(f"no threshold keeps to {limit} tokens a problem: without any revision it is {least:.0f}")
-    return max(allowed, key=lambda choice: (round(choice.final, 9), -choice.tokens))
+    best = max(allowed, key=lambda t: (final_TN[t].sum(), -choices[t].tokens))
+    behind_TN = final_TN[best].astype(float) - final_TN[allowed]
+    as_good = behind_TN.mean(axis=1) <= behind_TN.std(axis=1) / math.sqrt(final_TN.shape[1]) + 1e-12
+    return min((choices[t] for t, good in zip(allowed, as_good, strict=True) if good), key=lambda c: c.tokens)
 
 
 def tune(trajectories: Sequence[Trajectory], kind: Fit, target: Target, limit: float | None = None) -> dict[str, Any]:
@@ -315,8 +327,8 @@ def tune(trajectories: Sequence[Trajectory], kind: Fit, target: Target, limit: f
     """
     sample, paths = judged(trajectories), outlook(trajectories)
     calibrator = fit(kind, sample.p_N, sample.right_N)
-    choices = sweep(calibrator, paths)
-    chosen = choose(choices, target, limit)
+    choices, final_TN = sweep(calibrator, paths)
+    chosen = choose(choices, final_TN, target, limit)
     return {
         "rule": StopRule(calibrator, chosen.threshold).to_json(),
         "fit": kind,
@@ -324,11 +336,12 @@ def tune(trajectories: Sequence[Trajectory], kind: Fit, target: Target, limit: f
         "limit": limit,
         "n": len(paths.p_N),
         "without_verdict": int(np.isnan(paths.p_N).sum()),
+        "without_revision": sum(p_correct(t) is not None and len(t.attempts) == 1 for t in trajectories),
         "before": to_json(quality(sample.p_N, sample.right_N, sample.problems)),
         "after": to_json(quality(cross_fitted(kind, sample), sample.right_N, sample.problems)),
         "chosen": to_json(chosen),
         "expected": to_json(_cross_chosen(kind, target, limit, sample, paths)),
-        "argmax": to_json(effect(0.5, np.where(np.isnan(paths.p_N), np.inf, paths.p_N), paths)),
+        "argmax": to_json(effect(0.5, np.where(np.isnan(paths.p_N), np.inf, paths.p_N), paths)[0]),
         "sweep": [to_json(choice) for choice in _thinned(choices)],
         "seen": sorted({question_hash(t.problem) for t in trajectories}),
     }
@@ -342,9 +355,9 @@ def _cross_chosen(kind: Fit, target: Target, limit: float | None, sample: Judged
         held, others = fold_N == fold, judged_fold_N != fold
         calibrator = fit(kind, sample.p_N[others], sample.right_N[others])
         kept = paths.only(~held)
-        thresholds[held] = choose(sweep(calibrator, kept), target, limit).threshold
+        thresholds[held] = choose(*sweep(calibrator, kept), target, limit).threshold
         c_N[held] = [math.inf if math.isnan(p) else calibrator(p) for p in paths.p_N[held]]
-    return effect(0.5, np.where(c_N < thresholds, 0.0, 1.0), paths)
+    return effect(0.5, np.where(c_N < thresholds, 0.0, 1.0), paths)[0]
 
 
 def _thinned(choices: Sequence[Choice], most: int = 101) -> list[Choice]:

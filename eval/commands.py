@@ -73,7 +73,10 @@ def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
         threshold = "by fold" if name == "expected" else f"{choice['threshold']:.3f}"
         shares = [f"{choice[key]:.1f}" for key in ("final", "fixed", "broken", "revised")]
         effects.add_row(title, threshold, *shares, f"{choice['tokens']:.0f}")
-    note = f"{tuned['n']} paths, {tuned['without_verdict']} of them without a verdict (these stop at turn 1)"
+    note = (
+        f"{tuned['n']} paths: {tuned['without_verdict']} without a verdict (these stop at turn 1), "
+        f"{tuned['without_revision']} sent on without bringing a revision"
+    )
     return Group(measures, effects, Text(note, style="dim"))
 
 

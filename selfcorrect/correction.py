@@ -99,6 +99,9 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
             if decided is not trajectory.evaluations[-1].verdict:
                 whole, start = _with_mark(codec, whole, decided)
                 written.append((len(prompt) + start, len(prompt) + len(whole.token_ids)))
+                if decided is Verdict.WRONG:  # who is overruled would not go on by itself: open the revision
+                    whole = _and_then(whole, codec.encode(prompts.SEPARATOR))
+                    written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
                 trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
         undecided = trajectory.stop == "no-revision" and whole.finish == "text"
         if not undecided or len(whole.token_ids) >= settings.max_tokens:
@@ -416,6 +419,16 @@ def _rewritten(codec: ChatCodec, sample: Sample, text: str, word: int, ending: s
     ), start
 
 
+def _and_then(sample: Sample, ids: tuple[int, ...]) -> Sample:
+    unseen = (-math.inf,) * len(sample.watched[-1]) if sample.watched else ()
+    return replace(
+        sample,
+        token_ids=sample.token_ids + ids,
+        logprobs=sample.logprobs + (0.0,) * len(ids),
+        watched=sample.watched + (unseen,) * len(ids) if sample.watched else (),
+    )
+
+
 def _without(spans: Sequence[Span], written: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
     """Return the spans with the token ranges in ``written`` as spans of their own that are not sampled."""
     out: list[Span] = []
@@ -423,7 +436,8 @@ def _without(spans: Sequence[Span], written: Sequence[tuple[int, int]]) -> tuple
         inside = [(a, b) for a, b in written if span.start <= a and b <= span.end and span.sampled]
         position = span.start
         for start, end in inside:
-            out += [replace(span, start=position, end=start), Span(Role.EVALUATION, start, end, sampled=False)]
+            out += [replace(span, start=position, end=start)] if position < start else []
+            out.append(replace(span, start=start, end=end, sampled=False))
             position = end
         if position < span.end or not inside:
             out.append(replace(span, start=position))

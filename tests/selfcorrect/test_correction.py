@@ -220,10 +220,11 @@ def test_the_stop_decision(
     text = codec.decode(path.token_ids)
     assert f"[VERIFY] {verdict}." in text  # the path goes on from what was decided
     own = "correct" if said is RIGHT else "wrong"
-    written = [
-        codec.decode(path.token_ids[s.start : s.end]) for s in path.spans if s.role is Role.EVALUATION and not s.sampled
-    ]
-    assert written == ([] if own == verdict else [f"{verdict}."])
+    forced = [s for s in path.spans if s.role is not Role.EXTERNAL and not s.sampled]
+    expected = [] if own == verdict else [f"{verdict}."]
+    if expected and verdict is Verdict.WRONG and method == "self-rewarding":
+        expected.append(prompts.SEPARATOR)  # who is overruled would not open the revision
+    assert [codec.decode(path.token_ids[s.start : s.end]) for s in forced] == expected
     assert path.spans[0].start == 0
     assert [s.end for s in path.spans[:-1]] == [s.start for s in path.spans[1:]]
     assert path.spans[-1].end == len(path.token_ids) == len(path.logprobs)
@@ -238,7 +239,7 @@ def test_the_stop_decision_in_two_turn_chat(codec: ChatCodec, said: str, stop: S
     assert len(path.attempts) == turns
     assert f"{prompts.SELF_QUESTION} No." in codec.decode(path.token_ids)
     assert path.evaluations[0].p_correct == pytest.approx(0.5)
-    assert any(s.role is Role.EVALUATION and not s.sampled for s in path.spans) == (said == "Yes.")
+    assert any(s.role is Role.ATTEMPT and not s.sampled for s in path.spans) == (said == "Yes.")
 
 
 @pytest.mark.parametrize(("verdict", "turns"), [(Verdict.CORRECT, 1), (Verdict.WRONG, 2), (None, 1)])

@@ -1,0 +1,164 @@
+"""One table, four ways out: Markdown, LaTeX (booktabs), CSV, the terminal. Values in, text out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+FIRST = 26  # characters of the first column on a terminal
+WIDE = 8  # columns; a wider table is scaled down to the line
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "→": r"$\to$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "×": r"$\times$",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A titled table of text. A row with one cell is a heading over the rows that follow it.
+
+    ``notes`` stand below, one a line; ``commands`` are what would make what is missing.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: Sequence[str] = ()
+    commands: Sequence[str] = field(default=())
+
+    def to_markdown(self) -> str:
+        """Return GitHub Markdown."""
+        lines = [f"**{_plain(self.title)}**", "", _pipes(self.head), "|" + "---|" + "---:|" * (len(self.head) - 1)]
+        for row in self.rows:
+            if len(row) == 1:
+                lines.append(_pipes((f"*{_plain(row[0])}*", *[""] * (len(self.head) - 1))))
+            else:
+                lines.append(_pipes(tuple(map(_plain, row))))
+        lines += ["", *(f"{_plain(note)}  " for note in self.notes)]
+        if self.commands:
+            lines += ["", "Missing; these commands make them:", "", "```", *self.commands, "```"]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def to_latex(self) -> str:
+        """Return a ``table`` environment for booktabs; every character of ours is escaped."""
+        width = len(self.head)
+        body = []
+        for row in self.rows:
+            if len(row) == 1:
+                body += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(row[0])}}}}} \\"]
+            else:
+                body.append(" & ".join(map(latex, row)) + r" \\")
+        notes = r"\\ ".join(map(latex, self.notes))
+        wide = width > WIDE
+        return "\n".join(
+            [
+                r"% needs \usepackage{booktabs}" + (r" and \usepackage{graphicx}" if wide else ""),
+                r"\begin{table}\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+                rf"\caption{{{latex(self.title)}}}",
+                (r"\resizebox{\linewidth}{!}{" if wide else "") + rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+                r"\toprule",
+                " & ".join(map(latex, self.head)) + r" \\",
+                *([] if self.rows and len(self.rows[0]) == 1 else [r"\midrule"]),
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}" + ("}" if wide else ""),
+                rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {notes}}}" if notes else "",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def to_csv(self) -> str:
+        """Return CSV; a heading fills the first column of the rows below it."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        grouped = any(len(row) == 1 for row in self.rows)
+        writer.writerow(("group", *self.head) if grouped else self.head)
+        group = ""
+        for row in self.rows:
+            if len(row) == 1:
+                group = row[0]
+            else:
+                writer.writerow((group, *row) if grouped else row)
+        return out.getvalue()
+
+    def to_terminal(self, width: int = 80) -> RenderableType:
+        """Return what Rich prints: the columns in as many blocks as fit the width, intervals below their values."""
+        rows = [tuple(cell.replace(" [", "\n[", 1) for cell in row) for row in self.rows]
+        shown: list[RenderableType] = [Text(self.title, style="bold")]
+        shown += [self._block(rows, columns) for columns in self._blocks(rows, width)]
+        shown += [Text(note, style="dim") for note in self.notes]
+        if self.commands:
+            shown.append(Text("missing; these commands make them:", style="yellow"))
+            shown += [Text(command, style="dim") for command in self.commands]
+        return Group(*shown)
+
+    def _blocks(self, rows: Sequence[tuple[str, ...]], width: int) -> list[list[int]]:
+        def wide(column: int) -> int:
+            cells = [self.head[column], *(row[column] for row in rows if len(row) > 1)]
+            return 2 + max(len(line) for cell in cells for line in cell.split("\n"))
+
+        blocks: list[list[int]] = [[0]]
+        room = width - min(FIRST, wide(0))
+        for column in range(1, len(self.head)):
+            if wide(column) > room and len(blocks[-1]) > 1:
+                blocks.append([0])
+                room = width - min(FIRST, wide(0))
+            blocks[-1].append(column)
+            room -= wide(column)
+        return blocks
+
+    def _block(self, rows: Sequence[tuple[str, ...]], columns: Sequence[int]) -> RichTable:
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for column in columns:
+            justify: Literal["left", "right"] = "right" if column else "left"
+            table.add_column(
+                Text(self.head[column]), justify=justify, max_width=None if column else FIRST, overflow="fold"
+            )
+        for row in rows:
+            if len(row) == 1:
+                table.add_section()
+                table.add_row(Text(row[0], style="bold"))
+            else:
+                table.add_row(*(Text(row[column]) for column in columns))
+        return table
+
+
+def latex(text: str) -> str:
+    """Return text that LaTeX prints as it is; characters that pdflatex does not know become ``?``."""
+    pieces = [LATEX.get(character, character if character.isascii() else "?") for character in text]
+    return "".join(pieces).replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,167 @@
+"""`selfcorrect report NAME RUNS…`: a table or figure from finished runs, written as Markdown, LaTeX, CSV, PNG and SVG.
+
+Files go to ``<first run>/tables/``; nothing is sampled. What is missing is shown with the command that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from eval.layout import Table
+from eval.paper_tables import believed, budget_table, calibration_table, paper_table
+from eval.published import COLUMNS, published_tables
+from eval.rows import Row, find_rows
+from eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.errors import DataError, InputError
+from selfcorrect.jsonl import read_jsonl, write_whole
+
+REPORTS = (*COLUMNS, "figure1", "figure2", "budget", "calibration")
+
+
+def make(
+    name: str, places: Sequence[Path], out: Path | None = None, beside: str | None = None, by: str | None = None
+) -> RenderableType:
+    """Write one report of run folders (or single rows) and return what the terminal shows."""
+    if not places:
+        raise InputError("give at least one run folder, such as runs/demo")
+    run = _run_of(places[0])
+    out = out or run / "tables"
+    if name == "figure1":
+        return _figure1(places, out)
+    rows = find_rows(places)
+    if name == "figure2":
+        return _figure2(rows, out, run)
+    if name == "budget":
+        return _written(budget_table(rows, by), name, out)
+    if name == "calibration":
+        measured = believed(rows)
+        shown = _written(calibration_table(measured, run), name, out)
+        if not measured:
+            return shown
+        from eval import figures
+
+        return Group(shown, *_paths(figures.calibration(measured, out)))
+    return _written(paper_table(name, rows, run, beside), name, out)
+
+
+def _run_of(place: Path) -> Path:
+    return place.parent.parent if (place / "scores.json").is_file() and place.parent.name == "eval" else place
+
+
+def _written(table: Table, name: str, out: Path) -> RenderableType:
+    paths = []
+    for ending, text in ((".md", table.to_markdown()), (".tex", table.to_latex()), (".csv", table.to_csv())):
+        paths.append(out / f"{name}{ending}")
+        write_whole(paths[-1], [text])
+    return Group(table.to_terminal(), *_paths(paths))
+
+
+def _paths(paths: Sequence[Path]) -> list[Text]:
+    return [Text(str(path), style="dim") for path in paths]
+
+
+def _figure1(places: Sequence[Path], out: Path) -> RenderableType:
+    """Learning curves of the checkpoints whose metrics have turn-1 and final accuracy."""
+    found = {}
+    for place in places:
+        for file in sorted([*place.glob("checkpoints/*/metrics.jsonl"), *place.glob("metrics.jsonl")]):
+            steps = [row for row in read_jsonl(file) if {"step", "turn1", "final"} <= row.keys()]
+            if steps:
+                found[file.parent.name] = steps
+    if not found:
+        raise DataError(
+            "no RL checkpoint with turn-1 and final accuracy in "
+            f"{', '.join(map(str, places))}; make one with: selfcorrect train grpo --run {places[0]}"
+        )
+    head = (
+        "checkpoint",
+        "steps",
+        "turn 1, first step",
+        "turn 1, last",
+        "final, first step",
+        "final, last",
+        "tokens, last",
+    )
+    lines = [
+        (
+            name,
+            str(len(steps)),
+            *(f"{steps[at][key]:.1f}" for key in ("turn1", "final") for at in (0, -1)),
+            f"{steps[-1]['mean_length']:.0f}" if "mean_length" in steps[-1] else "–",
+        )
+        for name, steps in found.items()
+    ]
+    notes = [
+        "Percent of each step's rollouts: few, so single steps are noisy.",
+        f"The paper's: {published_tables()['figure1']['caption']}.",
+    ]
+    from eval import figures
+
+    table = Table("Figure 1: learning dynamics", head, lines, notes)
+    return Group(_written(table, "figure1", out), *_paths(figures.figure1(found, out)))
+
+
+def _figure2(rows: Sequence[Row], out: Path, run: Path) -> RenderableType:
+    """Voting curves of the rows with several seeds; correction with a vote against every baseline at equal cost."""
+    several = [row for row in rows if len(row.scores.get("seeds") or ()) > 1]
+    drawn = [(row.label, curve) for row in several for curve in curves(row.trajectories())]
+    notes = [
+        "Accuracy in percent [95% band over problems]; the mean over random subsets of n paths.",
+        f"The paper's: {published_tables()['figure2']['caption']}.",
+    ]
+    commands = []
+    if not drawn:
+        seeds = "'seeds=[0,1,2,3,4,5,6,7]'"
+        commands = [
+            f"selfcorrect eval embedded row=vote temperature=1.0 {seeds} engine.model={run}/checkpoints/ift --run {run}"
+        ]
+    head = ("method", "n", "responses", "tokens", "accuracy")
+    lines: list[tuple[str, ...]] = []
+    for label, curve in drawn:
+        if (label,) not in lines:
+            lines.append((label,))
+        for point in curve.points:
+            low, high = point.interval
+            cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}")
+            lines.append((curve.method, str(point.n), *cost, f"{point.accuracy:.1f} [{low:.1f} {high:.1f}]"))
+    shown: list[RenderableType] = [_written(Table("Figure 2: voting", head, lines, notes, commands), "figure2", out)]
+    if drawn:
+        from eval import figures
+
+        shown.append(_written(equal_budgets(drawn), "figure2-equal-budget", out))
+        labelled = [(f"{label}: {curve.method}", curve) for label, curve in drawn]
+        shown += _paths(figures.figure2(labelled, out))
+    return Group(*shown)
+
+
+def equal_budgets(drawn: Sequence[tuple[str, Curve]]) -> Table:
+    """Return correction with a vote against each other curve at equal responses and at equal tokens."""
+    lines: list[tuple[str, ...]] = []
+    for (label_a, a), (label_b, b) in combinations(drawn, 2):
+        pair = [(label_a, a), (label_b, b)]
+        if a.method != "correction + vote":
+            pair.reverse()
+        (label, ours), (other, theirs) = pair
+        if ours.method != "correction + vote" or theirs.method == "correction + vote":
+            continue
+        for unit in ("responses", "tokens"):
+            found = at_equal_budget(ours, theirs, unit)
+            if found:
+                lines.append((f"{label}: {ours.method}, against {other}: {theirs.method}, at equal {unit}",))
+                lines += [_equal(point) for point in found]
+    notes = [
+        "The baseline is interpolated in the logarithm of the budget; the gain's band resamples problems in pairs."
+    ]
+    head = ("paths", "budget a problem", "correction + vote", "baseline", "gain, points")
+    return Table("Correction against voting at equal cost", head, lines, notes)
+
+
+def _equal(point: AtEqualBudget) -> tuple[str, ...]:
+    low, high = point.interval
+    gain = f"{point.gain:+.1f} [{low:+.1f} {high:+.1f}]"
+    return (str(point.n), f"{point.budget:.1f} {point.unit}", f"{point.ours:.1f}", f"{point.theirs:.1f}", gain)
