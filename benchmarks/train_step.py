@@ -1,0 +1,244 @@
+"""One GRPO step: ours against stock TRL with transformers generation, interleaved in one process.
+
+    python benchmarks/train_step.py                                  # the embedded model, 64 completions
+    python benchmarks/train_step.py --model runs/demo/checkpoints/ift --rounds 7
+
+Both sides start each round from the same weights and take the same problems, 8 paths each, to the same token limit,
+precision, micro-batches, loss (DAPO) and reward: the correctness of the last answer. Stock TRL is `GRPOTrainer` as
+documented, without gradient checkpointing (its default, which would only slow it down here). Ours is `train grpo` with
+``zero_variance=skip``, which leaves the loss as it is. A round takes a warm-up step and then times one, in alternating
+order; figures are medians over rounds, `ratio_vs_trl` the median of the rounds' ratios.
+
+Seconds are split into generation, scoring (grading and advantages), and update (forward, backward, optimizer).
+`loss_abs_diff` is between both sides' losses on ONE AND THE SAME rollout, stock TRL's; `gradient_relative_diff` is of
+the gradients there, in the training precision. The last line is JSON for machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from data_gen.arithmetic import problems
+from selfcorrect.correction import grade_trajectories, parse_path
+from selfcorrect.engines import Sample
+from selfcorrect.rewards import final_correctness
+from selfcorrect.tokens import ChatCodec, model_path
+from selfcorrect.types import Problem
+from train import checkpoint
+from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
+
+PARTS = ("generation_s", "scoring_s", "update_s")
+
+
+def recipe_of(arguments: argparse.Namespace) -> GrpoRecipe:
+    """Return our settings; stock TRL gets the same through `grpo_config`."""
+    return GrpoRecipe(
+        model=arguments.model,
+        steps=2,
+        prompts_per_step=arguments.completions // 8,
+        generations=8,
+        micro_rows=32,
+        max_tokens=arguments.max_tokens,
+        zero_variance="skip",
+        max_logprob_gap=1.0,  # the canary is tested elsewhere; rounding of bf16 must not end a benchmark
+    )
+
+
+def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], folder: Path) -> Any:
+    """Return TRL's GRPOTrainer with its own generation and a reward function over completion ids."""
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    rollouts = Rollouts(recipe, codec, chosen)
+
+    def reward(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
+        paths = []
+        for prompt, ids in zip(prompts, completion_ids, strict=True):
+            ended = bool(ids) and ids[-1] in codec.stop_ids
+            kept = tuple(ids[:-1] if ended else ids)
+            sample = Sample(kept, (0.0,) * len(kept), "stop" if ended else "length")
+            paths.append(parse_path(rollouts.problems[prompt], codec, codec.encode(""), sample, recipe.horizon))
+        return [final_correctness(path) for path in grade_trajectories(paths)]
+
+    config = grpo_config(recipe, folder)
+    trainer = GRPOTrainer(
+        model=model_path(recipe.model),
+        reward_funcs=[reward],
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
+        processing_class=codec.tokenizer,
+    )
+    checkpoint.remove_printer(trainer)
+    return trainer
+
+
+class Clock:
+    """Seconds of the last step, split; attaches to a trainer's methods."""
+
+    def __init__(self, trainer: Any, *, generates: str, scores: str) -> None:
+        self.seconds: dict[str, float] = {}
+        self.batch: dict[str, Any] = {}
+        for name, method in (("generation_s", generates), ("scored_s", scores)):
+            setattr(trainer, method, self._timed(name, getattr(trainer, method)))
+
+    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = method(*args, **kwargs)
+            self.seconds[name] = time.perf_counter() - started
+            if name == "scored_s":
+                self.batch = {k: v.clone() if torch.is_tensor(v) else v for k, v in result.items()}
+            return result
+
+        return call
+
+
+def two_steps(trainer: Any, clock: Clock, generation_s: Callable[[], float]) -> dict[str, float]:
+    """Train a warm-up step and a timed one; return the second's seconds."""
+    from transformers import TrainerCallback
+
+    took: dict[str, float] = {}
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            total = time.perf_counter() - self.started
+            generated = generation_s()
+            took.update(
+                generation_s=generated,
+                scoring_s=clock.seconds["scored_s"] - generated,
+                update_s=total - clock.seconds["scored_s"],
+                step_s=total,
+            )
+
+    trainer.args.save_strategy = "no"
+    trainer.add_callback(Watch())
+    trainer.train()
+    return took
+
+
+@contextmanager
+def sides(
+    recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]
+) -> Iterator[dict[str, Callable[[], dict[str, float]]]]:
+    """Yield the two sides of a round, each from fresh weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def ours() -> dict[str, float]:
+            rollouts = Rollouts(recipe, codec, chosen)
+            trainer = build_trainer(recipe, rollouts, folder / "ours")
+            clock = Clock(trainer, generates="_generate", scores="_scored_rollout")
+            return two_steps(trainer, clock, lambda: float(rollouts.row["rollout_s"]))
+
+        def stock() -> dict[str, float]:
+            trainer = stock_trainer(recipe, codec, chosen, folder / "stock")
+            clock = Clock(trainer, generates="_generate", scores="_generate_and_score_completions")
+            return two_steps(trainer, clock, lambda: clock.seconds["generation_s"])
+
+        yield {"ours": ours, "trl": stock}
+
+
+def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tuple[float, float]:
+    """Return the difference of the losses, and of the gradients by norm, on a rollout of stock TRL's."""
+    with tempfile.TemporaryDirectory() as name:
+        stock = stock_trainer(recipe, codec, chosen, Path(name) / "stock")
+        rollouts = Rollouts(recipe, codec, chosen)
+        ours = build_trainer(recipe, rollouts, Path(name) / "ours")
+        for trainer in (stock, ours):
+            trainer.model.train()
+        accumulation = stock.args.gradient_accumulation_steps
+        stock.current_gradient_accumulation_steps = ours.current_gradient_accumulation_steps = accumulation
+        rewards: list[Any] = []
+        scored = stock._calculate_rewards
+        stock._calculate_rewards = lambda *args: rewards.append(scored(*args)) or rewards[-1]
+        texts = [text for text in rollouts.prompt_texts[: recipe.prompts_per_step] for _ in range(recipe.generations)]
+        batch = stock._generate_and_score_completions([{"prompt": text} for text in texts])
+        rollouts.rewards = rewards[0][:, 0].tolist()
+
+        rows = len(texts) // accumulation
+        parts = [slice(start, start + rows) for start in range(0, len(texts), rows)]
+        per_row = {key: value for key, value in batch.items() if torch.is_tensor(value) and value.dim()}
+        losses = []
+        for trainer, micro_batches in (
+            (stock, [batch | {key: value[part] for key, value in per_row.items()} for part in parts]),
+            (ours, ours._micro_batches(batch)),
+        ):
+            total = 0.0
+            for micro in micro_batches:
+                with trainer.compute_loss_context_manager():
+                    loss = trainer.compute_loss(trainer.model, micro)
+                loss.backward()
+                total += loss.item()
+            losses.append(total)
+        gradients = [
+            torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+            for trainer in (stock, ours)
+        ]
+        distance = (gradients[0] - gradients[1]).norm() / gradients[0].norm().clamp(min=1e-12)
+        return abs(losses[0] - losses[1]), distance.item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--completions", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = recipe_of(arguments)
+    codec = ChatCodec.load(recipe.model)
+    chosen = problem_order(recipe, problems("train", recipe.steps * recipe.prompts_per_step, seed=0))
+    measured: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+    with checkpoint.quiet_libraries():
+        difference, distance = same_loss(recipe, codec, chosen)
+        for round_ in range(arguments.rounds):
+            with sides(recipe, codec, chosen) as both:
+                for name in sorted(both, reverse=bool(round_ % 2)):
+                    measured[name].append(both[name]())
+    median = {
+        name: {part: statistics.median(row[part] for row in rows) for part in (*PARTS, "step_s")}
+        for name, rows in measured.items()
+    }
+    ratios = [trl["step_s"] / own["step_s"] for trl, own in zip(measured["trl"], measured["ours"], strict=True)]
+    table = Table(
+        title=f"seconds of one GRPO step, {arguments.completions} completions, median of {len(ratios)} rounds"
+    )
+    for column in ("", "generation", "scoring", "update", "step"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("trl", "ours"):
+        table.add_row(name, *(f"{median[name][part]:.2f}" for part in (*PARTS, "step_s")))
+    console = Console()
+    console.print(table)
+    figures = {
+        "ratio_vs_trl": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "loss_abs_diff": difference,
+        "gradient_relative_diff": distance,
+        "rounds": len(ratios),
+        "model": arguments.model,
+        "precision": "bf16" if checkpoint.use_bf16(recipe.precision) else "fp32",
+        "threads": arguments.threads,
+        "seconds": {name: {part: round(value, 3) for part, value in row.items()} for name, row in median.items()},
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
