@@ -154,15 +154,12 @@ def published(turn1: float, i2c: float, c2i: float, rm_C: float, rm_W: float) ->
 def budgets_by(trajectories: Sequence[Trajectory], key: str) -> dict[str, Budget]:
     """Return one budget for each value of a problem's meta field (``subject``, ``level``), in natural order.
 
-    Problems without the field are left out; an unknown field is an InputError that names those there are.
+    Problems without the field are left out: nothing is left where none has it.
     """
     groups: dict[str, list[Trajectory]] = {}
     for t in trajectories:
         if part_of(t) and (value := _meta(key)(t)) is not None:
             groups.setdefault(str(value), []).append(t)
-    if not groups:
-        known = sorted({name for t in trajectories for name in t.problem.meta})
-        raise InputError(f"no problem has a {key!r}; its fields are: {', '.join(known) or 'none'}")
     return {value: error_budget(groups[value]) for value in sorted(groups, key=lambda v: (len(v), v))}
 
 

@@ -158,13 +158,19 @@ def _power(rows: Sequence[Row]) -> list[str]:
 def budget_table(rows: Sequence[Row], by: str | None = None) -> Table:
     """Return the error budget of each row (by a field of its problems, such as level), the paper's own below it."""
     lines: list[tuple[str, ...]] = [("ours",)]
+    fields: set[str] = set()
+    split = False
     for row in rows:
         if row.scores.get("loop") == "single-turn" or row.scores.get("stop") == "never":
             continue
         paths = row.trajectories()
         lines.append(_budget_line(row.label, error_budget(paths)))
-        if by:
-            lines += [_budget_line(f"  {by} {value}", budget) for value, budget in budgets_by(paths, by).items()]
+        fields |= {name for t in paths for name in t.problem.meta}
+        parts = budgets_by(paths, by) if by else {}
+        lines += [_budget_line(f"  {by} {value}", budget) for value, budget in parts.items()]
+        split = split or bool(parts)
+    if by and not split:
+        raise InputError(f"no problem has a {by!r}; their fields are: {', '.join(sorted(fields)) or 'none'}")
     for benchmark, budgets in paper_budgets().items():
         lines.append((f"the paper, {benchmark}",))
         lines += [_budget_line(method, budget) for method, budget in budgets.items()]

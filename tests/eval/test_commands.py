@@ -1,0 +1,152 @@
+"""`selfcorrect eval calibrate | regrade | compare | import | export`, on rows that were written before."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
+from eval.rows import read_json, read_trajectories
+from eval.run import EvalRecipe, regrade
+from selfcorrect.engines import EngineRecipe
+from selfcorrect.errors import DataError, InputError
+from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.stopping import load_rule
+from selfcorrect.types import Grade, Outcome
+
+
+def shown(what: object) -> str:
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(what)
+    return console.export_text()
+
+
+def test_calibrate_saves_the_rule_with_the_checkpoint(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    model = tmp_path / "checkpoint"
+    model.mkdir()
+    recipe = EvalRecipe(
+        row="calibration",
+        engine=EngineRecipe(str(model)),
+        problems=ProblemsRecipe(split="validation"),
+        stop="never",
+    )
+    paths = [path(i, i % 3 > 0, True, p=0.15 + 0.7 * (i % 3 > 0) + 0.001 * (i % 90)) for i in range(180)]
+    row(tmp_path, recipe, paths)
+    text = shown(calibrate(replace(recipe, stop="sampled"), tmp_path, "platt", "best", None))
+    assert "platt, cross-fitted" in text
+    assert load_rule(model) == load_rule(tmp_path / "eval" / "calibration")
+    assert read_json(model / "calibration.json")["model"] == str(model)
+    with pytest.raises(InputError, match="tests nothing"):
+        calibrate(replace(recipe, problems=ProblemsRecipe(split="test")), tmp_path, "platt", "best", None)
+
+
+def test_compare_lists_the_flips(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    a = row(tmp_path, EvalRecipe(row="a", label="A"), [path(i, i < 10) for i in range(20)])
+    b = row(tmp_path, EvalRecipe(row="b", label="B"), [path(i, i >= 2) for i in range(20)], prompts="other")
+    text = shown(compare_rows(a, b, tmp_path / "flips.jsonl"))
+    assert "B − A: +40.0 points" in text
+    assert "p = 0.0386 (McNemar, exact)" in text
+    assert "careful: prompts differs" in text
+    assert "12 paths flipped" in text
+    written = list(read_jsonl(tmp_path / "flips.jsonl"))
+    assert [flip["right"] for flip in written].count("A") == 2
+    with pytest.raises(InputError, match="several rows"):
+        compare_rows(tmp_path, b)
+
+
+def test_flips_with_several_seeds_are_matched_by_seed(path) -> None:  # type: ignore[no-untyped-def]
+    a = [path(0, True, seed=0), path(0, False, seed=1)]
+    b = [path(0, True, seed=0), path(0, True, seed=1), path(1, True)]
+    assert [(flip["problem"], flip["seed"], flip["right"]) for flip in flips(a, b)] == [("p0", 1, "B")]
+
+
+def test_regrade_mends_stale_grades_and_keeps_the_old_scores(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    stale = [path(i, True) for i in range(6)]
+    wrongly = Grade(Outcome.WRONG, "an older grader", "4")
+    stale[0] = replace(stale[0], attempts=(replace(stale[0].attempts[0], grade=wrongly),))
+    folder = row(tmp_path, EvalRecipe(row="a", label="A"), stale, grader="old")
+    assert read_json(folder / "scores.json")["final"] == pytest.approx(83.33)
+    scores, changed = regrade(folder)
+    assert changed == {"wrong → correct": 1}
+    assert scores["final"] == 100
+    assert read_json(folder / "scores.old.json")["final"] == pytest.approx(83.33)
+    assert all(t.final.grade and t.final.grade.correct for t in read_trajectories(folder))
+    assert "no grade changed; same grader" in shown(regrade_rows([tmp_path]))
+    (folder / "DONE").unlink()
+    with pytest.raises(DataError, match="no finished evaluation"):
+        regrade(folder)
+
+
+def foreign(doc_id: int, doc: dict[str, str], responses: list[str], name: str = "strict-match") -> dict[str, object]:
+    """A row as lm-evaluation-harness 0.4 writes it."""
+    return {
+        "doc_id": doc_id,
+        "doc": doc,
+        "target": doc.get("answer", "7"),
+        "arguments": {"gen_args_0": {"arg_0": "Question: 3+4?\nAnswer:", "arg_1": {"until": []}}},
+        "resps": [responses],
+        "filtered_resps": [responses[0]],
+        "filter": name,
+        "metrics": ["exact_match"],
+        "doc_hash": f"h{doc_id}",
+        "prompt_hash": "p",
+        "target_hash": "t",
+        "exact_match": 0.0,
+    }
+
+
+def test_a_foreign_sample_log_is_graded_by_our_grader(tmp_path: Path) -> None:
+    gsm8k = {"question": "What is 3+4?", "answer": "3+4=7\n#### 7"}
+    rows = [
+        foreign(0, gsm8k, ["So #### 7"]),
+        foreign(0, gsm8k, ["So #### 7"], "flexible-extract"),
+        foreign(1, {**gsm8k, "question": "And 4+3?"}, ["\\boxed{8}"]),
+        foreign(2, {"unknown": "schema"}, ["The answer is 7."]),
+    ]
+    write_jsonl(tmp_path / "samples_gsm8k.jsonl", rows)
+    text = shown(import_samples(tmp_path / "samples_gsm8k.jsonl", "theirs", "Their model", "gsm8k", tmp_path))
+    scores = read_json(tmp_path / "eval" / "theirs" / "scores.json")
+    assert (scores["n"], scores["final"]) == (3, 66.67)
+    assert scores["dropped"] == {"another filter of the same document": 1}
+    assert "Their model" in text
+    assert read_trajectories(tmp_path / "eval" / "theirs")[2].problem.question.startswith("Question: 3+4?")
+
+
+def test_several_responses_become_seeds(tmp_path: Path) -> None:
+    rows = [
+        foreign(i, {"question": f"{i}+0?", "answer": f"#### {i}"}, [f"\\boxed{{{i}}}", "\\boxed{99}"]) for i in range(4)
+    ]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
+    scores = read_json(tmp_path / "eval" / "r" / "scores.json")
+    assert (scores["n"], scores["problems"], scores["seeds"], scores["final"]) == (8, 4, [0, 1], 50.0)
+
+
+@pytest.mark.parametrize("broken", [{"doc_id": 0}, {"doc_id": 0, "resps": []}, {"no": "sample"}])
+def test_what_is_no_sample_log_is_refused(tmp_path: Path, broken: dict[str, object]) -> None:
+    write_jsonl(tmp_path / "s.jsonl", [broken])
+    with pytest.raises(DataError, match="row 1: not a sample"):
+        import_samples(tmp_path / "s.jsonl", "r", "R", "math", tmp_path)
+
+
+def test_export_then_import_gives_the_same_paths(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    paths = [path(i, i % 2 == 0, True, p=0.3, meta={"level": 2}) for i in range(5)]
+    folder = row(tmp_path, EvalRecipe(row="a", label="A"), paths)
+    assert "5 samples" in shown(export_samples(folder, tmp_path / "samples_arithmetic.jsonl"))
+    first = json.loads((tmp_path / "samples_arithmetic.jsonl").read_text().splitlines()[0])
+    assert set(foreign(0, {}, [""])) <= set(first)
+    assert first["exact_match"] == 1.0
+    import_samples(tmp_path / "samples_arithmetic.jsonl", "back", "A again", "math", tmp_path)
+    back = read_trajectories(tmp_path / "eval" / "back")
+    bare = [replace(t, token_ids=(), logprobs=(), spans=()) for t in paths]
+    regraded = [replace(t, attempts=tuple(replace(a, grade=None) for a in t.attempts)) for t in back]
+    assert regraded == [replace(t, attempts=tuple(replace(a, grade=None) for a in t.attempts)) for t in bare]
+    assert [a.grade.outcome for t in back for a in t.attempts if a.grade] == [
+        a.grade.outcome for t in bare for a in t.attempts if a.grade
+    ]

@@ -1,0 +1,182 @@
+"""Reports from finished rows: ours beside the paper's, what is missing, and the four ways out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eval.layout import Table, latex
+from eval.paper_tables import paper_budgets, paper_table
+from eval.published import COLUMNS, command, is_same_method, published_rows
+from eval.reports import REPORTS, make
+from eval.rows import find_rows
+from eval.run import EvalRecipe
+from selfcorrect.errors import DataError, InputError
+from selfcorrect.jsonl import write_jsonl
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.recipes import load_recipe
+
+
+def shown(what: object) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(what)
+    return console.export_text()
+
+
+@pytest.fixture
+def run(tmp_path: Path, path, row) -> Path:  # type: ignore[no-untyped-def]
+    """A run with an IFT row on MATH500 of 100 problems: 70 right at turn 1, 80 at the end; and a misled one."""
+    math500 = ProblemsRecipe(source="data/math500.test.jsonl")
+    paths = [path(i, True, p=0.9, meta={"level": i % 3, "subject": "Algebra"}) for i in range(69)]
+    paths += [path(69, True, False, p=0.1, meta={"level": 1})]
+    paths += [path(i, False, True, p=0.2, meta={"level": 2}) for i in range(70, 81)]
+    paths += [path(i, False, p=0.8, meta={"level": 3}) for i in range(81, 100)]
+    row(tmp_path, EvalRecipe(row="ift", label="self-rewarding IFT", problems=math500), paths)
+    misled = [path(i, True, i % 2 == 0) for i in range(70)] + [path(i, False, False) for i in range(70, 100)]
+    row(tmp_path, EvalRecipe(row="misled", label="IFT, misled", method="misleading", problems=math500), misled)
+    return tmp_path
+
+
+def test_the_papers_values_are_marked_against_our_interval(run: Path) -> None:
+    table = paper_table("table3", find_rows([run]), run)
+    line = next(r for r in table.rows if r[0] == "Self-rewarding IFT")
+    cells = {title: (line[i], line[i + 1]) for i, title in enumerate(table.head) if i >= 2 and i % 2 == 0}
+    assert cells["Turn 1"] == ("70.0 [60.4 78.1]", "72.6 in")
+    assert cells["Final"] == ("80.0 [71.1 86.7]", "77.2 in")
+    assert cells["Δ i→c"] == ("11.0 [6.2 18.6]", "5.0 out")
+    assert any("n = 100 cannot resolve less than ±" in note for note in table.notes)
+    assert all(r[1] == "missing" for r in table.rows if len(r) > 1 and r[0] == "Self-rewarding IFT + PPO w correctness")
+
+
+def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
+    for name in COLUMNS:
+        table = paper_table(name, find_rows([run]), run)
+        assert table.commands
+        for line in table.commands:
+            program, stage, recipe, *rest = shlex.split(line)
+            assert (program, stage) == ("selfcorrect", "eval")
+            overrides = rest[: rest.index("--run")]
+            shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+            assert load_recipe(EvalRecipe, shipped, overrides).label in {row.method for row in published_rows(name)}
+
+
+def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    recipe = EvalRecipe(row="ift", label="self-rewarding", problems=ProblemsRecipe(source="math"))
+    row(tmp_path, recipe, [path(i, i < 6, p=0.9) for i in range(10)])
+    misled = replace(recipe, row="misled", label="misled", method="misleading")
+    row(tmp_path, misled, [path(i, i < 6, i < 3) for i in range(10)])
+    table = paper_table("table8", find_rows([tmp_path]), tmp_path)
+    line = next(r for r in table.rows if r[0] == "IFT balanced + c2c")
+    assert line[table.head.index("p c→i") :][:2] == ("50.0 [18.8 81.2]", "36.1 in")
+    assert not any(r[0] == "misled" for r in table.rows)
+
+
+def test_runs_on_other_problems_are_shown_without_a_mark(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    row(tmp_path, EvalRecipe(row="own", label="Self-rewarding IFT"), [path(i, True, p=0.9) for i in range(10)])
+    table = paper_table("table3", find_rows([tmp_path]), tmp_path, beside="Minerva")
+    line = next(r for r in table.rows if r[0] == "Self-rewarding IFT")
+    assert (table.rows[0], line[1], line[3]) == (("Minerva Math; ours on arithmetic",), "10", "23.2")
+    with pytest.raises(InputError, match="OlympiadBench"):
+        paper_table("table3", [], tmp_path, beside="GSM8K")
+
+
+def test_published_rows_are_complete() -> None:
+    counts = {name: len(published_rows(name)) for name in COLUMNS}
+    assert counts == {"table3": 30, "table4": 15, "table5": 26, "table7": 5, "table8": 12, "table9": 11, "table10": 24}
+    for name in COLUMNS:
+        for row in published_rows(name):
+            if {"delta", "i2c", "c2i"} <= row.values.keys():
+                assert row.values["delta"] == pytest.approx(row.values["i2c"] - row.values["c2i"], abs=0.25)
+            if {"turn1", "final", "delta"} <= row.values.keys():
+                assert row.values["final"] - row.values["turn1"] == pytest.approx(row.values["delta"], abs=0.15)
+
+
+def test_the_papers_budgets_follow_from_its_tables() -> None:
+    budgets = paper_budgets()
+    assert len(budgets["MATH500"]) == 3
+    ift = budgets["MATH500"]["Self-rewarding IFT"]
+    assert [round(v, 1) for v in (ift.never_flagged, ift.not_fixed, ift.fixed)] == [14.3, 8.1, 5.0]
+
+
+def test_names_for_the_same_method() -> None:
+    assert is_same_method("gold verdict", "Prompt with Gold RM")
+    assert is_same_method("SELF-REWARDING ift", "Self-rewarding IFT")
+    assert is_same_method("self-rewarding", "IFT balanced + c2c")
+    assert not is_same_method("STaR/RAFT for self-correction", "STaR/RAFT+ for self-correction")
+    assert not is_same_method("self-rewarding IFT + GRPO", "Self-rewarding IFT + PPO w correctness")
+    assert "stop=gold" in command("Self-rewarding IFT + Gold RM", "MATH", True, Path("runs/x"))
+
+
+@pytest.mark.parametrize("name", [name for name in REPORTS if name != "figure1"])
+def test_every_report_writes_its_files(run: Path, name: str) -> None:
+    make(name, [run])
+    rows = list(csv.reader((run / "tables" / f"{name}.csv").read_text().splitlines()))
+    assert len({len(line) for line in rows}) == 1
+    assert (run / "tables" / f"{name}.md").read_text().startswith("**")
+    assert r"\toprule" in (run / "tables" / f"{name}.tex").read_text()
+    if name == "calibration":
+        assert (run / "tables" / "calibration.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (run / "tables" / "calibration.svg").read_text()
+
+
+def test_figures_are_drawn(run: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    steps = [{"step": s, "turn1": 60.0 + s, "final": 70.0 + s, "mean_length": 100 + s} for s in range(5)]
+    write_jsonl(run / "checkpoints" / "grpo" / "metrics.jsonl", steps)
+    assert "grpo" in shown(make("figure1", [run]))
+    several = [path(i, i % 2 == 0, True, p=0.3, seed=s) for i in range(12) for s in range(4)]
+    row(run, EvalRecipe(row="vote", label="IFT, T = 1", temperature=1.0, seeds=(0, 1, 2, 3)), several)
+    assert "Figure 2" in shown(make("figure2", [run]))
+    for name in ("figure1", "figure2"):
+        assert (run / "tables" / f"{name}.png").stat().st_size > 10_000
+    equal = (run / "tables" / "figure2-equal-budget.csv").read_text()
+    assert '"IFT, T = 1: correction + vote, against IFT, T = 1: maj@n, at equal tokens"' in equal
+
+
+def test_what_a_figure_lacks_is_said(run: Path) -> None:
+    with pytest.raises(DataError, match="selfcorrect train grpo"):
+        make("figure1", [run])
+    assert "seeds=[0,1,2" in shown(make("figure2", [run]))
+    with pytest.raises(DataError, match="neither a run folder"):
+        make("table3", [run / "nowhere"])
+
+
+def test_the_budget_by_level(run: Path) -> None:
+    make("budget", [run], by="level")
+    text = (run / "tables" / "budget.md").read_text()
+    assert "level 0" in text
+    assert "| self-rewarding IFT | 100 | 30.0 | 19.0 [" in text
+    with pytest.raises(InputError, match="no problem has a 'colour'"):
+        make("budget", [run], by="colour")
+
+
+def test_text_is_escaped_for_every_output() -> None:
+    table = Table("a_b & 50%", ("method", "Δ i→c"), [("x|y{z}~^\\", "1 < 2"), ("group",), ("é", "–")], ["#1"])
+    assert r"x\|y{z}~^\ " in table.to_markdown().replace("\\ |", "\\ ")
+    assert latex("a_b & 50% $x$ {#} \\ ~ ^ é Δ") == (
+        r"a\_b \& 50\% \$x\$ \{\#\} \textbackslash{} \textasciitilde{} \textasciicircum{} ? $\Delta$"
+    )
+    assert list(csv.reader(table.to_csv().splitlines()))[-1] == ["group", "é", "–"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_the_latex_compiles(run: Path) -> None:
+    pieces = []
+    for name in REPORTS:
+        if not name.startswith("figure"):
+            make(name, [run])
+            pieces.append(f"\\input{{{run / 'tables' / name}.tex}}")
+    body = "\n".join(pieces)
+    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\n\\end{document}"
+    (run / "all.tex").write_text(document)
+    result = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=run, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-2000:]
