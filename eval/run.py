@@ -37,7 +37,7 @@ from selfcorrect.grading import grader_fingerprint
 from selfcorrect.jsonl import Journal, write_json, write_jsonl
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
-from selfcorrect.problems import ProblemsRecipe, load_problems
+from selfcorrect.problems import TEST_SETS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import is_done, mark_done, provenance, stage_folder
@@ -108,7 +108,7 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
         if is_done(folder):
             return read_json(folder / "scores.json")
         rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
-        loaded = load_problems(recipe.problems)
+        loaded = load_whole(recipe.problems)
         if rule:
             refuse_seen(recipe.calibration_file, loaded.problems)
         codec = ChatCodec.load(recipe.engine.model)
@@ -127,6 +127,24 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
         return row
 
 
+def load_whole(recipe: ProblemsRecipe) -> Loaded:
+    """Load problems; a published test set that is asked for whole must have as many problems as were published.
+
+    Problems whose reference answer cannot be read are part of the set, and counted where they are dropped.
+    """
+    loaded = load_problems(recipe)
+    name, *rest = Path(recipe.source).name.split(".")
+    is_test = "test" in (rest or [recipe.split])
+    is_whole = recipe.count is None and not (recipe.offset or recipe.where or recipe.decontaminate)
+    found = len(loaded.problems) + sum(loaded.dropped.values())
+    if is_test and is_whole and found != TEST_SETS.get(name, found):
+        raise DataError(
+            f"{recipe.source} has {found} problems, the published {name} test set has {TEST_SETS[name]}: a score on it "
+            "would be of another set; get the published file, or say which part this is (problems.count or .where)"
+        )
+    return loaded
+
+
 def template_fingerprint(codec: ChatCodec) -> str:
     """Return a short hash of the chat template: part of each result file."""
     return hashlib.blake2b(str(codec.tokenizer.chat_template).encode(), digest_size=6).hexdigest()
@@ -134,7 +152,7 @@ def template_fingerprint(codec: ChatCodec) -> str:
 
 def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
     """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
-    problems = load_problems(recipe.problems).problems
+    problems = load_whole(recipe.problems).problems
     codec = ChatCodec.load(recipe.engine.model)
     first = codec.decode(codec.opening(prompts.solve_messages(problems[0].question)))
     paths = len(problems) * len(recipe.seeds)
