@@ -110,9 +110,28 @@ def check_grader() -> None:
 
 
 @app.command()
-def gen(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def gen(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    export: Annotated[
+        list[str] | None,
+        typer.Option("--export", help="Write the data for trl, axolotl, llama-factory, openrlhf or verl too; repeat."),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", help="Upload the data set: owner/name on the hub.")
+    ] = None,
+) -> None:
     """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
+    exports = import_module("data_gen.exports")
+    exports.check(export or [])
     stage("data_gen.pipeline", "GenRecipe", "data_gen", args, "embedded", run, dry_run)
+    if dry_run or not (export or push_to_hub):
+        return
+    for name, counts in exports.export(run, export or []).items():
+        console.print(f"{run / 'export' / name}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
+    if push_to_hub:
+        console.print(f"pushed to {exports.push_to_hub(run, push_to_hub)}")
 
 
 @train_app.command()

@@ -139,6 +139,8 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
         question = normalised_question(problem.question)
         if not question or not problem.gold.strip():
             dropped["question or reference answer empty"] += 1
+        elif not all(_matches(problem, key, wanted) for key, wanted in recipe.where.items()):
+            dropped["outside problems.where"] += 1
         elif question in seen:
             dropped["duplicate question"] += 1
         elif not gold_is_readable(problem.gold, problem.source):
@@ -181,17 +183,19 @@ def _candidates(recipe: ProblemsRecipe) -> Iterator[Problem]:
                 f"{', '.join(sorted(schema.keys))}; {', '.join(sorted(missing))} missing among {', '.join(row)}"
             )
         question, gold = schema.read(row)
-        if not all(_matches(row, key, wanted, recipe.source) for key, wanted in recipe.where.items()):
-            continue
         meta = {key: row[key] for key in (*MATCHED, *recipe.where) if key in row}
         source = recipe.name or set_name or schema.name
         yield Problem(f"{stem}-{number}", question.strip(), (gold or "").strip(), source, meta)
 
 
-def _matches(row: Row, key: str, wanted: Any, source: str) -> bool:
-    """True where a row's value is the one wanted, is one of several, or lies within {min, max}."""
+def _matches(problem: Problem, key: str, wanted: Any) -> bool:
+    """True where a problem's value is the one wanted, is one of several, or lies within {min, max}."""
+    row = problem.meta
     if key not in row:
-        raise DataError(f"{source}: problems.where asks for {key!r}{nearest(key, row)}; its rows have {', '.join(row)}")
+        raise DataError(
+            f"problems.where asks for {key!r}{nearest(key, row)}, which problem {problem.id} has not; it has "
+            f"{', '.join(row) or 'nothing to filter by'}"
+        )
     if not isinstance(wanted, Mapping):
         choices = wanted if isinstance(wanted, (list, tuple)) else [wanted]
         return _level(row[key]) in {_level(choice) for choice in choices}

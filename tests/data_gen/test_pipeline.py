@@ -7,8 +7,8 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +23,15 @@ from selfcorrect.errors import EngineError, RecipeError, RunFolderError
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Grade, Outcome
+from selfcorrect.types import Grade
+from tests.data_gen.worlds import WORLD, World, grade, write_problems
 
 SETS = ("self-rewarding", "raft", "raft-plus")
 
 
-@dataclass(frozen=True)
-class World:
-    """A model with known abilities: shares of right attempts, true verdicts, right revisions."""
-
-    right: float = 0.5
-    judges: float = 0.8
-    repairs: float = 0.4
-    keeps: float = 0.7
-    blind: float = 0.4
-    broken: Callable[[random.Random, str], str | None] = lambda rng, part: None
-
-    def __call__(self, request: SampleRequest, text: str) -> Reply:
-        rng = random.Random(request.seed)
-        turns = text.split("<|user|>")[1:]
-        (gold,) = re.findall(r"equals (\d+)\?", turns[0])
-        attempt = turns[0].split("<|assistant|>")[1]
-        was_right = f"boxed{{{gold}}}" in attempt
-        part = "attempt"
-        if len(turns) > 1:
-            part = {prompts.EVALUATE: "evaluation", prompts.INTRINSIC: "blind"}.get(
-                turns[-1].split("<|end|>")[0], "revision"
-            )
-        if (broken := self.broken(rng, part)) is not None:
-            return Reply(broken)
-        if part == "evaluation":
-            says = was_right if rng.random() < self.judges else not was_right
-            return Reply(f"Look {rng.randrange(1000)}. [VERIFY] {'correct' if says else 'wrong'}. more", 0.9)
-        share = {"attempt": self.right, "blind": self.blind}.get(part, self.keeps if was_right else self.repairs)
-        value = gold if rng.random() < share else str(int(gold) + 1 + rng.randrange(9))
-        style = "slow " * 12 if rng.random() < 0.3 else "quick "
-        return Reply(f"{style}{rng.randrange(1000)}\n\\boxed{{{value}}}")
-
-
-WORLD = World()
-
-
-def grade(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
-    grades = []
-    for response, gold in pairs:
-        found = re.findall(r"boxed\{(\d+)\}", response)
-        outcome = Outcome.UNGRADABLE if not found else Outcome.CORRECT if found[-1] == gold else Outcome.WRONG
-        grades.append(Grade(outcome, extracted=found[-1] if found else None))
-    return grades
-
-
 @pytest.fixture(scope="session")
 def problem_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("problems") / "toy.jsonl"
-    rows = ({"question": f"Which number equals {number + 10}?", "gold": str(number + 10)} for number in range(60))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_problems(tmp_path_factory.mktemp("problems") / "toy.jsonl")
 
 
 def toy_recipe(problem_file: Path, **settings: Any) -> GenRecipe:
