@@ -87,10 +87,11 @@ def forecast(recipe: GenRecipe, problems: int, pilot: Gathered, seconds: float) 
                 samples[stage] = samples.get(stage, 0.0) + rows / served * a_try
         samples["attempts"] = min(needed, most)
     lengths = {stage: pilot.used_tokens[stage] / max(1, sum(c.values())) for stage, c in _stages(pilot).items()}
+    samples = {stage: samples[stage] for stage in STAGES if samples.get(stage)}
     tokens = {stage: count * lengths.get(stage, 0.0) for stage, count in samples.items()}
     speed = sum(pilot.tokens.values()) / seconds
     return Forecast(
-        {stage: samples[stage] for stage in STAGES if samples.get(stage)},
+        samples,
         tokens,
         sum(tokens.values()) / speed,
         attempts,
@@ -140,7 +141,7 @@ def plan(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         *prompts,
         table,
-        _in_words(expected) if expected else f"at most {sum(most.values()) * recipe.max_tokens:,} tokens",
+        _in_words(recipe, expected) if expected else f"at most {sum(most.values()) * recipe.max_tokens:,} tokens",
         f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL{removed}; "
         f"writes {run_folder / 'gen'} and {run_folder / 'data'}",
     )
@@ -153,7 +154,7 @@ async def _pilot(
         return await run_pilot(recipe, loaded.problems, models, grade)
 
 
-def _in_words(expected: Forecast) -> str:
+def _in_words(recipe: GenRecipe, expected: Forecast) -> str:
     tokens = sum(expected.tokens.values())
     time_left = f"{expected.seconds:,.0f} s" if expected.seconds < 600 else f"{expected.seconds / 60:,.0f} min"
     tries = ", ".join(f"{count} of {kind}" for kind, count in expected.tries.items() if count)
@@ -161,6 +162,8 @@ def _in_words(expected: Forecast) -> str:
         f"forecast: {sum(expected.samples.values()):,.0f} samples, {tokens:,.0f} tokens, {time_left} at the pilot's "
         f"speed (a fuller batch is faster); from a pilot of {expected.pilot} base samples ({tries or 'no'} tries)"
     ]
+    if recipe.baselines or recipe.wants_pairs:
+        lines.append("the forecast is of D1, D2 and D3; pairs and the baselines' rows cost more")
     if expected.out_of_reach:
         names = ", ".join(map(str, expected.out_of_reach))
         lines.append(f"{names}: the attempts are not expected to fill the quota; more problems or attempts would")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_gen.pipeline import GenRecipe, PairQuota, Quota, plan, run
+from data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from data_gen.sampling import load
 from selfcorrect import prompts
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
@@ -474,16 +474,3 @@ def test_errors_of_many_tasks_surface_as_one(recipe, tmp_path, codec) -> None:
         sample(recipe, tmp_path, codec, script)
     assert not isinstance(caught.value, BaseExceptionGroup)
     assert not asyncio.all_tasks(asyncio.new_event_loop())
-
-
-def test_the_plan_needs_no_engine(recipe, monkeypatch, codec) -> None:
-    from rich.console import Console
-
-    monkeypatch.setattr(ChatCodec, "load", classmethod(lambda cls, model: codec))
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(plan(recipe))
-    text = console.export_text()
-    assert "cap_per_problem: 2" in text
-    assert prompts.EVALUATE in " ".join(text.replace("│", "").split())
-    assert "evaluations │ 1,920" in text
-    assert "40 problems to sample from, 20 set aside" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import DataError
-from selfcorrect.problems import DATA_FOLDER, ProblemsRecipe, load_problems, normalised_question
+from selfcorrect.problems import DATA_FOLDER, TEST_SETS, ProblemsRecipe, load_problems, normalised_question
 
 READABLE = lambda gold, source: gold != "unreadable"
 
@@ -58,7 +58,7 @@ def test_real_files_load_by_path_and_by_short_name(shared, monkeypatch, name, co
     monkeypatch.setenv(DATA_FOLDER, str(shared / "data"))
     by_name = load(name, split="test")
     assert by_name.problems == by_path.problems
-    assert len(by_path.problems) == count
+    assert len(by_path.problems) == count == TEST_SETS[name]
     assert by_path.problems[0].gold == first_gold
     assert by_path.problems[0].source == name
 
@@ -128,3 +128,132 @@ def test_broken_input_is_refused_with_what_to_do(tmp_path) -> None:
         load("gsm8")
     with pytest.raises(DataError, match="exactly question and gold"):
         load(str(tmp_path / "short.jsonl"), fields={"question": "question"})
+
+
+# --- other files --------------------------------------------------------------------------------------------------
+
+
+def test_parquet_and_csv_hold_the_same_problems(tmp_path) -> None:
+    import pandas
+
+    frame = pandas.DataFrame({"prompt": ["1 + 1?", 'a, "b"\nc?'], "target": ["2", "3"]})
+    frame.to_parquet(tmp_path / "mine.parquet")
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    fields = {"question": "prompt", "gold": "target"}
+    parquet, csv = (load(str(tmp_path / f"mine.{kind}"), fields=fields).problems for kind in ("parquet", "csv"))
+    assert parquet == csv
+    assert [(problem.question, problem.gold) for problem in csv] == [("1 + 1?", "2"), ('a, "b"\nc?', "3")]
+
+
+def test_broken_tables_are_refused(tmp_path) -> None:
+    (tmp_path / "mine.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match=r"cannot read .*mine\.parquet"):
+        load(str(tmp_path / "mine.parquet"))
+    (tmp_path / "mine.csv").write_text("question,gold\nq,1\nr,2,3\n")
+    with pytest.raises(DataError, match="row 2: its number of columns"):
+        load(str(tmp_path / "mine.csv"))
+    (tmp_path / "mine.xlsx").write_text("")
+    with pytest.raises(DataError, match=r"\.jsonl, \.parquet, \.csv"):
+        load(str(tmp_path / "mine.xlsx"))
+
+
+# --- filters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({"level": 5}, [2, 3]),
+        ({"level": [1, "Level 5"]}, [0, 2, 3]),
+        ({"level": {"min": 2, "max": 5}}, [1, 2, 3]),
+        ({"subject": "algebra", "level": {"min": 5}}, [3]),
+        ({"pass_rate": {"max": 0.2}}, [2, 4]),
+    ],
+)
+def test_problems_are_chosen_by_level_subject_and_pass_rate(tmp_path, where, kept) -> None:
+    values = [("Level 1", "Algebra", 1.0), (2, "Geometry", 0.5), ("Level 5", "Geometry", 0), ("5", "Algebra", 0.9)]
+    values.append(("Level ?", "Algebra", 0.1))
+    rows = [
+        {"question": f"q{i}", "gold": "1", "level": level, "subject": subject, "pass_rate": rate}
+        for i, (level, subject, rate) in enumerate(values)
+    ]
+    loaded = load(write(tmp_path / "mine.jsonl", *rows), where=where)
+    assert [problem.id for problem in loaded.problems] == [f"mine-{i}" for i in kept]
+    assert loaded.dropped == {"outside problems.where": 5 - len(kept)}
+
+
+def test_filters_that_mean_nothing_are_refused(tmp_path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"question": "q", "gold": "1", "level": 3})
+    with pytest.raises(DataError, match=r"asks for 'levle' \(did you mean \"level\"\?\)"):
+        load(path, where={"levle": 3})
+    with pytest.raises(DataError, match="expected min and max, got least"):
+        load(path, where={"level": {"least": 3}})
+    with pytest.raises(DataError, match=r"outside problems\.where': 1"):
+        load(path, where={"level": 4})
+
+
+# --- decontamination ----------------------------------------------------------------------------------------------
+
+LONG = "Two trains leave a city at noon and travel in opposite directions at 60 and 75 miles per hour until dusk."
+
+
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [
+        (
+            "two trains leave a city at noon and travel in opposite directions, at 60 and 75 miles per hour until dusk",
+            "same",
+        ),
+        ("$" + LONG + "$", "same"),
+        (f"Here is a puzzle. {LONG} How far apart are they then?", "runs of 13 words"),
+        (LONG.replace("75", "80"), "runs of 13 words"),
+        (LONG.replace("noon", "ten").replace("60", "50"), None),
+        ("Find m + n where m and n are relatively prime positive integers.", None),
+    ],
+)
+def test_training_problems_of_a_test_set_are_removed_and_listed(tmp_path, question, why) -> None:
+    write(
+        tmp_path / "gsm8k.test.jsonl",
+        {"question": LONG, "answer": "#### 1"},
+        {"question": "Short?", "answer": "#### 2"},
+    )
+    source = write(
+        tmp_path / "mine.jsonl", {"question": question, "gold": "1"}, {"question": "Another one?", "gold": "1"}
+    )
+    loaded = load(source, decontaminate=("gsm8k",))
+    assert [problem.question for problem in loaded.problems] == [question, "Another one?"][bool(why) :]
+    assert loaded.dropped.get("contained in a test set", 0) == len(loaded.removed) == bool(why)
+    for found in loaded.removed:
+        assert (found.id, found.question, found.test_set, found.test_id) == (
+            "mine-0",
+            question,
+            "gsm8k",
+            "gsm8k.test-0",
+        )
+        assert found.why.startswith(why)
+
+
+def test_boilerplate_alone_is_no_contamination(tmp_path) -> None:
+    ending = "can be written in the form m over n where m and n are relatively prime positive integers. Find m + n."
+    write(tmp_path / "aime24.test.jsonl", {"question": f"{'circle ' * 30} The area {ending}", "gold": "1"})
+    source = write(tmp_path / "mine.jsonl", {"question": f"{'square ' * 30} The volume {ending}", "gold": "1"})
+    assert len(load(source, decontaminate=("aime24",)).problems) == 1
+
+
+def test_every_known_test_set_is_searched(shared) -> None:
+    """GSM8K's own training problems: two of 7,473 are a test problem with other numbers."""
+    source = str(shared / "data" / "gsm8k.train.jsonl")
+    loaded = load(source, decontaminate=("all",))
+    assert [(found.id, found.test_set) for found in loaded.removed] == [
+        ("gsm8k.train-1314", "gsm8k"),
+        ("gsm8k.train-5162", "gsm8k"),
+    ]
+    test_set = load(str(shared / "data" / "math500.test.jsonl"), decontaminate=("gsm8k", "aime24"))
+    assert len(test_set.problems) == 500
+
+
+def test_test_sets_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = write(tmp_path / "mine.jsonl", {"question": "q", "gold": "1"})
+    with pytest.raises(DataError, match=r"(?s)cannot read these test sets:\n  gsm9k: .*problems\.decontaminate=\[\]"):
+        load(source, decontaminate=("gsm9k",))
