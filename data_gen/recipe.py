@@ -56,7 +56,9 @@ class GenRecipe:
     temperature: float = 1.0  # of every part
     top_p: float = 1.0
     max_tokens: int = 1024  # of one part
-    in_flight: int | None = None  # base samples under way, and the lag of steering; null: 1.5 x engine.max_batch
+    in_flight: int | None = (
+        None  # base samples under way, and the lag of steering; null: 1.5 x what the engine works on
+    )
     pilot: int = 32  # base samples that the forecast of --dry-run rests on; 0: no pilot
     seed: int = 0  # of every sample
 
@@ -97,4 +99,4 @@ class GenRecipe:
     @property
     def at_once(self) -> int:
         """Base samples under way: enough that some wait whenever a place in the engine's batch falls free."""
-        return self.in_flight or self.engine.max_batch * 3 // 2
+        return self.in_flight or self.engine.capacity * 3 // 2
