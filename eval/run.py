@@ -183,7 +183,7 @@ async def _fill(
             progress.advance(len(journal.rows))
             settings = recipe.loop(rule)
             await sample_paths(
-                journal, settings, waiting, engine, codec, progress, judge, at_once=4 * recipe.engine.max_batch
+                journal, settings, waiting, engine, codec, progress, judge, at_once=4 * recipe.engine.capacity
             )
     finally:
         await engine.close()

