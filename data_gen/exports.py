@@ -338,7 +338,7 @@ def push_to_hub(run_folder: Path, repo: str, endpoint: str | None = None) -> str
         api = HfApi(endpoint=endpoint)
         made = api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, repo_type="dataset", folder_path=data, commit_message="selfcorrect gen")
-    except Exception as error:  # noqa: BLE001 - the hub's client raises errors of whichever HTTP library it uses
+    except Exception as error:  # of the hub, or of whichever HTTP library its client uses
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"cannot push {data} to the hub as {repo!r}: {reason}\nA name is owner/name; log in with `hf auth login`; "
