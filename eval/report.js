@@ -8,14 +8,17 @@
   // A path: [problem, seed, class, stop, attempts [text, outcome, answer, reason], evaluations [text, verdict, P(correct)]]
   const PROBLEM = 0, SEED = 1, CLASS = 2, STOP = 3, ATTEMPTS = 4, EVALUATIONS = 5;
   const OUTCOMES = ["right", "wrong", "ungradable"], VERDICTS = ["correct", "wrong"];
+  const LONGEST_MATH = 1500; // characters; longer formulas stay text
+  // $$ $$, \\[ \\], \\( \\), $ $ (not "$5 and $7"), and a bare \\boxed{} with up to three levels of braces
+  const MATH = /\$\$([^$]+)\$\$|\\\[([^]+?)\\\]|\\\(([^]+?)\\\)|\$(?=\S)((?:[^$\\\n]|\\.)*[^$\\\s]|[^$\\\s])\$(?!\d)|(\\boxed\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})/g;
   const ITEM = 52; // height of a list entry in pixels, as in report.css
   if (!rows.length) { $("no-paths").hidden = false; return; }
   $("viewer").hidden = false;
 
-  const state = { a: startRow(), b: -1, kind: -1, flip: -1, query: "", found: [], at: 0 };
+  const state = { a: startRow(), b: -1, kind: -1, flip: -1, query: "", math: true, found: [], at: 0 };
 
   function startRow() { // the row that fixed most: the one a reader wants to see first
-    const fixed = rows.map((row) => row.paths.filter((path) => path[CLASS] === 0).length / (row.paths.length || 1));
+    const fixed = rows.map((row) => row.result * row.paths.filter((path) => path[CLASS] === 0).length / (row.paths.length || 1));
     return fixed.indexOf(Math.max(...fixed));
   }
 
@@ -179,16 +182,45 @@
     return node;
   }
 
-  function marked(tag, name, text) { // the text, with what was searched for marked
-    const node = el(tag, name), needle = state.query.toLowerCase(), low = text.toLowerCase();
-    if (!needle || low.length !== text.length) { node.textContent = text; return node; }
+  function marked(tag, name, text) { // the text, with what was searched for marked, and its mathematics set
+    const node = el(tag, name);
+    if (!state.math) { mark(node, text); return node; }
+    let from = 0;
+    for (const found of text.matchAll(MATH)) {
+      const [whole, display, displayed, inline, dollars, boxed] = found;
+      const source = display ?? displayed ?? inline ?? dollars ?? boxed;
+      const set = source.length <= LONGEST_MATH && !hits(whole) && formula(source, display !== undefined || displayed !== undefined);
+      if (!set) continue;
+      mark(node, text.slice(from, found.index));
+      node.append(set);
+      from = found.index + whole.length;
+    }
+    mark(node, text.slice(from));
+    return node;
+  }
+
+  const hits = (text) => state.query !== "" && text.toLowerCase().includes(state.query.toLowerCase());
+
+  function mark(node, text) {
+    const needle = state.query.toLowerCase(), low = text.toLowerCase();
+    if (!needle || low.length !== text.length) { node.append(text); return; }
     let from = 0;
     for (let at = low.indexOf(needle); at >= 0; at = low.indexOf(needle, from)) {
       node.append(text.slice(from, at), el("mark", "", text.slice(at, at + needle.length)));
       from = at + needle.length;
     }
     node.append(text.slice(from));
-    return node;
+  }
+
+  const refuse = () => { throw new Error("links, pictures and styles of model text are not followed"); };
+
+  function formula(source, displayMode) { // KaTeX builds nodes, not markup; commands that need trust stay text
+    const node = el("span", "formula");
+    node.title = source;
+    try {
+      katex.render(source, node, { displayMode, output: "html", throwOnError: true, trust: refuse, strict: "ignore", maxSize: 20, maxExpand: 100 });
+      return node;
+    } catch { return undefined; } // what KaTeX cannot read is shown as it was written
   }
 
   // --- controls
@@ -204,6 +236,7 @@
     if (state.b < 0) state.flip = -1;
     refresh();
   });
+  $("math").addEventListener("change", (event) => { state.math = event.target.checked; detail(state.found[state.at]); });
   let waiting = 0;
   $("search").addEventListener("input", (event) => {
     clearTimeout(waiting);

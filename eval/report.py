@@ -1,13 +1,13 @@
 """One run folder in, one self-contained HTML page out: tables, tests, curves, calibration, every trajectory.
 
-    write_report(Path("runs/demo"))  ->  runs/demo/report.html
+    write_report(Path("runs/demo"))                        ->  runs/demo/report.html
+    write_report(Path("runs/demo"), Path("runs/other"))    ->  the same page, with the other run's rows beside
 
 The page needs no network and no other file. What the folder lacks is shown as missing; what is broken is a
 DataError that names file and line. Model text is hostile until shown otherwise: the template escapes, the
-trajectories travel as inert JSON and reach the page through ``textContent`` only, and a content security policy
-lets nothing run but the page's own script.
-
-Not covered: mathematics is shown as text, as the model wrote it.
+trajectories travel as inert JSON and reach the page through text nodes only, and a content security policy lets
+nothing run but the page's own scripts. Mathematics is set by KaTeX (``vendor/katex``, with its fonts in the page),
+which trusts nothing: what it cannot set is shown as it was written.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.report_charts import Reliability, Series, curve_panel, reliability_panel
+from eval.budget import error_budget
+from eval.report_charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
+from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_jsonl, write_whole
 from selfcorrect.metrics import is_correct
 from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verdict
 
 HERE = Path(__file__).parent
+KATEX = HERE / "vendor" / "katex"
 TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
 FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
@@ -67,31 +70,35 @@ NOT_CURVES = {"step", "epoch", "key", "time", "seconds", "timestamp", "wall_s", 
 FIRST_CURVES = ("loss", "eval_loss", "reward", "turn1", "i2c", "verdict_rate", "kl", "length", "entropy", "lr")
 
 
-def write_report(run_folder: Path) -> Path:
-    """Write ``<run_folder>/report.html`` and return its path.
+def write_report(run_folder: Path, beside: Path | None = None) -> Path:
+    """Write ``<run_folder>/report.html`` and return its path; ``beside`` adds the rows of another run.
 
-    Raises DataError where the folder does not exist or one of its files is broken.
+    Raises DataError where a folder does not exist or one of its files is broken.
     """
     run_folder = Path(run_folder)
-    if not run_folder.is_dir():
-        raise DataError(f"no run folder at {run_folder}; check the path (working folder: {Path.cwd()})")
+    for folder in (run_folder, beside):
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"no run folder at {folder}; check the path (working folder: {Path.cwd()})")
     page = run_folder / "report.html"
-    text = _render(run_folder).encode("utf-8", "replace").decode()  # a lone surrogate in model text must not stop us
+    text = _render(run_folder, beside).encode("utf-8", "replace").decode()  # a lone surrogate must not stop us
     write_whole(page, [text])
     return page
 
 
-def _render(run: Path) -> str:
+def _render(run: Path, beside: Path | None) -> str:
     demo = read_object(run / "tables" / "demo.json")
     evaluated = [_Row.read(folder) for folder in _folders(run / "eval")]
     rows = _table_rows(demo, evaluated)
     order = {row["label"]: place for place, row in enumerate(rows)}
     evaluated.sort(key=lambda row: order.get(row.label, len(order)))
+    if beside is not None:
+        others = [_Row.read(folder, f"{beside.resolve().name}: ") for folder in _folders(beside / "eval")]
+        rows += _table_rows({}, others)
+        evaluated += others
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_object(path)) for path in _cards(run)}
     checks = _objects(demo, "checks")
-    script = _asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -104,8 +111,10 @@ def _render(run: Path) -> str:
     }
     return environment.get_template("report.html.j2").render(
         name=run.resolve().name,
-        script=Markup(script),
-        script_digest=digest,
+        katex_script=Markup(scripts[0]),
+        script=Markup(scripts[1]),
+        script_digests=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],
+        katex_style=Markup(katex_style()),
         style=Markup(_asset("report.css")),
         run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
         table_is_missing=not demo,
@@ -114,6 +123,12 @@ def _render(run: Path) -> str:
         count_columns=COUNT_COLUMNS,
         best=_best(rows),
         bars=[bar for row in rows if (bar := _transition_bar(row))],
+        budgets=[
+            (row.label, error_budget(scored).row())
+            for row in evaluated
+            if row.is_result and (scored := [path for path in row.paths if _scored(path)])
+        ],
+        voting=[(row.label, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
         tests=_objects(demo, "tests"),
         checks=checks,
         tested=[check for check in checks if check.get("holds") is not None],
@@ -121,7 +136,7 @@ def _render(run: Path) -> str:
         calibrations=[
             (row.label, row.reliability, reliability_panel(row.reliability))
             for row in evaluated
-            if row.reliability.n >= FEWEST_JUDGED
+            if row.reliability.n >= FEWEST_JUDGED and row.scores.get("stop", "sampled") in ("sampled", "never")
         ],
         generation=grouped(read_object(run / "gen" / "DONE")),
         cards=cards,
@@ -166,6 +181,16 @@ def _asset(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
+def katex_style() -> str:
+    """Return KaTeX's style sheet with its fonts in it."""
+
+    def inlined(source: re.Match[str]) -> str:
+        font = base64.b64encode((KATEX / "fonts" / f"{source[1]}.woff2").read_bytes()).decode()
+        return f'src:url(data:font/woff2;base64,{font}) format("woff2")'
+
+    return re.sub(r"src:url\(fonts/([\w-]+)\.woff2\)[^;}]*", inlined, _asset("vendor/katex/katex.min.css"))
+
+
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
@@ -203,12 +228,17 @@ class _Row:
     def __post_init__(self) -> None:
         self.reliability = Reliability.of(list(_judged(self.paths)))
 
+    @property
+    def is_result(self) -> bool:
+        """False for paths on which a threshold was tuned."""
+        return self.scores.get("stop") != "never"
+
     @classmethod
-    def read(cls, folder: Path) -> _Row:
+    def read(cls, folder: Path, prefix: str = "") -> _Row:
         scores = read_object(folder / "scores.json")
         paths = list(_read_paths(folder / "trajectories.jsonl"))
         label = str(scores.get("label") or scores.get("method") or folder.name)
-        return cls(folder.name, label, scores, _read_text(folder / "recipe.yaml"), sorted(paths, key=_natural))
+        return cls(folder.name, prefix + label, scores, _read_text(folder / "recipe.yaml"), sorted(paths, key=_natural))
 
 
 def _read_paths(path: Path) -> Iterator[Trajectory]:
@@ -265,7 +295,13 @@ def transition(path: Trajectory) -> str:
 
 def _table_rows(demo: Mapping[str, Any], evaluated: Sequence[_Row]) -> list[dict[str, Any]]:
     """The table's rows where there is one, else the scores of each evaluated folder."""
-    rows = _objects(demo, "rows") or [row.scores | {"label": row.label} for row in evaluated if row.scores]
+    rows = _objects(demo, "rows")
+    shown = {row.get("label") for row in rows}
+    rows = rows + [
+        row.scores | {"label": row.label}
+        for row in evaluated
+        if row.scores and row.is_result and row.label not in shown
+    ]
     return [
         row
         | {"label": str(row.get("label") or row.get("method") or "–")}
@@ -297,6 +333,32 @@ def _transition_bar(row: Mapping[str, Any]) -> dict[str, Any] | None:
         ("wrong", "kept wrong", 100 - turn1 - gained),
     )
     return {"row": row, "parts": [(name, words, max(0.0, round(share, 2))) for name, words, share in parts]}
+
+
+def _scored(path: Trajectory) -> bool:
+    return _right(path.first) is not None and _right(path.final) is not None
+
+
+def _votes(row: _Row) -> list[Curve]:
+    """The row's voting curves; none where a problem has a single path."""
+    counts: dict[str, int] = {}
+    for path in row.paths:
+        counts[path.problem.id] = counts.get(path.problem.id, 0) + _scored(path)
+    return curves([path for path in row.paths if _scored(path)]) if min(counts.values(), default=0) > 1 else []
+
+
+def _voting_panels(drawn: Sequence[Curve]) -> list[tuple[str, Markup]]:
+    def bands(unit: str) -> list[Band]:
+        return [
+            Band(
+                curve.method,
+                tuple((getattr(point, unit), point.accuracy) for point in curve.points),
+                tuple(point.interval for point in curve.points),
+            )
+            for curve in drawn
+        ]
+
+    return [(unit, band_panel(bands(unit), unit)) for unit in ("responses", "tokens")]
 
 
 def _curves(folder: Path) -> dict[str, Any]:
@@ -477,7 +539,9 @@ def viewer_json(rows: Sequence[_Row]) -> Markup:
                 break
             paths.append(record(path))
         if row.paths:
-            shown.append({"name": row.name, "label": row.label, "paths": paths, "all": len(row.paths)})
+            shown.append(
+                {"name": row.name, "label": row.label, "paths": paths, "all": len(row.paths), "result": row.is_result}
+            )
     data = {
         "classes": [list(item) for item in CLASSES.items()],
         "texts": list(texts),

@@ -58,6 +58,47 @@ def curve_panel(series: Sequence[Series]) -> Markup:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """One line with a band around it: points in order of x, and (low, high) at each."""
+
+    name: str
+    points: tuple[Point, ...]
+    bounds: tuple[Point, ...]
+
+
+def band_panel(bands: Sequence[Band], unit: str) -> Markup:
+    """Return lines with bands over a logarithmic axis of powers of two (what n paths cost)."""
+    xs = [math.log2(x) for band in bands for x, _ in band.points]
+    first, last = math.floor(min(xs)), max(math.floor(min(xs)) + 1, math.ceil(max(xs)))
+    low = min(bound for band in bands for bound, _ in band.bounds)
+    high = max(bound for band in bands for _, bound in band.bounds)
+    y_ticks = ticks(low, high, 4)
+    x_of = _scale((first, last), (LEFT, WIDTH - RIGHT))
+    y_of = _scale((y_ticks[0], y_ticks[-1]), (HEIGHT - BOTTOM, TOP))
+    every = 1 + (last - first) // 6
+    parts = [_axes([], y_ticks, x_of, y_of)]
+    parts += [
+        f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_number(2.0**x)}</text>'
+        for x in range(first, last + 1, every)
+    ]
+    for place, band in enumerate(bands):
+        colour = f"s{place % 4}"
+        x_log = [math.log2(x) for x, _ in band.points]
+        upper = [(x, bound) for x, (_, bound) in zip(x_log, band.bounds, strict=True)]
+        lower = [(x, bound) for x, (bound, _) in zip(x_log, band.bounds, strict=True)]
+        parts.append(f'<path class="{colour} band" d="{_line([*upper, *reversed(lower)], x_of, y_of)}Z"/>')
+        line = [(x, y) for x, (_, y) in zip(x_log, band.points, strict=True)]
+        parts.append(f'<path class="{colour}" d="{_line(line, x_of, y_of)}"/>')
+        for (x, y), (cost, _), (least, most) in zip(line, band.points, band.bounds, strict=True):
+            words = f"{band.name}: {y:.1f}% ({least:.1f} to {most:.1f}) at {cost:.1f} {unit}"
+            parts.append(
+                f'<circle class="{colour} dot" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">'
+                f"<title>{escape(words)}</title></circle>"
+            )
+    return _svg(f"Accuracy by {unit}: {', '.join(band.name for band in bands)}", HEIGHT, parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Reliability:
     """Ten equal bins of P(correct) of the first attempts: mean P(correct) and how many were right in each."""
 

@@ -272,11 +272,14 @@ def demo(
 
 
 @report_app.command("html")
-def report_html(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report_html(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    beside: Annotated[Path | None, typer.Argument(help="Another run, to look at side by side.")] = None,
+) -> None:
     """Write one self-contained page: tables, plots and a trajectory viewer."""
     from eval.report import write_report
 
-    console.print(f"report: [bold]{write_report(run)}[/bold]")
+    console.print(f"report: [bold]{write_report(run, beside)}[/bold]")
 
 
 def report_command(name: str, what: str) -> None:

@@ -1,9 +1,13 @@
-"""Graded paths and finished rows, written as `selfcorrect eval` writes them."""
+"""Graded paths and finished rows, written as `selfcorrect eval` writes them; a browser to look at reports with."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Sequence
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,107 @@ def path() -> Callable[..., Trajectory]:
 @pytest.fixture
 def row() -> Callable[..., Path]:
     return make_row
+
+
+class Browser:
+    """Headless Chromium, driven over a pipe: no network, no driver package."""
+
+    def __init__(self, profile: Path) -> None:
+        to_chromium, from_chromium = os.pipe(), os.pipe()
+        flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
+        flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
+        program = f"exec chromium {flags} '--user-data-dir={profile}' 3<&{to_chromium[0]} 4>&{from_chromium[1]}"
+        self.process = subprocess.Popen(
+            ["bash", "-c", program], pass_fds=(to_chromium[0], from_chromium[1]), stderr=subprocess.DEVNULL
+        )
+        os.close(to_chromium[0])
+        os.close(from_chromium[1])
+        self.writer, self.reader = os.fdopen(to_chromium[1], "wb"), os.fdopen(from_chromium[0], "rb")
+        self.count, self.rest, self.session, self.problems = 0, b"", "", list[str]()
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": parameters}
+        self.writer.write(json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        self.writer.flush()
+        while (answer := self._next()).get("id") != self.count:
+            pass
+        assert "error" not in answer, answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self.rest:
+            piece = os.read(self.reader.fileno(), 1 << 16)
+            assert piece, "chromium has gone"
+            self.rest += piece
+        line, _, self.rest = self.rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(line)
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(str(message["params"]["exceptionDetails"].get("exception", {}).get("description")))
+        if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+            self.problems.append(message["params"]["entry"]["text"])
+        return message
+
+    def open(self, page: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
+        """Show a page and wait until it has loaded."""
+        self.problems.clear()
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Page.navigate", url=page.as_uri())
+        while self._next().get("method") != "Page.loadEventFired":
+            pass
+
+    def run(self, script: str) -> Any:
+        """Return what an expression evaluates to (a promise is awaited)."""
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def click(self, element: str) -> None:
+        """Click in the middle of the element that an expression gives, as a mouse would."""
+        self.run(f"({element}).scrollIntoView({{block: 'center'}})")
+        box = self.run(f"(({element}).getBoundingClientRect()).toJSON()")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def fill(self, name: str, value: str, event: str) -> None:
+        """Give a form field its value and wait until the page has taken it in."""
+        field = f"document.getElementById({name!r})"
+        self.run(f"{field}.value = {value!r}; {field}.dispatchEvent(new Event({event!r}))")
+        self.run("new Promise((done) => setTimeout(done, 150))")
+
+    def type(self, text: str) -> None:
+        """Type into what has the focus."""
+        self.send("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        """Press a named key."""
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def picture(self, file: Path, whole: bool = False) -> None:
+        """Save what is to be seen (or the whole page) as PNG."""
+        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+    def close(self) -> None:
+        self.writer.close()
+        self.reader.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not shutil.which("chromium"):
+        pytest.skip("no chromium here")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
