@@ -81,7 +81,7 @@ class ContinuousBatch:
 
     def _new_runner(self) -> Runner:
         return (
-            ragged.RaggedRunner(self.model)
+            ragged.RaggedRunner(self.model, self.max_cached_tokens)
             if ragged.applies_to(self.model)
             else PaddedRunner(self.model, self.max_batch)
         )

@@ -11,8 +11,8 @@ from its keys and values. Linear layers are called as modules, so live weights a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 from selfcorrect.engines.rows import Row
 
-LEAST_SHARED = 8
-"""Shorter shared beginnings are computed again: that costs less than looking for them."""
+BLOCK_TOKENS = 16
+"""Shared beginnings shorter than this are computed again."""
 
 
 def applies_to(model: PreTrainedModel) -> bool:
@@ -46,8 +46,9 @@ class RaggedRunner:
     prefill_tokens = 512  # Prompt tokens of one pass: few enough that activations stay in a core's cache.
     mixes = True  # Prompts enter in the same pass as the live rows' tokens.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, max_cached_tokens: int) -> None:
         self.model: Any = model
+        self._max_cached_tokens = max_cached_tokens
         config = model.config
         self._heads: int = config.num_key_value_heads
         self._head_size: int = model.model.layers[0].self_attn.head_dim
@@ -106,7 +107,7 @@ class RaggedRunner:
     def _open(self, tokens: tuple[int, ...]) -> tuple[int, int]:
         """Return a slot for a row, and how many of its first tokens (not the last) are there already."""
         source, known = self._prefixes.longest(tokens)
-        slot = self._prefixes.take()
+        slot = self._prefixes.take(self._max_cached_tokens // max(1, self._keys.shape[3]))
         if slot >= self._keys.shape[1]:
             self._grow(slots=max(16, 2 * self._keys.shape[1]), columns=self._keys.shape[3])
         if known and slot != source:
@@ -175,40 +176,49 @@ def _add_norm(x_NE: Tensor, added_NE: Tensor, norm: Any) -> Tensor:
 
 
 class PrefixIndex:
-    """Which slot holds which tokens. A slot is in use or spare; spare ones are found until they are taken again."""
+    """Which slot holds which tokens. A slot is in use or spare; spare ones are found until they are taken again.
+
+    A sequence is found by its first block, first two blocks, … (`BLOCK_TOKENS`), so any shared beginning is: a few-shot
+    prompt, an earlier message, another sample's prompt.
+    """
 
     def __init__(self) -> None:
-        self._known: list[list[tuple[int, ...]]] = []  # by slot: the sequences under which it is found
+        self._tokens: list[tuple[int, ...]] = []  # by slot: what it holds
         self._spare: dict[int, None] = {}  # in the order of their release
-        self._slots: dict[tuple[int, ...], int] = {}
-        self._lengths: Counter[int] = Counter()
+        self._holders: defaultdict[int, dict[int, None]] = defaultdict(dict)  # by the hash of a beginning: its slots
 
     def longest(self, tokens: tuple[int, ...]) -> tuple[int, int]:
-        """Return (slot, n): the slot that holds the most first tokens, but not the last; (-1, 0) where none does."""
-        for length in sorted(self._lengths, reverse=True):
-            if LEAST_SHARED <= length <= len(tokens):
-                slot = self._slots.get(tokens[:length])
-                if slot is not None:
-                    return slot, min(length, len(tokens) - 1)
-        return -1, 0
+        """Return (slot, n): a slot that holds the most first tokens, but not the last; (-1, 0) where none does."""
+        found = -1
+        for beginning in _beginnings(tokens):
+            if beginning not in self._holders:
+                break
+            found = next(reversed(self._holders[beginning]))
+        if found < 0:
+            return -1, 0
+        pairs = zip(self._tokens[found], tokens[:-1], strict=False)
+        shared = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+        return found, min(len(self._tokens[found]), len(tokens) - 1) if shared is None else shared
 
-    def take(self) -> int:
-        """Return a slot for use: a new one, or the one spare for longest where as many are spare as in use."""
-        in_use = len(self._known) - len(self._spare)
-        if len(self._spare) < max(16, in_use):
-            self._known.append([])
-            return len(self._known) - 1
+    def take(self, most: int) -> int:
+        """Return a slot for use: a new one, or the one spare for longest.
+
+        There are at most ``most`` slots while any is spare, and not many more spare than in use.
+        """
+        in_use = len(self._tokens) - len(self._spare)
+        if not self._spare or len(self._tokens) < min(most, 2 * in_use + 16):
+            self._tokens.append(())
+            return len(self._tokens) - 1
         slot = next(iter(self._spare))
         del self._spare[slot]
         self._forget(slot)
         return slot
 
     def add(self, slot: int, tokens: tuple[int, ...]) -> None:
-        """Note that a slot holds the keys and values of a sequence."""
-        if tokens not in self._slots:
-            self._slots[tokens] = slot
-            self._known[slot].append(tokens)
-            self._lengths[len(tokens)] += 1
+        """Note that a slot holds the keys and values of a sequence, which continues what it held."""
+        for beginning in _beginnings(tokens):
+            self._holders[beginning][slot] = None
+        self._tokens[slot] = tokens
 
     def release(self, slot: int, tokens: tuple[int, ...]) -> None:
         """Make a slot spare; it holds ``tokens``."""
@@ -217,13 +227,20 @@ class PrefixIndex:
 
     def forget(self) -> None:
         """Forget all that slots hold."""
-        for slot in range(len(self._known)):
-            self._forget(slot)
+        self._holders.clear()
+        self._tokens = [()] * len(self._tokens)
 
     def _forget(self, slot: int) -> None:
-        for tokens in self._known[slot]:
-            del self._slots[tokens]
-            self._lengths[len(tokens)] -= 1
-            if not self._lengths[len(tokens)]:
-                del self._lengths[len(tokens)]
-        self._known[slot] = []
+        for beginning in _beginnings(self._tokens[slot]):
+            self._holders[beginning].pop(slot, None)
+            if not self._holders[beginning]:
+                del self._holders[beginning]
+        self._tokens[slot] = ()
+
+
+def _beginnings(tokens: tuple[int, ...]) -> Iterator[int]:
+    """Yield a hash of the first block, of the first two blocks, …"""
+    value = 0
+    for end in range(BLOCK_TOKENS, len(tokens) + 1, BLOCK_TOKENS):
+        value = hash((value, tokens[end - BLOCK_TOKENS : end]))
+        yield value
