@@ -1,0 +1,139 @@
+"""What evaluation costs above the generation it needs: the loop, the grader and the journal against bare sampling.
+
+    python benchmarks/eval.py                                           # the embedded model, asked for each part
+    python benchmarks/eval.py --model runs/demo/checkpoints/ift --method self-rewarding
+
+Both sides use one engine. ``eval`` is `eval.run.sample_paths`: it solves, parses, grades and journals every problem.
+``bare`` replays the very requests that a first pass made, all at once and to nobody: the same prompts, seeds and
+tokens, without a loop. Rounds interleave the sides in alternating order; `overhead` is the median over rounds of
+``eval seconds / bare seconds - 1``, `cpu_overhead` the same of this process's processor seconds (the grader works in
+processes of its own). A method of several messages can be faster bare than any loop can be: its later requests do not
+wait for earlier ones. The last line is JSON for machines.
+"""
+
+# ruff: noqa: E402 - the path has to be mended before our own imports
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # beside this file, ``eval`` would be this file
+
+from eval.run import EvalRecipe, sample_paths
+from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine
+from selfcorrect.jsonl import Journal
+from selfcorrect.problems import ProblemsRecipe, load_problems
+from selfcorrect.progress import Meter
+from selfcorrect.tokens import ChatCodec
+
+
+class Recording:
+    """An engine that notes what it is asked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name = engine, engine.name
+        self.requests: list[SampleRequest] = []
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """Note the request and pass it on."""
+        self.requests.append(request)
+        return await self.engine.sample(request)
+
+    async def close(self) -> None:
+        """Close the engine."""
+        await self.engine.close()
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Return the seconds and the processor seconds of one run."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start, time.process_time() - cpu_start
+
+
+def measure(recipe: EvalRecipe, rounds: int) -> dict[str, Any]:
+    """Return the figures of one method on one model."""
+    codec = ChatCodec.load(recipe.engine.model)
+    waiting = [(f"{p.id}#{s}", p, s) for s in recipe.seeds for p in load_problems(recipe.problems).problems]
+    at_once = 4 * recipe.engine.max_batch
+
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        engine = Recording(open_engine(recipe.engine))
+
+        def evaluate(name: str) -> None:
+            with Journal(Path(folder) / f"{name}.jsonl") as journal:
+                progress = Meter("eval", len(waiting), None)
+                runner.run(sample_paths(journal, recipe.loop(), waiting, engine, codec, progress, at_once=at_once))
+
+        evaluate("recorded")  # warms the engine and the grader's workers, too
+        requests = list(engine.requests)
+
+        async def replay() -> list[Sample]:
+            room = asyncio.Semaphore(at_once)
+
+            async def one(request: SampleRequest) -> Sample:
+                async with room:
+                    return await engine.engine.sample(request)
+
+            return list(await asyncio.gather(*map(one, requests)))
+
+        tokens = sum(len(sample.token_ids) + 1 for sample in runner.run(replay()))
+        runs: dict[str, list[tuple[float, float]]] = {"eval": [], "bare": []}
+        for round_ in range(rounds):
+            for name in ("eval", "bare") if round_ % 2 else ("bare", "eval"):
+                run = partial(evaluate, str(round_)) if name == "eval" else lambda: runner.run(replay())
+                runs[name].append(timed(run))
+        runner.run(engine.close())
+    pairs = list(zip(runs["eval"], runs["bare"], strict=True))
+    overheads, cpu_overheads = ([a[i] / b[i] - 1 for a, b in pairs] for i in (0, 1))
+    return {
+        "overhead": round(statistics.median(overheads), 4),
+        "overheads": [round(value, 4) for value in overheads],
+        "cpu_overhead": round(statistics.median(cpu_overheads), 4),
+        "eval_s": round(statistics.median(seconds for seconds, _ in runs["eval"]), 2),
+        "bare_s": round(statistics.median(seconds for seconds, _ in runs["bare"]), 2),
+        "paths": len(waiting),
+        "requests": len(requests),
+        "tokens": tokens,
+    }
+
+
+def main() -> None:
+    """Parse the arguments, measure, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded", help="model folder, hub id, or 'embedded'")
+    parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction")
+    parser.add_argument("--problems", type=int, default=512)
+    parser.add_argument("--source", default="arithmetic", help="a problem set (selfcorrect.problems)")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    recipe = EvalRecipe(
+        method=options.method,
+        engine=EngineRecipe(options.model, max_batch=options.batch),
+        problems=ProblemsRecipe(options.source, split="test", count=options.problems),
+        max_tokens=options.max_tokens,
+    )
+    figures = measure(recipe, options.rounds)
+    table = Table("what", "value")
+    for key, value in figures.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+    print(json.dumps(figures | {"model": options.model, "method": options.method, "batch": options.batch}))
+
+
+if __name__ == "__main__":
+    main()
