@@ -16,7 +16,8 @@ from typing import Any
 from selfcorrect.correction import LoopSettings, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import InputError
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.stopping import load_rule
+from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 
@@ -33,8 +34,12 @@ class SelfCorrectModel:
         """Load a model folder, a hub id, or ``"embedded"``; ``settings`` are those of `LoopSettings`.
 
         The embedded base model is not fine-tuned to judge itself in one pass, so it is asked for each part
-        (``method="asked"``) unless a method is given. Raises ModelError or EngineError.
+        (``method="asked"``) unless a method is given. ``stop="threshold"`` stops by the calibrated P(correct) that
+        ``selfcorrect eval calibrate`` saved with the checkpoint. Raises ModelError, EngineError, or DataError where
+        there is no calibration.
         """
+        if settings.get("stop") == "threshold":
+            settings.setdefault("rule", load_rule(model_path(model)))
         if model == "embedded":
             settings.setdefault("method", "asked")
         opened = open_engine(replace(engine or EngineRecipe(), model=model))
@@ -58,8 +63,8 @@ class SelfCorrectModel:
             paths = (solve(problem, self.engine, self.codec, self.settings, seed) for problem in problems)
             return list(await asyncio.gather(*paths))
 
-        if self.settings.method == "gold":
-            raise InputError("method 'gold' needs reference answers: use `selfcorrect eval`")
+        if "gold" in (self.settings.method, self.settings.stop):
+            raise InputError("the gold verdict needs reference answers: use `selfcorrect eval`")
         return asyncio.run(gather())
 
     def close(self) -> None:

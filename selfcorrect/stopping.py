@@ -110,7 +110,7 @@ def load_rule(path: str | Path) -> StopRule:
         row = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"no calibration at {file}; make it with: selfcorrect eval calibrate embedded engine.model={path}"
+            f"no calibration at {file}; make it with: selfcorrect eval calibrate engine.model={path.with_suffix('')}"
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
