@@ -1,5 +1,8 @@
 """How each part is asked for: `Asking` builds the prompts of the three separate requests (METHOD section 2).
 
+A model that was fine-tuned on joined paths writes all parts itself (``in_path``): it is prompted with the path so far,
+and what it writes is cut where the next part begins (`Asking.cut`). So pairs for RL come from the policy itself.
+
 A weak model that does not follow the instructions zero-shot is shown worked chats first (``examples``): they
 stand before the problem while sampling and are not part of the rows that are trained on.
 """
@@ -13,10 +16,12 @@ from pathlib import Path
 import yaml
 
 from selfcorrect import prompts
+from selfcorrect.correction import parse_path, token_position
+from selfcorrect.engines import Sample
 from selfcorrect.errors import RecipeError, nearest
 from selfcorrect.recipes import build_recipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Message, Verdict
+from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -66,14 +71,19 @@ class Asking:
     """Prompts as token ids: the opening of a problem, then sampled ids and template ids appended, never re-encoded.
 
     In the two-turn format the verdict is stated at the end of the attempt (``stated``) and the deterministic
-    user message asks for the revision; in long-CoT each part has its own request.
+    user message asks for the revision; in long-CoT each part has its own request, unless it is written ``in_path``.
     """
 
-    def __init__(self, codec: ChatCodec, examples: Examples, two_turn: bool = False) -> None:
+    def __init__(self, codec: ChatCodec, examples: Examples, two_turn: bool = False, in_path: bool = False) -> None:
         self.codec = codec
-        self.two_turn = two_turn
-        self._evaluate = codec.reply(prompts.EVALUATE)
-        self._revise = codec.reply(prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE)
+        self.two_turn, self.in_path = two_turn, in_path
+        self.joint: Ids = codec.encode(prompts.SEPARATOR) if not (two_turn or in_path) else ()  # between joined parts
+        self._evaluate = () if in_path else codec.reply(prompts.EVALUATE)
+        said_wrong = codec.reply(prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE)
+        self._revise = () if in_path and not two_turn else said_wrong
+        self.stop_texts: tuple[str, ...] = ()  # of attempts and revisions
+        if in_path:
+            self.stop_texts = (prompts.SELF_QUESTION,) if two_turn else tuple(MARKS.values())
         self._improve = codec.reply(prompts.INTRINSIC)
         self._shown = {
             part: [message for example in getattr(examples, part) for message in _chat(example, part, two_turn)]
@@ -98,9 +108,28 @@ class Asking:
         """Return the prompt of a revision right after an attempt, which nobody has judged."""
         return self._opening("improve", question) + attempt + self._improve
 
-    def stated(self, verdict: Verdict) -> Ids:
-        """Return the ids of a verdict that nobody sampled: the bare mark, or the two-turn answer to itself."""
-        return self.codec.encode(stated_text(verdict, self.two_turn))
+    def stated(self, verdict: Verdict, after: Ids = ()) -> Ids:
+        """Return the ids of a verdict that nobody sampled: the bare mark, or the two-turn answer to itself.
+
+        ``after`` is what the attempt's own sample went on with: in the two-turn format, the question to itself.
+        """
+        if self.two_turn and after:
+            return after + self.codec.encode(answer_text(verdict))
+        separator = prompts.SEPARATOR if self.in_path and not self.two_turn else ""
+        return self.codec.encode(separator + stated_text(verdict, self.two_turn))
+
+    def cut(self, sample: Sample) -> tuple[Ids, Ids]:
+        """Return the ids of a sampled attempt or revision, and what the sample went on with (in-path only)."""
+        ids = sample.token_ids
+        if not self.in_path:
+            return ids, ()
+        if not self.two_turn:
+            path = parse_path(Problem("", "", "", ""), self.codec, (), sample, horizon=1)
+            end = path.spans[1].end
+        else:
+            solution, asked, _ = self.codec.decode(ids).partition(prompts.SELF_QUESTION)
+            end = token_position(self.codec, ids, len(solution.rstrip())) if asked else len(ids)
+        return ids[:end], ids[end:]
 
     def _open(self, part: str, question: str) -> Ids:
         return self.codec.opening([*self._shown[part], *prompts.solve_messages(question)])
@@ -108,7 +137,12 @@ class Asking:
 
 def stated_text(verdict: Verdict, two_turn: bool) -> str:
     """Return the text of a verdict without reasoning: the mark, or the two-turn question and its answer."""
-    return f"\n\n{prompts.SELF_QUESTION} {YES_NO[verdict]}." if two_turn else MARKS[verdict]
+    return f"\n\n{prompts.SELF_QUESTION}{answer_text(verdict)}" if two_turn else MARKS[verdict]
+
+
+def answer_text(verdict: Verdict) -> str:
+    """Return the answer to the two-turn question."""
+    return f" {YES_NO[verdict]}."
 
 
 def _chat(example: WorkedExample, part: str, two_turn: bool) -> list[Message]:

@@ -33,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_gen.asking import stated_text
+from data_gen.asking import Asking
 from data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect import prompts
 from selfcorrect.jsonl import write_json, write_jsonl
@@ -52,28 +52,26 @@ LEARNED: dict[Kind, frozenset[Role]] = {
 }
 
 
-def training_row(candidate: Candidate, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
+def training_row(candidate: Candidate, asking: Asking) -> dict[str, Any]:
     """Return the row of a kept candidate, in long-CoT or in the two-turn chat format."""
     blind = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)
     revision = candidate.rest.revision
     suffix = f"+{revision.key.rsplit('/', 1)[1]}" if blind and revision else ""
     return {
         "id": f"{candidate.base.id}{suffix}",
-        **_about(candidate, "raft" if blind else candidate.kind, two_turn or blind),
-        **joined(candidate, candidate.rest, codec, two_turn),
+        **_about(candidate, "raft" if blind else candidate.kind, asking.two_turn or blind),
+        **joined(candidate, candidate.rest, asking),
         **_reference(candidate.base.problem),
     }
 
 
-def preference_row(pair: Candidate, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
+def preference_row(pair: Candidate, asking: Asking) -> dict[str, Any]:
     """Return the row of a preference pair."""
     assert pair.rejected
-    sides = {
-        name: joined(pair, rest, codec, two_turn) for name, rest in (("chosen", pair.rest), ("rejected", pair.rejected))
-    }
+    sides = {name: joined(pair, rest, asking) for name, rest in (("chosen", pair.rest), ("rejected", pair.rejected))}
     return {
         "id": f"{pair.base.id}/{pair.kind}",
-        **_about(pair, pair.kind, two_turn),
+        **_about(pair, pair.kind, asking.two_turn),
         "shared": next(span["start"] for span in sides["chosen"]["spans"] if span["learn"]),
         **sides,
         **_reference(pair.base.problem),
@@ -93,48 +91,44 @@ def _reference(problem: Problem) -> dict[str, str]:
     return {"question": problem.question, "gold": problem.gold, "source": problem.source}
 
 
-def joined(candidate: Candidate, rest: Rest, codec: ChatCodec, two_turn: bool) -> dict[str, Any]:
+def joined(candidate: Candidate, rest: Rest, asking: Asking) -> dict[str, Any]:
     """Return ``{token_ids, spans, messages, text}`` of an attempt and what followed it."""
     opening = prompts.solve_messages(candidate.base.problem.question)
-    path = _Path(codec, LEARNED[candidate.kind])
-    path.add(Role.EXTERNAL, codec.opening(opening), sampled=False)
+    path = _Path(asking.codec, LEARNED[candidate.kind])
+    path.add(Role.EXTERNAL, asking.codec.opening(opening), sampled=False)
     path.add_draw(Role.ATTEMPT, candidate.attempt)
     if rest.verdict is None:
         messages = _join_blind(path, candidate.attempt, rest)
-    elif two_turn:
-        messages = _join_two_turn(path, candidate.attempt, rest)
+    elif asking.two_turn:
+        messages = _join_two_turn(path, candidate.attempt, rest, asking)
     else:
-        messages = _join_long_cot(path, candidate.attempt, rest)
+        messages = _join_long_cot(path, candidate.attempt, rest, asking)
     path.end_turn()
     return {
         "token_ids": path.token_ids,
         "spans": path.spans,
         "messages": [*opening, *messages],
-        "text": codec.decode(path.token_ids),
+        "text": asking.codec.decode(path.token_ids),
     }
 
 
-def _join_long_cot(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
-    separator = path.codec.encode(prompts.SEPARATOR)
-    text = attempt.text
-    if rest.evaluation:
-        path.add_draw(Role.EVALUATION, rest.evaluation, separator)
-        text += prompts.SEPARATOR + rest.evaluation.text
-    elif rest.verdict:
-        stated = stated_text(rest.verdict, two_turn=False)
-        path.add(Role.EVALUATION, separator + path.codec.encode(stated), sampled=False)
-        text += prompts.SEPARATOR + stated
-    if rest.revision:
-        path.add_draw(Role.REVISION, rest.revision, separator)
-        text += prompts.SEPARATOR + rest.revision.text
-    return [{"role": "assistant", "content": text}]
-
-
-def _join_two_turn(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
+def _join_long_cot(path: _Path, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
     assert rest.verdict
-    stated = stated_text(rest.verdict, two_turn=True)
-    path.add(Role.EVALUATION, path.codec.encode(stated), sampled=False)
-    messages: list[Message] = [{"role": "assistant", "content": attempt.text + stated}]
+    start = len(path.token_ids) - len(attempt.token_ids)
+    if rest.evaluation:
+        path.add_draw(Role.EVALUATION, rest.evaluation, asking.joint)
+    else:
+        path.add(Role.EVALUATION, asking.joint + asking.stated(rest.verdict), sampled=False)
+    if rest.revision:
+        path.add_draw(Role.REVISION, rest.revision, asking.joint)
+    return [{"role": "assistant", "content": path.codec.decode(path.token_ids[start:])}]
+
+
+def _join_two_turn(path: _Path, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
+    assert rest.verdict
+    stated = asking.stated(rest.verdict, attempt.after)
+    path.add(Role.EVALUATION, stated, sampled=False)
+    messages: list[Message] = [{"role": "assistant", "content": attempt.text + path.codec.decode(stated)}]
     return messages + (_next_turn(path, rest.revision, prompts.two_turn_reply(rest.verdict)) if rest.revision else [])
 
 
@@ -190,20 +184,16 @@ def baseline_rows(blind: Sequence[Candidate], count: int) -> dict[str, list[Cand
     }
 
 
-def write_sft(
-    folder: Path, name: str, candidates: Sequence[Candidate], codec: ChatCodec, two_turn: bool, card: dict[str, Any]
-) -> int:
+def write_sft(folder: Path, name: str, candidates: Sequence[Candidate], asking: Asking, card: dict[str, Any]) -> int:
     """Write ``<name>.jsonl`` and ``<name>.card.json`` into a folder, whole or not at all; return the rows."""
     stated = sum(candidate.rest.verdict is not None and not candidate.rest.evaluation for candidate in candidates)
-    rows = (training_row(candidate, codec, two_turn) for candidate in candidates)
+    rows = (training_row(candidate, asking) for candidate in candidates)
     return _write_set(folder, name, rows, {**counts(candidates), "verdict stated, not sampled": stated}, card)
 
 
-def write_preferences(
-    folder: Path, pairs: Sequence[Candidate], codec: ChatCodec, two_turn: bool, card: dict[str, Any]
-) -> int:
+def write_preferences(folder: Path, pairs: Sequence[Candidate], asking: Asking, card: dict[str, Any]) -> int:
     """Write ``pairs.jsonl`` and its card into a folder, whole or not at all; return the rows."""
-    rows = (preference_row(pair, codec, two_turn) for pair in pairs)
+    rows = (preference_row(pair, asking) for pair in pairs)
     return _write_set(folder, "pairs", rows, counts(pairs), card)
 
 

@@ -96,7 +96,10 @@ class Draws:
         return await self._draw("attempts", base.id, prompt, base.problem)
 
     async def evaluation(self, base: Base, attempt: Draw, j: int) -> Draw:
-        """Return the j-th self-evaluation of an attempt."""
+        """Return the j-th self-evaluation; in-path, the first is what the attempt's sample went on with."""
+        if self.model.asking.in_path and j == 0:
+            text = self.model.asking.codec.decode(attempt.after)
+            return Draw(f"{base.id}/evaluation/0", "evaluations", attempt.after, text, verdict=verdict_of(text))
         prompt = lambda: self.model.asking.evaluation(base.problem.question, attempt.token_ids)
         return await self._draw("evaluations", f"{base.id}/evaluation/{j}", prompt)
 
@@ -114,7 +117,8 @@ class Draws:
     def _revise(self, base: Base, attempt: Draw, evaluation: Draw | None) -> Ids:
         asking = (self.teacher or self.model).asking
         ids = (lambda draw: asking.codec.encode(draw.text)) if self.teacher else (lambda draw: draw.token_ids)
-        said = ids(evaluation) if evaluation else asking.stated(Verdict.WRONG)
+        after = () if self.teacher else attempt.after
+        said = ids(evaluation) if evaluation else asking.stated(Verdict.WRONG, after)
         return asking.revision(base.problem.question, ids(attempt), said)
 
     async def _draw(self, stage: str, key: str, prompt: Callable[[], Ids], solves: Problem | None = None) -> Draw:
@@ -140,20 +144,22 @@ class Draws:
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 stop_ids=codec.stop_ids,
-                stop_texts=() if solves else tuple(MARKS.values()),
+                stop_texts=asked.asking.stop_texts if solves else tuple(MARKS.values()),
                 watch_ids=() if solves else codec.verdict_ids,
             )
         )
-        text = codec.decode(sample.token_ids)
-        own = {"token_ids": list(sample.token_ids), "logprobs": [round(logprob, 5) for logprob in sample.logprobs]}
+        ids, after = asked.asking.cut(sample) if solves else (sample.token_ids, ())
+        text = codec.decode(ids)
+        own = {"token_ids": list(ids), "logprobs": [round(logprob, 5) for logprob in sample.logprobs[: len(ids)]]}
         row: dict[str, Any] = {
             "text": text,
             "finish": sample.finish,
             **({"token_ids": list(self.model.asking.codec.encode(text)), "teacher": True} if taught else own),
         }
         if solves:
-            fate, grade = await self._fate(text, sample.finish, solves)
-            row |= {"fate": fate, "grade": to_json(grade)}
+            finish = "stop" if sample.finish == "text" or after else sample.finish
+            fate, grade = await self._fate(text, finish, solves)
+            row |= {"fate": fate, "grade": to_json(grade)} | ({"after": list(after)} if after else {})
         else:
             row |= {"verdict": verdict_of(text), "p_correct": p_correct(sample, codec.verdict_ids)}
         self.drawn[stage] += 1
@@ -204,6 +210,7 @@ def _read(stage: str, row: dict[str, Any]) -> Draw:
         None if fate is None else Fate(fate),
         None if verdict is None else Verdict(verdict),
         own=not row.get("teacher", False),
+        after=tuple(row.get("after", ())),
     )
 
 

@@ -172,7 +172,7 @@ def _in_words(recipe: GenRecipe, expected: Forecast) -> str:
 
 def first_prompts(recipe: GenRecipe, codec: ChatCodec, question: str) -> dict[str, Ids]:
     """Return the first prompt of each part that the recipe samples."""
-    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn)
+    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
     attempt, evaluation = codec.encode("<the attempt>"), codec.encode("<the self-evaluation>")
     parts = {"attempt": asking.attempt(question)}
     if recipe.two_turn:

@@ -27,6 +27,7 @@ from typing import Any
 
 from rich.console import Console
 
+from data_gen.asking import Asking, Examples
 from data_gen.board import board
 from data_gen.card import show, write_readme
 from data_gen.datasets import baseline_rows, write_pass_rates, write_preferences, write_prompts, write_sft
@@ -97,7 +98,7 @@ def _write(
     run_folder: Path,
 ) -> dict[str, Any]:
     """Write the data sets with their cards, and return the summary."""
-    folder = run_folder / "data"
+    folder, asking = run_folder / "data", Asking(codec, Examples(), recipe.two_turn, recipe.in_path)
     card: dict[str, Any] = {
         "model": recipe.engine.model,
         "tokenizer": codec.fingerprint(),
@@ -109,12 +110,9 @@ def _write(
     sets = {"self-rewarding": gathered.kept}
     if recipe.baselines:
         sets |= baseline_rows(gathered.blind, len(gathered.kept))
-    rows = {
-        name: write_sft(folder / "sft", name, candidates, codec, recipe.two_turn, card)
-        for name, candidates in sets.items()
-    }
+    rows = {name: write_sft(folder / "sft", name, candidates, asking, card) for name, candidates in sets.items()}
     if recipe.wants_pairs:
-        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, codec, recipe.two_turn, card)
+        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, asking, card)
     if recipe.prompts:
         rows["prompts"] = write_prompts(folder / "prompts.jsonl", set_aside)
     rows["pass_rates"] = write_pass_rates(folder / "pass_rates.jsonl", loaded.problems, gathered.passed)

@@ -38,6 +38,7 @@ class GenRecipe:
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # sampled from
     prompts: int = 0  # further problems of the same source, set aside for RL
     format: Literal["long-cot", "two-turn"] = "long-cot"  # two-turn: the checker gives the verdicts
+    parts: Literal["asked", "in-path"] = "asked"  # in-path: cut from the paths that a fine-tuned model writes itself
     schedule: Literal["adaptive", "fixed"] = "adaptive"  # fixed: exactly the four numbers below
     steer: bool = True  # adaptive: from the second attempts on, prefer problems that can give what is missing
     attempts: int = 50  # N1: attempts per problem, at most
@@ -68,6 +69,8 @@ class GenRecipe:
                 raise RecipeError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.prompts and self.problems.count is None:
             raise RecipeError("prompts: needs problems.count, so that some problems are left for RL")
+        if self.in_path and self.baselines:
+            raise RecipeError("baselines: are sampled from a model that is asked for each part (parts: asked)")
         if self.balance is not None and self.balance < 1:
             raise RecipeError(f"balance: expected a ratio of at least 1, or null, got {self.balance}")
 
@@ -80,6 +83,11 @@ class GenRecipe:
     def two_turn(self) -> bool:
         """True for the two-turn chat format."""
         return self.format == "two-turn"
+
+    @property
+    def in_path(self) -> bool:
+        """True where the model writes whole paths and is not asked for each part."""
+        return self.parts == "in-path"
 
     @property
     def quotas(self) -> dict[Kind, int | None]:

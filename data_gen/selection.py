@@ -72,6 +72,7 @@ class Draw:
     fate: Fate | None = None
     verdict: Verdict | None = None
     own: bool = True  # False: a teacher wrote it
+    after: tuple[int, ...] = ()  # in-path: what the same sample went on with
 
 
 @dataclass(frozen=True, slots=True)

@@ -474,3 +474,70 @@ def test_errors_of_many_tasks_surface_as_one(recipe, tmp_path, codec) -> None:
         sample(recipe, tmp_path, codec, script)
     assert not isinstance(caught.value, BaseExceptionGroup)
     assert not asyncio.all_tasks(asyncio.new_event_loop())
+
+
+# --- parts cut from the model's own paths -------------------------------------------------------------------------
+
+
+def writes_paths(world: World, style: str) -> Any:
+    """A model fine-tuned on joined paths: it goes on from wherever its path stands to the end of its turn."""
+
+    def script(request: SampleRequest, text: str) -> Reply:
+        rng = random.Random(request.seed)
+        (gold,) = re.findall(r"equals (\d+)\?", text)
+        written = text.split("<|assistant|>", 1)[1]
+        two_turn = style == "two-turn"
+        boxes = re.findall(r"boxed\{(\d+)\}", written)
+        judged = "[VERIFY]" in written or (two_turn and prompts.SELF_QUESTION in written)
+        said = ""
+        if len(boxes) == judged:  # an attempt or a revision is due
+            share = world.right if not boxes else world.keeps if boxes[0] == gold else world.repairs
+            boxes.append(gold if rng.random() < share else str(int(gold) + 1 + rng.randrange(9)))
+            said = f"{'Again' if judged else 'First'} {rng.randrange(100)}\n\\boxed{{{boxes[-1]}}}"
+            said = "\n\n" + said if judged and not two_turn else said
+        right = (boxes[-1] == gold) == (rng.random() < world.judges)
+        if two_turn:
+            return Reply(f"{said}\n\n{prompts.SELF_QUESTION} {'Yes' if right else 'No'}.")
+        return Reply(f"{said}\n\nLook {rng.randrange(100)}. [VERIFY] {'correct' if right else 'wrong'}.")
+
+    return script
+
+
+@pytest.mark.parametrize("style", ["long-cot", "two-turn"])
+def test_parts_are_cut_from_the_paths_of_a_fine_tuned_model(recipe, tmp_path, codec, style) -> None:
+    recipe = replace(
+        recipe, parts="in-path", format=style, preferences=PairQuota(5, 4, 5), attempts=12, false_verdicts=8
+    )
+    summary, engine = sample(recipe, tmp_path, codec, writes_paths(World(judges=0.7), style))
+    assert summary["classes"] == {"D1": 20, "D2": 8, "D3": 16, "P1": 5, "P2": 4, "P3": 5}
+    asked = [codec.decode(request.prompt_ids) for request in engine.requests]
+    assert not any(prompts.EVALUATE in text or prompts.REVISE in text for text in asked), "nobody is asked for a part"
+    samples = {row["key"]: row for row in read_jsonl(tmp_path / "gen" / "attempts.jsonl")}
+    for row in rows_of(tmp_path):
+        ids, spans = row["token_ids"], [span for span in row["spans"] if span["role"] != "external"]
+        attempt, evaluation, *revision = (codec.decode(ids[span["start"] : span["end"]]) for span in spans)
+        assert was_right(attempt, row["gold"]) is (row["kind"] != "D1")
+        assert "[VERIFY]" not in attempt
+        assert prompts.SELF_QUESTION not in attempt
+        no = "[VERIFY] wrong." in evaluation or f"{prompts.SELF_QUESTION} No." in evaluation
+        assert no is (row["kind"] != "D3")
+        assert [was_right(text, row["gold"]) for text in revision] == ([] if row["kind"] == "D3" else [True])
+        assert not any("[VERIFY]" in text or prompts.SELF_QUESTION in text for text in revision)
+        assert "\n\n\n" not in row["text"], "no separator is added to what the model wrote"
+        first = samples[row["id"]]
+        written = first["token_ids"] + first["after"]
+        opening = len(codec.opening(prompts.solve_messages(row["question"])))
+        if style == "two-turn" or codec.decode(first["after"]) == evaluation:
+            kept = ids[opening : opening + len(written)]
+            assert kept == written, "token for token as sampled"
+    if style == "long-cot":
+        drawn = summary["samples"]
+        assert drawn["evaluations"]["agrees with the grade"] > 0
+        assert summary["drawn"]["samples"]["evaluations"] < sum(
+            count for name, count in drawn["evaluations"].items() if name != "acceptance"
+        ), "an attempt's own self-evaluation is used, not drawn again"
+
+
+def test_baselines_need_a_model_that_is_asked() -> None:
+    with pytest.raises(RecipeError, match="parts: asked"):
+        GenRecipe(parts="in-path", baselines=True)
