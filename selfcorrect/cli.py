@@ -31,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(
-    help="Train a model: sft (stage 1), grpo (stage 2), pretrain (the embedded model).", no_args_is_help=True
+    help="Train a model: sft (stage 1), dpo, grpo, ppo (stage 2), orm (a judge), pretrain (the embedded model).",
+    no_args_is_help=True,
 )
 report_app = typer.Typer(help="Tables, figures and pages from finished runs.", no_args_is_help=True)
 
@@ -167,6 +168,24 @@ def grpo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run
 
 
 @train_app.command()
+def ppo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Reinforce with PPO: a value model and GAE in the place of GRPO's groups (stage 2, as in the paper)."""
+    stage("train.ppo", "PpoRecipe", "train", args, "embedded-ppo", run, dry_run)
+
+
+@train_app.command()
+def dpo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Prefer right paths to wrong ones: iterative DPO, or M-DPO on the pairs of `gen` (stage 2)."""
+    stage("train.dpo", "DpoRecipe", "train", args, "embedded-dpo", run, dry_run)
+
+
+@train_app.command()
+def orm(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+    """Train an outcome reward model, the external judge that self-rewarding is compared with."""
+    stage("train.orm", "OrmRecipe", "train", args, "embedded-orm", run, dry_run)
+
+
+@train_app.command()
 def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dry_run: DryRun = False) -> None:
     """Rebuild the embedded model organism from synthetic word problems."""
     stage("train.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
@@ -184,8 +203,9 @@ def evaluate(
     if row:
         from eval.tables import show_rows
 
+        odd = ", ".join(f"{name} {count}" for name, count in row.get("faults", {}).items())
         console.print(show_rows([row]))
-        console.print(Text(row.get("power", ""), style="dim"))
+        console.print(Text(f"{row.get('power', '')}; odd paths: {odd or 'none'}", style="dim"))
 
 
 @eval_app.command("calibrate")

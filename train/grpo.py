@@ -139,8 +139,15 @@ class GrpoRecipe:
             raise RecipeError(f"trainer: {key!r} is fixed here: paths are sampled untruncated, at temperature 1")
 
 
-def run(recipe: GrpoRecipe, run_folder: Path) -> dict[str, Any]:
-    """Train and return the summary; a finished folder is only read. Raises GuardError from the log-prob canary."""
+def run(
+    recipe: GrpoRecipe,
+    run_folder: Path,
+    build: Callable[[Any, Rollouts, Path], PathGrpoTrainer] | None = None,
+) -> dict[str, Any]:
+    """Train and return the summary; a finished folder is only read. Raises GuardError from the log-prob canary.
+
+    ``build`` makes another trainer than GRPO's on the same rollouts, guards and logging (`train.ppo`).
+    """
     folder = run_folder / "checkpoints" / recipe.name
     with stage_folder(folder, recipe), checkpoint.quiet_libraries():
         if is_done(folder):
@@ -148,16 +155,17 @@ def run(recipe: GrpoRecipe, run_folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         codec = ChatCodec.load(recipe.model)
         problems = problem_order(recipe, _problems(recipe, run_folder))
-        with meter(f"grpo {recipe.name}", recipe.steps) as progress:
+        with meter(recipe.name, recipe.steps) as progress:
             resume_from = checkpoint.last_checkpoint(folder)
             done = checkpoint.step_of(resume_from)
             metrics = Metrics(folder / "metrics.jsonl", done)
             progress.advance(done // (recipe.updates * recipe.passes))
             rollouts = Rollouts(recipe, codec, problems)
-            trainer = build_trainer(recipe, rollouts, folder)
+            trainer = (build or build_trainer)(recipe, rollouts, folder)
             watch = _watch(recipe, trainer, rollouts, metrics, progress)
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
             result_step = trainer.state.global_step
+            trainer.release()
             if watch.stopped_by:
                 result_step = _fall_back(recipe, trainer, metrics, folder)
             checkpoint.save_model(trainer, codec, folder)
@@ -443,14 +451,16 @@ def grpo_config(recipe: GrpoRecipe, folder: Path) -> GRPOConfig:
     return config
 
 
-def build_trainer(recipe: GrpoRecipe, rollouts: Rollouts, folder: Path) -> PathGrpoTrainer:
-    """Return TRL's trainer on the recipe's model, rolling out through ``rollouts``."""
+def build_trainer(
+    recipe: GrpoRecipe, rollouts: Rollouts, folder: Path, kind: type[PathGrpoTrainer] | None = None, **more: Any
+) -> PathGrpoTrainer:
+    """Return TRL's trainer (or a ``kind`` of ours) on the recipe's model, rolling out through ``rollouts``."""
     from datasets import Dataset
 
     from train import cpu
     from train.grpo_trainer import PathGrpoTrainer
 
-    trainer = PathGrpoTrainer(
+    trainer = (kind or PathGrpoTrainer)(
         model=checkpoint.load_model(recipe.model, recipe.attention),
         reward_funcs=[final_reward],
         args=grpo_config(recipe, folder),
@@ -462,6 +472,7 @@ def build_trainer(recipe: GrpoRecipe, rollouts: Rollouts, folder: Path) -> PathG
         positives_only=recipe.loss_type == "raft++",
         zero_variance=recipe.zero_variance,
         max_logprob_gap=recipe.max_logprob_gap,
+        **more,
     )
     if trainer.ref_model is not None and not checkpoint.has_gpu():
         checkpoint.detach_from_file(trainer.ref_model)
@@ -493,7 +504,7 @@ def _watch(
                 return
             row = {ours: logs.get(trls) for trls, ours in _FROM_TRL.items()}
             row = {name: None if value is None else float(value) for name, value in row.items()}
-            row |= {"used_rows": trainer.used_rows, "logprob_gap": trainer.gap.mean}
+            row |= trainer.measures | {"used_rows": trainer.used_rows, "logprob_gap": trainer.gap.mean}
             row |= {"logprob_gap_max": trainer.gap.largest, "update_s": logs.get("step_time", 0.0)}
             if rollouts.row:
                 row |= rollouts.row

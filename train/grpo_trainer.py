@@ -36,6 +36,8 @@ _PER_COMPLETION_TOKEN = (
     "old_per_token_logps",
     "ref_per_token_logps",
     "sampling_per_token_logps",
+    "old_values",
+    "returns",
 )
 
 
@@ -104,8 +106,12 @@ class PathGrpoTrainer(GRPOTrainer):
         self.zero_variance = zero_variance
         self.max_logprob_gap = max_logprob_gap
         self.used_rows = 0
+        self.measures: dict[str, float] = {}  # of the update, beside TRL's own
         self.gap = Gap()
         self._latest_logps: Tensor | None = None
+
+    def release(self) -> None:
+        """Take off what only the training needed, before the model is saved as the result."""
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if not self.model.training:

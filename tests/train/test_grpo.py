@@ -19,63 +19,8 @@ from selfcorrect.types import Problem, Trajectory, Verdict
 from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
 from train.guards import GuardRecipe
 from train.rollouts import long_cot_rollout, with_stop
-from train.sft import SftRecipe
-from train.sft import run as run_sft
 
-PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
-
-
-@pytest.fixture(scope="session")
-def guesser(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder whose checkpoints/ift answers 3 or 4, judges itself correct, and is right about half the time."""
-    folder = tmp_path_factory.mktemp("guesser")
-    (folder / "data" / "sft").mkdir(parents=True)
-    rows = []
-    for problem in PROBLEMS:
-        for guess in (3, 4):
-            opening = codec.opening(solve_messages(problem.question))
-            attempt = codec.encode(f"\\boxed{{{guess}}}")
-            evaluation = (*codec.encode("\n\n[VERIFY] correct."), codec.turn_end)
-            ends = [len(opening), len(opening) + len(attempt), len(opening + attempt + evaluation)]
-            spans = [
-                {"role": role, "start": start, "end": end, "sampled": start > 0, "learn": start > 0}
-                for role, start, end in zip(
-                    ("external", "attempt", "self-evaluation"), [0, *ends[:2]], ends, strict=True
-                )
-            ]
-            rows.append(
-                {
-                    "id": f"{problem.id}-{guess}",
-                    "kind": "D3",
-                    "token_ids": opening + attempt + evaluation,
-                    "spans": spans,
-                }
-            )
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "data" / "sft" / "self-rewarding.jsonl").write_text(text, encoding="utf-8")
-    settings = {"epochs": 150, "batch_rows": 12, "learning_rate": 1e-2, "precision": "fp32", "save_every": 1000}
-    run_sft(SftRecipe(model=str(tiny_model), **settings), folder)  # type: ignore[arg-type]
-    return folder
-
-
-@pytest.fixture
-def recipe(guesser: Path, tmp_path: Path) -> GrpoRecipe:
-    fields = ("id", "question", "gold", "source")
-    lines = [json.dumps({name: getattr(problem, name) for name in fields}) + "\n" for problem in PROBLEMS]
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
-    return GrpoRecipe(
-        model=str(guesser / "checkpoints" / "ift"),
-        steps=2,
-        prompts_per_step=3,
-        generations=4,
-        micro_rows=4,
-        max_tokens=48,
-        precision="fp32",
-        learning_rate=1e-3,
-        max_logprob_gap=1e-3,
-        guard=GuardRecipe(action="ignore"),
-    )
+PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]  # those of the guesser
 
 
 def metrics_of(run_folder: Path) -> list[dict[str, Any]]:
