@@ -63,6 +63,7 @@ class EvalRecipe:
     seeds: tuple[int, ...] = ()  # one path per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion
+    path_tokens: int | None = None  # sampled for a whole path; None: max_tokens alone
     one_pass: bool = True  # long-CoT paths in one completion (False: stop and continue at each mark)
     stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
     calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
@@ -73,8 +74,8 @@ class EvalRecipe:
             object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:
             raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
-        if self.horizon < 1 or self.max_tokens < 1:
-            raise InputError("horizon and max_tokens are at least 1")
+        if self.horizon < 1 or self.max_tokens < 1 or (self.path_tokens is not None and self.path_tokens < 1):
+            raise InputError("horizon, max_tokens and path_tokens are at least 1")
         judged = "judge" if self.stop == "judge" else self.method
         if (judged in ("judge", "judged")) != (self.judge.kind != "none"):
             raise InputError(
@@ -90,6 +91,7 @@ class EvalRecipe:
             self.temperature,
             self.top_p,
             self.max_tokens,
+            self.path_tokens,
             one_pass=self.one_pass,
             stop=self.stop,
             rule=rule or StopRule(),
@@ -249,6 +251,7 @@ def summary(
         "top_p": recipe.top_p,
         "horizon": recipe.horizon,
         "max_tokens": recipe.max_tokens,
+        "path_tokens": recipe.path_tokens,
         "seeds": list(recipe.seeds),
         "budget": error_budget(trajectories).row(),
         "grader": grader_fingerprint(),

@@ -46,13 +46,17 @@ JUDGES_ITSELF = ("self-rewarding", "asked", "two-turn")
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How the loop samples. ``max_tokens`` bounds one completion: a path in long-CoT, a message elsewhere."""
+    """How the loop samples. ``max_tokens`` bounds one completion: a path in long-CoT, a message elsewhere.
+
+    ``path_tokens`` bounds what is sampled for a whole path; a path that reaches it ends by ``length``.
+    """
 
     method: Method = "self-rewarding"
     horizon: int = 2
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 1024
+    path_tokens: int | None = None
     one_pass: bool = True  # long-CoT: sample the path in one completion, or stop at each mark and continue
     stop: Stop = "sampled"  # see selfcorrect.stopping; all but "sampled" stop at each mark
     rule: StopRule = field(default_factory=StopRule)  # of stop="threshold"
@@ -90,6 +94,7 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
     if settings.one_pass and settings.stop == "sampled":
         sample = await engine.sample(path.request())
         return parse_path(path.problem, codec, prompt, sample, settings.horizon, seed=path.seed)
+    limit = path.room
     whole = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
     written: list[tuple[int, int]] = []  # token ranges of verdicts that were decided and not sampled
     while True:
@@ -104,12 +109,10 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
                     written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
                 trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
         undecided = trajectory.stop == "no-revision" and whole.finish == "text"
-        if not undecided or len(whole.token_ids) >= settings.max_tokens:
+        if not undecided or len(whole.token_ids) >= limit:
             return replace(trajectory, spans=_without(trajectory.spans, written))
         path.ids = prompt + whole.token_ids
-        more = await engine.sample(
-            path.request(stop_texts=tuple(MARKS.values()), budget=settings.max_tokens - len(whole.token_ids))
-        )
+        more = await engine.sample(path.request(stop_texts=tuple(MARKS.values()), budget=limit - len(whole.token_ids)))
         whole = replace(
             more,
             token_ids=whole.token_ids + more.token_ids,
@@ -146,6 +149,8 @@ async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
     method, horizon, codec = path.settings.method, path.settings.horizon, path.codec
     watched = yes_no_ids(codec) if method == "two-turn" else None
     while True:
+        if path.room < 1:
+            return path.end("length")
         sample = await engine.sample(path.request(watch_ids=watched))
         text = codec.decode(sample.token_ids)
         path.attempts.append(Attempt(text, extract_answer(text, source=path.problem.source)))
@@ -165,11 +170,15 @@ async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
             assert judge is not None
             path.evaluations.append(await judge.judge(path.problem, text))
         if method == "asked":
+            if path.room < 1:
+                return path.end("length")
             path.say(prompts.EVALUATE)
             sample = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
             text = codec.decode(sample.token_ids)
             p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids))
             await path.take_judged(sample, SelfEvaluation(text, parse_verdict(text), p_correct), judge, last)
+            if sample.finish == "length":
+                return path.end("length")
         if path.evaluations:
             verdict = path.evaluations[-1].verdict
             if verdict is None:
@@ -198,6 +207,14 @@ class _Path:
         self.attempts: list[Attempt] = []
         self.evaluations: list[SelfEvaluation] = []
 
+    @property
+    def room(self) -> int:
+        """How many tokens the next completion may have; below 1 where the path's budget is spent."""
+        if self.settings.path_tokens is None:
+            return self.settings.max_tokens
+        spent = sum(span.end - span.start for span in self.spans if span.sampled)
+        return min(self.settings.max_tokens, self.settings.path_tokens - spent)
+
     def request(
         self,
         stop_texts: tuple[str, ...] = (),
@@ -206,7 +223,7 @@ class _Path:
     ) -> SampleRequest:
         return SampleRequest(
             prompt_ids=self.ids,
-            max_tokens=budget or self.settings.max_tokens,
+            max_tokens=budget or self.room,
             seed=sample_seed(self.seed, self.problem.id, len(self.ids)),  # methods share their first attempts
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,

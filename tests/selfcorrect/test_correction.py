@@ -108,6 +108,21 @@ def test_turn_by_turn_respects_the_budget(codec: ChatCodec) -> None:
     assert path.sampled_tokens <= 60
 
 
+@pytest.mark.parametrize(
+    ("method", "budget", "turns", "judged"),
+    [("intrinsic", 30, 2, 0), ("intrinsic", 25, 1, 0), ("asked", 25, 1, 0), ("asked", 40, 1, 1), ("asked", 1000, 2, 1)],
+)
+def test_a_token_budget_for_the_whole_path(
+    codec: ChatCodec, method: Method, budget: int, turns: int, judged: int
+) -> None:
+    first = "x" * 16 + "\\boxed{5}"  # 25 tokens of one byte
+    script = prompted({prompts.INTRINSIC: B, prompts.EVALUATE: WRONG, prompts.REVISE: B, prompts.SOLVE: first})
+    path, _ = run(codec, LoopSettings(method, path_tokens=budget), script)
+    assert (len(path.attempts), len(path.evaluations)) == (turns, judged)
+    assert path.sampled_tokens <= budget
+    assert path.stop == ("horizon" if budget == 1000 else "length")
+
+
 def prompted(answers: dict[str, str]):  # type: ignore[no-untyped-def]
     def script(request: SampleRequest, prompt: str) -> str:
         last = prompt.rsplit("<|user|>", 1)[1]
