@@ -76,8 +76,8 @@ class EvalRecipe:
             raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
         if self.horizon < 1 or self.max_tokens < 1 or (self.path_tokens is not None and self.path_tokens < 1):
             raise InputError("horizon, max_tokens and path_tokens are at least 1")
-        judged = "judge" if self.stop == "judge" else self.method
-        if (judged in ("judge", "judged")) != (self.judge.kind != "none"):
+        needs_judge = self.method == "judged" or self.stop == "judge"
+        if needs_judge != (self.judge.kind != "none"):
             raise InputError(
                 "a judge goes with method=judged or stop=judge: "
                 "give judge.kind (orm, self-rewarding, asked, two-turn) and judge.engine.model, or neither"

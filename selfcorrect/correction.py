@@ -81,7 +81,7 @@ async def solve(
 
     ``judge`` is who decides under ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
     """
-    if judge is None and "judge" in (settings.stop, settings.method.removesuffix("d")):
+    if judge is None and (settings.method == "judged" or settings.stop == "judge"):
         raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
     path = _Path(problem, codec, settings, seed, codec.opening(prompts.solve_messages(problem.question)))
     if settings.method == "self-rewarding":
