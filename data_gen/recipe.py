@@ -57,9 +57,7 @@ class GenRecipe:
     temperature: float = 1.0  # of every part
     top_p: float = 1.0
     max_tokens: int = 1024  # of one part
-    in_flight: int | None = (
-        None  # base samples under way, and the lag of steering; null: 1.5 x what the engine works on
-    )
+    in_flight: int | None = None  # base samples under way, and the lag of steering; null: 1.5 x engine.capacity
     pilot: int = 32  # base samples that the forecast of --dry-run rests on; 0: no pilot
     seed: int = 0  # of every sample
 

@@ -7,12 +7,16 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_gen.pipeline import run as gen
+from data_gen.recipe import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.errors import EngineError
+from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-engines")
@@ -83,6 +87,26 @@ def test_a_replica_that_stays_dead_leaves_its_work_to_the_other(asked, wanted) -
         ray.kill(last)
         with pytest.raises(EngineError, match=r"all replicas of .* died"):
             sample_all(engine, asked[:40])
+
+
+def test_gen_writes_the_same_data_with_replicas_as_with_one_engine(tmp_path: Path) -> None:
+    rows = []
+    for kind in ("transformers", "ray"):
+        engine = EngineRecipe(kind=kind, replicas=2, max_batch=16, threads=1)  # type: ignore[arg-type]
+        recipe = GenRecipe(
+            engine=engine,
+            problems=ProblemsRecipe(source="arithmetic", split="train", count=60),
+            attempts=4,
+            evaluations=2,
+            revisions=2,
+            quota=Quota(4, 2, 4),
+            max_tokens=128,
+            in_flight=24,
+        )
+        gen(recipe, tmp_path / kind)
+        rows.append((tmp_path / kind / "data" / "sft" / "self-rewarding.jsonl").read_bytes())
+    assert rows[0].count(b"\n") == 10
+    assert rows[0] == rows[1]
 
 
 def test_what_cannot_start_is_said() -> None:
