@@ -88,7 +88,10 @@ class Browser:
         flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
         program = f"exec chromium {flags} '--user-data-dir={profile}' 3<&{to_chromium[0]} 4>&{from_chromium[1]}"
         self.process = subprocess.Popen(
-            ["bash", "-c", program], pass_fds=(to_chromium[0], from_chromium[1]), stderr=subprocess.DEVNULL
+            ["bash", "-c", program],
+            pass_fds=(to_chromium[0], from_chromium[1]),
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(profile)},
         )
         os.close(to_chromium[0])
         os.close(from_chromium[1])

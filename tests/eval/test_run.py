@@ -10,6 +10,7 @@ import pytest
 
 from eval.rows import find_rows, read_json, read_trajectories
 from eval.run import EvalRecipe, load_whole, run, sample_paths, summary, template_fingerprint
+from selfcorrect.cli import main
 from selfcorrect.correction import LoopSettings
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
@@ -18,8 +19,8 @@ from selfcorrect.jsonl import Journal
 from selfcorrect.judges import JudgeRecipe
 from selfcorrect.problems import TEST_SETS, ProblemsRecipe
 from selfcorrect.progress import meter
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem
+from selfcorrect.tokens import EMBEDDED, ChatCodec
+from selfcorrect.types import Problem, Role, Verdict
 
 
 def test_several_seeds_wherever_sampling_is_random() -> None:
@@ -105,3 +106,27 @@ def test_a_broken_trajectory_is_named(tmp_path: Path) -> None:
     (tmp_path / "trajectories.jsonl").write_text('{"key": "a", "trajectory": {"problem": 1}}\n')
     with pytest.raises(DataError, match="record 1"):
         read_trajectories(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (EMBEDDED / "model.safetensors").exists(), reason="no embedded weights")
+def test_a_real_model_is_overruled_token_for_token(tmp_path: Path) -> None:
+    """Through the command line: every judged attempt is revised, and what was decided is in the path, unsampled."""
+    command = "eval embedded method=asked stop=never row=never problems.split=validation problems.count=12"
+    with pytest.raises(SystemExit) as left:
+        main([*command.split(), "--run", str(tmp_path)])
+    assert left.value.code in (0, None)
+    codec = ChatCodec.load("embedded")
+    paths = read_trajectories(tmp_path / "eval" / "never")
+    judged = [path for path in paths if path.evaluations and path.evaluations[0].verdict]
+    assert len(judged) >= 8
+    assert all(len(path.attempts) == 2 and path.evaluations[0].verdict is Verdict.WRONG for path in judged)
+    overruled = 0
+    for path in judged:
+        forced = [s for s in path.spans if s.role is Role.EVALUATION and not s.sampled]
+        overruled += len(forced)
+        assert [codec.decode(path.token_ids[s.start : s.end]) for s in forced] in ([], [" wrong."])
+        assert (path.evaluations[0].p_correct or 0) > 0.5 or not forced  # greedy: overruled where it meant correct
+    assert overruled >= 4
+    scores = read_json(tmp_path / "eval" / "never" / "scores.json")
+    assert {"grader", "prompts", "template", "tokenizer", "versions", "budget", "faults", "power"} <= scores.keys()
