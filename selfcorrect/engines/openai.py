@@ -39,8 +39,8 @@ RETRIED = {408, 409, 425, 429}
 OVERLOADED = {429, 503, 504}
 """Statuses that ask for fewer requests."""
 
-LONGEST_ANSWER = 64 * 2**20
-"""Characters of one answer; a server that sends more is not one of ours."""
+LONGEST_TOKEN = 1000
+"""Characters: more than any token has."""
 
 log = logging.getLogger(__name__)
 
@@ -210,15 +210,15 @@ class OpenAIEngine:
                     if not self._server_stops and any(text in completion.text for text in stop_texts):
                         completion.finish_reason = "stop"
                         break
-                    if len(completion.text) > LONGEST_ANSWER:
-                        raise EngineError(f"{endpoint.url} sent more than {LONGEST_ANSWER} characters")
+                    if len(completion.text) > LONGEST_TOKEN * fields["max_tokens"]:
+                        raise EngineError(f"{endpoint.url} does not end at max_tokens={fields['max_tokens']}")
         except httpx2.TimeoutException as error:
             raise _Passing("silence", type(error).__name__, accident=False) from error
         except httpx2.ConnectError as error:
             raise _Passing("no connection", str(error), accident=False) from error
         except (httpx2.TransportError, httpx2.StreamError) as error:
             raise _Passing("cut stream", f"{type(error).__name__}: {error}") from error
-        except (httpx2.SSEError, ValueError) as error:
+        except (httpx2.SSEError, ValueError, RecursionError) as error:
             raise _Passing("garbled stream", str(error)[:300]) from error
         if completion.finish_reason is None:
             raise _Passing("cut stream", "it ended without a finish reason")
@@ -275,6 +275,6 @@ def _refusal(endpoint: Endpoint, status: int, headers: Any, content: bytes) -> E
     said = content.decode(errors="replace").strip()[:500]
     if status in RETRIED or status >= 500:
         rest = headers.get("retry-after", "")
-        rest_s = min(LONGEST_PAUSE_S, float(rest)) if rest.isdigit() else None
+        rest_s = min(LONGEST_PAUSE_S, float(rest)) if rest.isdecimal() else None
         return _Passing(f"HTTP {status}", said, accident=status not in OVERLOADED, rest_s=rest_s)
     return EngineError(f"{endpoint.url}/completions refuses the request (HTTP {status}): {said}")

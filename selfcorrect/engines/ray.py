@@ -33,6 +33,10 @@ START_S = 1800.0
 """How long all replicas may take to get their resources and load the model."""
 
 
+CLOSE_S = 20.0
+"""How long a replica may take to end its engine's processes before it is killed."""
+
+
 class Replica:
     """The actor: an engine that answers from another process."""
 
@@ -149,6 +153,8 @@ class RayEngine:
 def _end(replicas: list[Any], own_cluster: bool) -> None:
     import ray
 
+    if replicas:
+        ray.wait([replica.close.remote() for replica in replicas], num_returns=len(replicas), timeout=CLOSE_S)
     for replica in replicas:
         ray.kill(replica)
     if own_cluster:
