@@ -180,15 +180,15 @@ class Selection:
         quota = self.quota[kind]
         return float("inf") if quota is None else quota - self.counts[kind]
 
-    def room(self, kind: Kind, problem: Problem) -> float:
-        """Return how many more rows of this problem the class takes."""
-        if self.cap_per_problem is None:
-            return self.remaining(kind)
-        return min(self.remaining(kind), self.cap_per_problem - self._of_problem[kind, problem.id])
+    def kept_of(self, kind: Kind, problem: Problem) -> int:
+        """Return how many rows of this problem the class has."""
+        return self._of_problem[kind, problem.id]
 
     def open(self, kind: Kind, problem: Problem) -> bool:
         """True while the class takes another row of this problem."""
-        return self.room(kind, problem) > 0
+        if self.remaining(kind) <= 0:
+            return False
+        return self.cap_per_problem is None or self.kept_of(kind, problem) < self.cap_per_problem
 
     def wants(self, problem: Problem) -> bool:
         """True while any class takes another row of this problem."""

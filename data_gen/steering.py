@@ -22,8 +22,10 @@ cannot depend on the order of arrival, and the work ahead seldom waits for the c
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from data_gen.selection import Base, Fate, Kind, Selection, Worked
 from selfcorrect.types import Problem
@@ -44,39 +46,62 @@ FATES = {
 """The fates of a first attempt that each class begins with."""
 
 
+class Record(NamedTuple):
+    """What attempts at a problem gave; the tuples have one number for each class."""
+
+    attempts: int
+    begun: tuple[int, ...]  # attempts that the class begins with
+    tries: tuple[int, ...]
+    hits: tuple[int, ...]  # tries that served
+    kept: tuple[int, ...]  # rows in the selection
+
+
 class Estimate:
-    """Pass rates and rates of success, of all problems together and of each."""
+    """The record of each problem, and the chances that follow from it and from all others."""
 
-    def __init__(self) -> None:
-        self.attempts: Counter[int] = Counter()  # by problem
-        self._fates: Counter[tuple[int | None, Fate]] = Counter()  # None: all problems
-        self._tries: Counter[tuple[int | None, Kind]] = Counter()
-        self._hits: Counter[tuple[int | None, Kind]] = Counter()
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self.kinds = tuple(kinds)
+        nothing = (0,) * len(self.kinds)
+        self._new = Record(0, nothing, nothing, nothing, nothing)
+        self._records: dict[int, Record] = {}
+        self._all = self._new
 
-    def note(self, worked: Worked) -> None:
-        """Learn from a committed base sample."""
-        number, fate = worked.base.number, worked.fate
-        self.attempts[number] += 1
-        for which in (None, number):
-            self._fates[which, fate] += 1
-            for kind in worked.tried:
-                self._tries[which, kind] += 1
-                self._hits[which, kind] += any(candidate.kind is kind for candidate in worked.found)
+    def of(self, number: int) -> Record:
+        """Return the record of a problem."""
+        return self._records.get(number, self._new)
 
-    def average(self, kind: Kind) -> float:
-        """Return the chance that an attempt at any problem ends in a row of the class."""
-        fates = sum(self._fates[None, fate] for fate in FATES[kind])
-        reached = (fates + 1) / (self.attempts.total() + 2)
-        return reached * (self._hits[None, kind] + 1) / (self._tries[None, kind] + 2)
+    def note(self, worked: Worked, kept: Sequence[int]) -> None:
+        """Learn from a committed base sample; ``kept`` are its problem's rows in the selection, by class."""
+        begun = [worked.fate in FATES[kind] for kind in self.kinds]
+        tries = [kind in worked.tried for kind in self.kinds]
+        hits = [any(candidate.kind is kind for candidate in worked.found) for kind in self.kinds]
+        add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
 
-    def at(self, number: int, kind: Kind) -> float:
-        """Return the chance that an attempt at one problem ends in a row of the class (posterior mean)."""
-        fates = sum(self._fates[None, fate] for fate in FATES[kind])
-        reached = (fates + 1) / (self.attempts.total() + 2)
-        served = (self._hits[None, kind] + 1) / (self._tries[None, kind] + 2)
-        own_fates = sum(self._fates[number, fate] for fate in FATES[kind])
-        reached = (own_fates + PRIOR_TRIES * reached) / (self.attempts[number] + PRIOR_TRIES)
-        return reached * (self._hits[number, kind] + PRIOR_TRIES * served) / (self._tries[number, kind] + PRIOR_TRIES)
+        def grown(old: Record) -> Record:
+            sums = add(old.begun, begun), add(old.tries, tries), add(old.hits, hits)
+            return Record(old.attempts + 1, *sums, tuple(kept))
+
+        number = worked.base.number
+        self._records[number], self._all = grown(self.of(number)), grown(self._all)
+
+    def averages(self) -> list[tuple[float, float]]:
+        """Return the chances, by class and over all problems, that an attempt begins it and that a try serves."""
+        every = self._all
+        return [
+            ((begun + 1) / (every.attempts + 2), (hits + 1) / (tries + 2))
+            for begun, tries, hits in zip(every.begun, every.tries, every.hits, strict=True)
+        ]
+
+
+def chances(record: Record, averages: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the chance, by class, that an attempt at a problem ends in a row: posterior mean, averages as prior."""
+    return [
+        (begun + PRIOR_TRIES * begins)
+        / (record.attempts + PRIOR_TRIES)
+        * (hits + PRIOR_TRIES * serves)
+        / (tries + PRIOR_TRIES)
+        for begun, tries, hits, (begins, serves) in zip(record.begun, record.tries, record.hits, averages, strict=True)
+    ]
 
 
 class Order:
@@ -95,7 +120,7 @@ class Order:
         before: Sequence[Base] = (),
     ) -> None:
         self.problems, self.attempts, self.selection, self.lag = problems, attempts, selection, lag
-        self.estimate = Estimate()
+        self.estimate = Estimate(list(selection.quota))
         self.committed = 0  # every base sample before this place is committed
         self._plan: dict[int, Base] = {}  # by place, from the commit point on, as far as it was asked for
         numbers = range(len(problems))
@@ -110,6 +135,8 @@ class Order:
             self._first, self._end = iter(first), len(first)
             self._taken = Counter(number for number, _ in first)  # attempts decided, by problem
             self._look_at = max(0, self._end - lag)
+        self._averages: list[tuple[float, float]] = []
+        self._worth: dict[tuple[Record, int], float] = {}
         self._blocks: deque[tuple[int, int]] = deque()
         self.ended = lag is None  # True once no further attempt will be added
         self._look()
@@ -131,7 +158,7 @@ class Order:
         del self._plan[base.place]
         self.committed = base.place + 1
         if worked:
-            self.estimate.note(worked)
+            self.estimate.note(worked, [self.selection.kept_of(kind, base.problem) for kind in self.selection.quota])
         self._look()
 
     def _look(self) -> None:
@@ -147,28 +174,39 @@ class Order:
 
     def _block(self, length: int) -> list[tuple[int, int]]:
         """Return the next attempts as (problem's number, index): fewer where more could not serve."""
-        claims: list[tuple[float, int]] = []
-        for number in range(len(self.problems)):
-            self._claim(claims, number)
+        self._worth.clear()
+        self._averages = self.estimate.averages()
+        claims = [claim for number in range(len(self.problems)) if (claim := self._claim(number))]
+        heapq.heapify(claims)
         block: list[tuple[int, int]] = []
         while claims and len(block) < length:
-            _, number = heapq.heappop(claims)
+            _, number = claims[0]
             block.append((number, self._taken[number]))
             self._taken[number] += 1
-            self._claim(claims, number)
+            if claim := self._claim(number):
+                heapq.heapreplace(claims, claim)
+            else:
+                heapq.heappop(claims)
         return block
 
-    def _claim(self, claims: list[tuple[float, int]], number: int) -> None:
-        if self._taken[number] < self.attempts and (worth := self.usefulness(number)) > 0:
-            heapq.heappush(claims, (-worth / (self._taken[number] + 1), number))
+    def _claim(self, number: int) -> tuple[float, int] | None:
+        """Return a problem's claim to the next attempt, the least of all first; None where it has none."""
+        taken, record = self._taken[number], self.estimate.of(number)
+        if taken >= self.attempts:
+            return None
+        if (record, taken) not in self._worth:  # of many problems most have the same record
+            self._worth[record, taken] = self._usefulness(record, taken - record.attempts)
+        worth = self._worth[record, taken]
+        return (-worth / (taken + 1), number) if worth > 0 else None
 
-    def usefulness(self, number: int) -> float:
+    def _usefulness(self, record: Record, under_way: int) -> float:
         """Return what another attempt at a problem is worth; 0 where those under way are expected to suffice."""
         worth = 0.0
-        under_way = self._taken[number] - self.estimate.attempts[number]
-        for kind in self.selection.quota:
-            chance, average = self.estimate.at(number, kind), self.estimate.average(kind)
-            if self.selection.room(kind, self.problems[number]) > under_way * chance:
-                missing = min(self.selection.remaining(kind), len(self.problems))
-                worth += missing * chance / average**2
+        cap = self.selection.cap_per_problem
+        of_classes = zip(self.estimate.kinds, chances(record, self._averages), self._averages, record.kept, strict=True)
+        for kind, chance, average, kept in of_classes:
+            missing = self.selection.remaining(kind)
+            room = missing if cap is None else min(missing, cap - kept)
+            if room > under_way * chance:
+                worth += min(missing, len(self.problems)) * chance / math.prod(average) ** 2
         return worth
