@@ -22,9 +22,7 @@ recorded as not sampled.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -32,10 +30,13 @@ from selfcorrect import prompts
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.grading import extract_answer, grade, grade_many
+from selfcorrect.overruling import and_then, unsampled, with_answer, with_mark
+from selfcorrect.parsing import parse_path, verdict_probability, yes_no_ids
+from selfcorrect.parsing import token_position as token_position
 from selfcorrect.stopping import Stop, StopRule
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
-from selfcorrect.verdicts import MARKS, YES_NO, has_mark, next_mark, parse_two_turn, parse_verdict
+from selfcorrect.verdicts import MARKS, parse_two_turn, parse_verdict
 
 if TYPE_CHECKING:
     from selfcorrect.judges import Judge
@@ -102,15 +103,15 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
         if whole.finish == "text" and _waits_for_decision(trajectory, settings.horizon):
             decided = await _decide(path, trajectory.evaluations[-1], trajectory.final, judge)
             if decided is not trajectory.evaluations[-1].verdict:
-                whole, start = _with_mark(codec, whole, decided)
+                whole, start = with_mark(codec, whole, decided)
                 written.append((len(prompt) + start, len(prompt) + len(whole.token_ids)))
                 if decided is Verdict.WRONG:  # who is overruled would not go on by itself: open the revision
-                    whole = _and_then(whole, codec.encode(prompts.SEPARATOR))
+                    whole = and_then(whole, codec.encode(prompts.SEPARATOR))
                     written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
                 trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
         undecided = trajectory.stop == "no-revision" and whole.finish == "text"
         if not undecided or len(whole.token_ids) >= limit:
-            return replace(trajectory, spans=_without(trajectory.spans, written))
+            return replace(trajectory, spans=unsampled(trajectory.spans, written))
         path.ids = prompt + whole.token_ids
         more = await engine.sample(path.request(stop_texts=tuple(MARKS.values()), budget=limit - len(whole.token_ids)))
         whole = replace(
@@ -243,9 +244,9 @@ class _Path:
             self.take(sample, role)
             self.evaluations.append(evaluation)
             return
-        whole, start = (_with_answer if two_turn else _with_mark)(self.codec, sample, decided)
+        whole, start = (with_answer if two_turn else with_mark)(self.codec, sample, decided)
         self.take(whole, role)
-        self.spans = list(_without(self.spans, [(len(self.ids) - len(whole.token_ids) + start, len(self.ids))]))
+        self.spans = list(unsampled(self.spans, [(len(self.ids) - len(whole.token_ids) + start, len(self.ids))]))
         text = self.codec.decode(whole.token_ids)
         if two_turn:
             self.attempts[-1] = replace(self.attempts[-1], text=text)
@@ -273,216 +274,6 @@ class _Path:
             spans=tuple(self.spans),
             seed=self.seed,
         )
-
-
-def parse_path(
-    problem: Problem,
-    codec: ChatCodec,
-    prompt_ids: Sequence[int],
-    sample: Sample,
-    horizon: int,
-    seed: int | None = None,
-) -> Trajectory:
-    """Read a long-CoT completion as a trajectory, cut at the first of: judged correct, horizon, missing mark.
-
-    A part ends at its verdict mark. Within it the attempt ends with the paragraph of its first complete
-    ``\\boxed{}``, and the rest is the self-evaluation. The separator belongs to the part that it opens.
-    Everything after the stop decision is dropped from the record, as the loop would never have sampled it.
-    """
-    text = codec.decode(sample.token_ids)
-    attempts: list[Attempt] = []
-    evaluations: list[SelfEvaluation] = []
-    cuts: list[tuple[Role, int]] = []  # (role, end position in text)
-    position, stop = 0, ""
-    while not stop:
-        mark = next_mark(text, position)
-        part_end = mark.end() if mark else len(text)
-        attempt_end = _attempt_end(text, position, mark.start() if mark else part_end)
-        attempt = text[position:attempt_end].strip()
-        if attempts and not attempt:
-            stop = "length" if sample.finish == "length" else "no-revision"
-            break
-        attempts.append(Attempt(attempt, extract_answer(attempt, source=problem.source)))
-        cuts.append((Role.REVISION if len(attempts) > 1 else Role.ATTEMPT, attempt_end))
-        last = len(attempts) == horizon
-        evaluation = text[attempt_end:part_end].strip()
-        verdict = parse_verdict(evaluation) if mark else None
-        if evaluation:
-            p_correct = verdict_probability(
-                codec,
-                sample,
-                token_position(codec, sample.token_ids, attempt_end),
-                token_position(codec, sample.token_ids, part_end),
-            )
-            evaluations.append(SelfEvaluation(evaluation, verdict, p_correct if verdict else None))
-            cuts.append((Role.EVALUATION, part_end))
-        if verdict is Verdict.CORRECT:
-            stop = "verdict"
-        elif mark is None and sample.finish == "length":
-            stop = "length"
-        elif last:
-            stop = "horizon"
-        elif verdict is None:
-            stop = "no-verdict"
-        position = part_end
-    return _record(problem, codec, tuple(prompt_ids), sample, seed, stop, attempts, evaluations, cuts)
-
-
-def _record(
-    problem: Problem,
-    codec: ChatCodec,
-    prompt_ids: tuple[int, ...],
-    sample: Sample,
-    seed: int | None,
-    stop: str,
-    attempts: list[Attempt],
-    evaluations: list[SelfEvaluation],
-    cuts: list[tuple[Role, int]],
-) -> Trajectory:
-    offset = len(prompt_ids)
-    spans = [Span(Role.EXTERNAL, 0, offset, sampled=False)]
-    for role, end in cuts:
-        start = spans[-1].end
-        spans.append(Span(role, start, max(start, offset + token_position(codec, sample.token_ids, end))))
-    kept = spans[-1].end - offset
-    return Trajectory(
-        problem=problem,
-        attempts=tuple(attempts),
-        evaluations=tuple(evaluations),
-        stop=stop,
-        token_ids=prompt_ids + sample.token_ids[:kept],
-        logprobs=(0.0,) * offset + sample.logprobs[:kept],
-        spans=tuple(spans),
-        seed=seed,
-    )
-
-
-_BOX = re.compile(r"\\f?boxed\s*\{")
-
-
-def _attempt_end(text: str, start: int, end: int) -> int:
-    """Return where the attempt in ``text[start:end]`` ends: with the paragraph of its first complete box."""
-    box = _BOX.search(text, start, end)
-    if box and (closed := _closing_brace(text, box.end(), end)) is not None:
-        paragraph = text.find(prompts.SEPARATOR, closed, end)
-        return paragraph if paragraph >= 0 else end if not has_mark(text[end : end + 12]) else closed
-    if end == len(text):
-        return end
-    paragraph = text.rfind(prompts.SEPARATOR, start, end)
-    return paragraph if paragraph > start else end
-
-
-def _closing_brace(text: str, start: int, end: int) -> int | None:
-    depth = 1
-    for position in range(start, end):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return position + 1
-    return None
-
-
-def token_position(codec: ChatCodec, ids: Sequence[int], end: int) -> int:
-    """Return the least t such that ``decode(ids[:t])`` has at least ``end`` characters.
-
-    A token that straddles a cut therefore belongs to the part before it.
-    """
-    lengths = codec.piece_lengths(ids)
-    if lengths is not None:
-        total = 0
-        for count, length in enumerate(lengths):
-            if total >= end:
-                return count
-            total += length
-        return len(ids)
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(codec.decode(ids[:middle])) >= end:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _with_mark(codec: ChatCodec, sample: Sample, verdict: Verdict) -> tuple[Sample, int]:
-    text, marks = codec.decode(sample.token_ids), list[re.Match[str]]()
-    while mark := next_mark(text, marks[-1].end() if marks else 0):
-        marks.append(mark)
-    return _rewritten(codec, sample, text, marks[-1].start(1), f"{verdict}.")
-
-
-def _with_answer(codec: ChatCodec, sample: Sample, verdict: Verdict) -> tuple[Sample, int]:
-    text = codec.decode(sample.token_ids)
-    word = text.rindex(prompts.SELF_QUESTION) + len(prompts.SELF_QUESTION) + 1
-    sampled = YES_NO[Verdict.WRONG if verdict is Verdict.CORRECT else Verdict.CORRECT]
-    return _rewritten(codec, sample, text, word, YES_NO[verdict] + text[word + len(sampled) :])
-
-
-def _rewritten(codec: ChatCodec, sample: Sample, text: str, word: int, ending: str) -> tuple[Sample, int]:
-    """Return the sample with ``ending`` from position ``word`` of its text on, and the first token that is not sampled.
-
-    P(correct) stays readable: the watched log-probabilities of the step that was rewritten stand for all of ``ending``.
-    """
-    start = token_position(codec, sample.token_ids, word)
-    if len(before := codec.decode(sample.token_ids[:start])) > word:  # the token of " correct" begins with the space
-        start -= 1
-        before = codec.decode(sample.token_ids[:start])
-    ids = codec.encode(text[len(before) : word] + ending)
-    return replace(
-        sample,
-        token_ids=sample.token_ids[:start] + ids,
-        logprobs=sample.logprobs[:start] + (0.0,) * len(ids),
-        watched=sample.watched[:start] + sample.watched[start : start + 1] * len(ids),
-    ), start
-
-
-def _and_then(sample: Sample, ids: tuple[int, ...]) -> Sample:
-    unseen = (-math.inf,) * len(sample.watched[-1]) if sample.watched else ()
-    return replace(
-        sample,
-        token_ids=sample.token_ids + ids,
-        logprobs=sample.logprobs + (0.0,) * len(ids),
-        watched=sample.watched + (unseen,) * len(ids) if sample.watched else (),
-    )
-
-
-def _without(spans: Sequence[Span], written: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
-    """Return the spans with the token ranges in ``written`` as spans of their own that are not sampled."""
-    out: list[Span] = []
-    for span in spans:
-        inside = [(a, b) for a, b in written if span.start <= a and b <= span.end and span.sampled]
-        position = span.start
-        for start, end in inside:
-            out += [replace(span, start=position, end=start)] if position < start else []
-            out.append(replace(span, start=start, end=end, sampled=False))
-            position = end
-        if position < span.end or not inside:
-            out.append(replace(span, start=position))
-    return tuple(out)
-
-
-def yes_no_ids(codec: ChatCodec) -> tuple[int, int]:
-    """Return the ids of the first token in which the two answers to `prompts.SELF_QUESTION` differ (Yes, No)."""
-    yes, no = (
-        codec.encode(f"{prompts.SELF_QUESTION} {YES_NO[verdict]}") for verdict in (Verdict.CORRECT, Verdict.WRONG)
-    )
-    return next((a, b) for a, b in zip(yes, no, strict=False) if a != b)
-
-
-def verdict_probability(
-    codec: ChatCodec, sample: Sample, start: int, end: int, ids: tuple[int, int] | None = None
-) -> float | None:
-    """Return P(correct) / (P(correct) + P(wrong)) at the last verdict token of ``sample.token_ids[start:end]``.
-
-    ``ids`` are the tokens that say correct and wrong where they are not those of the mark (`yes_no_ids`).
-    """
-    for position in range(min(end, len(sample.watched)) - 1, start - 1, -1):
-        if sample.token_ids[position] in (ids or codec.verdict_ids):
-            correct, wrong = sample.watched[position]
-            if math.isinf(correct) and math.isinf(wrong):
-                return None
-            return 1 / (1 + math.exp(min(wrong - correct, 700.0)))
-    return None
 
 
 def grade_trajectories(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
