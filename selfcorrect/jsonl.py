@@ -165,6 +165,8 @@ class Journal:
                     raise DataError(
                         f"{self.path}, line {number}: damaged journal line ({error}); remove that line to redo its work"
                     ) from error
+                if key in self._places:
+                    raise DataError(f"{self.path}, line {number}: key {key!r} is recorded twice; remove one of its lines")
                 self._note(key, len(line))
 
 

@@ -99,3 +99,10 @@ def test_run_folder_refuses_another_recipe_and_a_second_writer(tmp_path: Path) -
     with pytest.raises(RunFolderError, match=r"-max_batch: 256\n\+max_batch: 64"):  # noqa: SIM117
         with stage_folder(tmp_path / "s", EngineRecipe(max_batch=64)):
             pass
+
+
+def test_a_key_recorded_twice_is_damage(tmp_path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"key":"a","n":1}\n{"key":"b","n":1}\n{"key":"a","n":2}\n')
+    with pytest.raises(DataError, match=r"j\.jsonl, line 3: key 'a' is recorded twice"), Journal(path):
+        pass
