@@ -166,7 +166,7 @@ class Journal:
                         f"{self.path}, line {number}: damaged journal line ({error}); remove that line to redo its work"
                     ) from error
                 if key in self._places:
-                    raise DataError(f"{self.path}, line {number}: key {key!r} is recorded twice; remove one of its lines")
+                    raise DataError(f"{self.path}, line {number}: key {key!r} is recorded twice; remove one line")
                 self._note(key, len(line))
 
 
