@@ -102,7 +102,8 @@ class Board(Watcher):
 
 def filled(selection: Selection) -> str:
     """Return ``D1 3/10 · D2 0/4``: what a selection keeps against its quotas."""
-    return " · ".join(f"{kind} {selection.counts[kind]}/{quota or '-'}" for kind, quota in selection.quota.items())
+    shown = {kind: "-" if quota is None else quota for kind, quota in selection.quota.items()}
+    return " · ".join(f"{kind} {selection.counts[kind]}/{quota}" for kind, quota in shown.items())
 
 
 def wanted(selection: Selection) -> int | None:
