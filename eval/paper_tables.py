@@ -17,6 +17,7 @@ from eval.calibration import Quality, judged, quality
 from eval.layout import Table
 from eval.published import (
     COLUMNS,
+    TEMPERATURES,
     Published,
     benchmark_of,
     command,
@@ -52,7 +53,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
         if not groups:
             known = ", ".join(dict.fromkeys(row.group for row in theirs))
             raise InputError(f"{name} has no group {beside!r}; it has {known}")
-    two_turn = name not in ("table3", "table4")
+    temperature = TEMPERATURES.get(name, 1.0)
     columns = COLUMNS[name]
     head = ("method", "n", *(text for key in columns for text in (TITLES[key], "paper")))
     lines: list[tuple[str, ...]] = []
@@ -75,7 +76,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
             mine = next((row for row in left if is_same_method(row.label, member.method)), None)
             if mine is None:
                 commands.append(
-                    command(member.method, benchmarks[0] if benchmarks else member.benchmark, two_turn, run)
+                    command(member.method, benchmarks[0] if benchmarks else member.benchmark, temperature, run)
                 )
             else:
                 left.remove(mine)

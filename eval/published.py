@@ -34,6 +34,8 @@ COLUMNS = {
     "table9": (*ACCURACY, "p_c2i", "rm_C", "rm_W"),
     "table10": ACCURACY,
 }
+TEMPERATURES = {"table3": 0.0, "table4": 0.0, "table10": 0.7}
+"""Of the paper's tables that were not sampled at 1.0."""
 IN_TABLE_7 = (  # the rows about who judges; the others of table 8 are about what the fine-tuning set is made of
     "Llama-3-SFT + Gold RM",
     "Llama-3-SFT + External ORM",
@@ -141,8 +143,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
 
 
-def command(method: str, benchmark: str, two_turn: bool, run: Path) -> str:
-    """Return the command that makes the row of a method; ``MODEL`` stands for the base model."""
+def command(method: str, benchmark: str, temperature: float, run: Path) -> str:
+    """Return the command that makes the row of a method; ``MODEL`` stands for the base model.
+
+    The paper's sampled tables (temperature > 0) are in the two-turn format, its greedy ones are long-CoT.
+    """
+    two_turn = temperature > 0
     settings = next(text for part, text in COMMANDS if part in method)
     if "Gold RM" in method and "IFT" in method:
         settings = "method={kind} stop=gold engine.model={run}/checkpoints/ift"
@@ -155,5 +161,5 @@ def command(method: str, benchmark: str, two_turn: bool, run: Path) -> str:
     if recipe is None:
         recipe = "embedded" if benchmark == "arithmetic" else f"math500 problems.source={benchmark}"
     name = slug(f"{benchmark}-{method}")
-    sampling = " temperature=1.0" if two_turn else ""
+    sampling = f" temperature={temperature}" if two_turn else ""
     return f"selfcorrect eval {recipe} row={name} {shlex.quote(f'label={method}')} {settings}{sampling} --run {run}"

@@ -65,7 +65,10 @@ def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
             assert (program, stage) == ("selfcorrect", "eval")
             overrides = rest[: rest.index("--run")]
             shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
-            assert load_recipe(EvalRecipe, shipped, overrides).label in {row.method for row in published_rows(name)}
+            recipe = load_recipe(EvalRecipe, shipped, overrides)
+            assert recipe.label in {row.method for row in published_rows(name)}
+            assert recipe.temperature == {"table3": 0, "table4": 0, "table10": 0.7}.get(name, 1.0)
+            assert len(recipe.seeds) == (3 if recipe.temperature else 1)
 
 
 def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
@@ -112,7 +115,7 @@ def test_names_for_the_same_method() -> None:
     assert is_same_method("self-rewarding", "IFT balanced + c2c")
     assert not is_same_method("STaR/RAFT for self-correction", "STaR/RAFT+ for self-correction")
     assert not is_same_method("self-rewarding IFT + GRPO", "Self-rewarding IFT + PPO w correctness")
-    assert "stop=gold" in command("Self-rewarding IFT + Gold RM", "MATH", True, Path("runs/x"))
+    assert "stop=gold" in command("Self-rewarding IFT + Gold RM", "MATH", 1.0, Path("runs/x"))
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "figure1"])
