@@ -13,12 +13,13 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfcorrect.errors import ModelError, RecipeError, nearest
 from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.runs import stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 
 if TYPE_CHECKING:
@@ -73,6 +74,31 @@ def has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def process_count() -> int:
+    """Return how many processes train together (accelerate launch, torchrun)."""
+    from accelerate import PartialState
+
+    return int(PartialState(cpu=not has_gpu()).num_processes)
+
+
+@contextmanager
+def open_stage(folder: Path, recipe: Any) -> Iterator[None]:
+    """Open the stage's folder in the main process (`runs.stage_folder` locks it); the others wait for that."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not has_gpu())
+    with stage_folder(folder, recipe) if state.is_main_process else nullcontext():
+        state.wait_for_everyone()
+        yield
+
+
+def is_main_process() -> bool:
+    """True in the process that writes files."""
+    from accelerate import PartialState
+
+    return bool(PartialState(cpu=not has_gpu()).is_main_process)
 
 
 def use_bf16(precision: Precision) -> bool:
@@ -144,14 +170,19 @@ def remove_printer(trainer: Any) -> None:
 
 
 class Metrics:
-    """``metrics.jsonl``: one row for each logged step; a resumed run first drops the rows after its checkpoint."""
+    """``metrics.jsonl``: one row for each logged step; a resumed run first drops the rows after its checkpoint.
+
+    Every process keeps the rows, the main one writes them.
+    """
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if path.exists():
             self.rows = [row for row in _whole_lines(path) if row["step"] <= first_step]
-        write_jsonl(path, self.rows)
+        self._writes = is_main_process()
+        if self._writes:
+            write_jsonl(path, self.rows)
 
     def add(self, step: int, **values: float | int | str | None) -> dict[str, Any]:
         """Append one row; NaN becomes null."""
@@ -163,8 +194,9 @@ class Metrics:
             else value
             for name, value in values.items()
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        if self._writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, separators=(",", ":")) + "\n")
         self.rows.append(row)
         return row
 
@@ -197,6 +229,7 @@ def quiet_libraries() -> Iterator[None]:
     """Silence bars, notices and pings of the training libraries; enter it before anything imports them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings the hub for every trainer otherwise
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # our meter is the one bar
     import datasets
     import transformers
 

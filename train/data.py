@@ -109,7 +109,7 @@ def load_sft_data(
     raw = list(read_jsonl(path))
     if not raw:
         raise DataError(f"{path} has no rows: nothing to train on")
-    foreign = _made_by_another_tokenizer(path, codec)
+    foreign = made_by_another_tokenizer(path, codec)
     if foreign and not retokenise:
         raise ModelError(
             f"the token ids in {path} were made by another tokenizer ({foreign}) than the model's "
@@ -162,6 +162,19 @@ def parse_row(row: Mapping[str, Any], where: str = "row") -> SftRow:
     if not parsed.learned_tokens:
         raise ModelError(f"{name} (kind {parsed.kind!r}): the loss mask is empty, so it would teach nothing")
     return parsed
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read the problems that `gen` set aside. Raises DataError where there are none, or rows of another kind."""
+    try:
+        found = [Problem(**row) for row in read_jsonl(path)]
+    except TypeError as error:
+        raise DataError(
+            f"{path}: expected rows of id, question, gold and source, as gen writes them ({error})"
+        ) from error
+    if not found:
+        raise DataError(f"{path} has no problems; gen sets them aside with prompts=<how many>")
+    return found
 
 
 def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:
@@ -239,7 +252,7 @@ def show_mask(row: SftRow, codec: ChatCodec) -> RenderableType:
     return Group(title, key, Text(), text)
 
 
-def _made_by_another_tokenizer(path: Path, codec: ChatCodec) -> str | None:
+def made_by_another_tokenizer(path: Path, codec: ChatCodec) -> str | None:
     """Return the sampler's tokenizer hash where the card beside the rows names another one than the model's."""
     card_path = path.with_name(path.stem + ".card.json")
     if not card_path.exists():

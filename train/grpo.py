@@ -37,18 +37,18 @@ from rich.text import Text
 from selfcorrect import prompts
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, InputError, RecipeError
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct, score
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, console, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.rewards import RewardRecipe, reward_parts, total, turn_rewards
-from selfcorrect.runs import is_done, mark_done, stage_folder
+from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role, Span, Trajectory
 from train import checkpoint
 from train.advantages import Rule, path_advantages, returns_to_go, role_advantages
 from train.checkpoint import Metrics, Precision
+from train.data import read_problems
 from train.guards import Finding, GuardRecipe, findings, healthy_steps, offenders
 from train.rollouts import Format, Rollout, Sampling, graded, roll_out
 
@@ -149,7 +149,7 @@ def run(
     ``build`` makes another trainer than GRPO's on the same rollouts, guards and logging (`train.ppo`).
     """
     folder = run_folder / "checkpoints" / recipe.name
-    with stage_folder(folder, recipe), checkpoint.quiet_libraries():
+    with checkpoint.quiet_libraries(), checkpoint.open_stage(folder, recipe):
         if is_done(folder):
             return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
         started = time.perf_counter()
@@ -209,16 +209,7 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
 def _problems(recipe: GrpoRecipe, run_folder: Path) -> list[Problem]:
     if recipe.prompts is None:
         return load_problems(recipe.problems).problems
-    path = run_folder / Path(recipe.prompts).expanduser()
-    try:
-        found = [Problem(**row) for row in read_jsonl(path)]
-    except TypeError as error:
-        raise DataError(
-            f"{path}: expected rows of id, question, gold and source, as gen writes them ({error})"
-        ) from error
-    if not found:
-        raise DataError(f"{path} has no problems; gen sets them aside with prompts=<how many>")
-    return found
+    return read_problems(run_folder / Path(recipe.prompts).expanduser())
 
 
 def problem_order(recipe: GrpoRecipe, problems: Sequence[Problem]) -> list[Problem]:

@@ -4,7 +4,7 @@ Both formats of METHOD section 1. **long-cot**: a path is one completion, read a
 after the loop's stop decision can change nothing and are not learned. **two-turn**: the policy ends its message with a
 verdict on itself and, where that is "No", a user message that it did not write follows and is never learned.
 
-Sampling is untruncated, at temperature 1: what is optimised is what is sampled. Nothing is tokenised again.
+Sampling is untruncated: what is optimised is what is sampled. Nothing is tokenised again.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Sampling:
     format: Format = "long-cot"
     max_tokens: int = 1024
     horizon: int = 2
+    temperature: float = 1.0
 
     @property
     def budget(self) -> int:
@@ -75,6 +76,7 @@ def _request(codec: ChatCodec, prompt_ids: tuple[int, ...], seed: int, sampling:
         prompt_ids=prompt_ids,
         max_tokens=sampling.max_tokens,
         seed=seed,
+        temperature=sampling.temperature,
         stop_ids=codec.stop_ids,
         watch_ids=codec.verdict_ids,
     )

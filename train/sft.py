@@ -32,7 +32,7 @@ from rich.syntax import Syntax
 from selfcorrect.errors import RecipeError, RunFolderError
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done, stage_folder
+from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from train import checkpoint
 from train.checkpoint import Metrics, Precision
@@ -79,7 +79,7 @@ class SftRecipe:
 def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
     """Fine-tune and return the summary; a finished folder is only read."""
     folder = run_folder / "checkpoints" / recipe.name
-    with stage_folder(folder, recipe), checkpoint.quiet_libraries():
+    with checkpoint.quiet_libraries(), checkpoint.open_stage(folder, recipe):
         if is_done(folder):
             return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
         started = time.perf_counter()

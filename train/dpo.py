@@ -1,0 +1,425 @@
+"""Prefer right paths to wrong ones: M-DPO on the pairs of `gen`, or iterative DPO on fresh ones (METHOD section 3).
+
+    selfcorrect train dpo embedded-mdpo model=runs/demo/checkpoints/ift --run runs/demo       # pairs of gen
+    selfcorrect train dpo embedded-dpo model=runs/demo/checkpoints/ift --run runs/demo        # generate, pair, train
+
+With ``pairs`` the program trains once on a file. With ``pairs: null`` it repeats, ``iterations`` times in one command:
+sample ``generations`` paths of each problem from the policy, pair a right with a wrong one, train, score greedily on
+the problems set aside for validation. The iteration with the best final accuracy there is the result, ties by Δ.
+
+The loss is TRL's DPO over the sum of log-ratios of ALL the assistant's tokens that a pair counts, in every turn: M-DPO
+eq. 5 (arXiv 2409.02392). TRL's own collator would count the user's turns between them; ours takes the pair's mask, for
+policy and reference alike. ``nll_weight`` adds TRL's mean negative log-likelihood of the chosen side. Reference
+log-probabilities are computed once, before the training.
+
+Differs from the paper: nothing known. Every iteration is a folder of its own, and re-running the command resumes at
+the step where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
+
+from selfcorrect.engines import sample_seed
+from selfcorrect.errors import DataError, RecipeError
+from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
+from selfcorrect.metrics import score
+from selfcorrect.problems import ProblemsRecipe, load_problems
+from selfcorrect.progress import Meter, console, meter
+from selfcorrect.recipes import to_yaml
+from selfcorrect.runs import is_done, mark_done
+from selfcorrect.tokens import ChatCodec
+from selfcorrect.types import Problem
+from train import checkpoint
+from train.checkpoint import Metrics, Precision
+from train.data import read_problems
+from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
+from train.rollouts import Format, Rollout, Sampling, graded, roll_out
+
+if TYPE_CHECKING:
+    from trl import DPOConfig, DPOTrainer
+
+_FROM_TRL = {
+    "rewards/accuracies": "preferred",
+    "rewards/margins": "margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+    "learning_rate": "learning_rate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DpoRecipe:
+    """Settings of DPO. ``trainer`` passes through to TRL's DPOConfig unchanged."""
+
+    name: str = "dpo"  # the model folder's name under <run>/checkpoints/
+    model: str = "embedded"  # what to start from, also the reference policy: usually a checkpoint of `train sft`
+    pairs: str | None = "data/preferences/pairs.jsonl"  # of gen, relative to the run folder; null: make them
+    mix: dict[str, Any] = field(default_factory=dict)  # proportions of P1, P2, P3; empty: all pairs as they are
+    prompts: str | None = "data/prompts.jsonl"  # problems to generate on, relative to the run folder
+    problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # used where prompts is null
+    iterations: int = 1  # of generate, pair, train
+    problems_per_iteration: int = 512
+    generations: int = 8  # paths a problem
+    validation: int = 128  # of the problems, set aside to choose the iteration by
+    reference: Literal["start", "previous"] = "start"  # of the later iterations
+    format: Format = "long-cot"
+    max_tokens: int = 320  # of a sampled path (a message in two turns)
+    horizon: int = 2  # attempts at most
+    max_batch: int = 256  # paths sampled at once
+    seed: int = 0
+    epochs: float = 1.0
+    batch_pairs: int = 32  # pairs an optimizer step, over all processes
+    micro_pairs: int | None = None  # pairs a forward pass; None: the whole batch at once
+    max_pair_tokens: int = 1024  # pairs with a longer side are left out and counted
+    beta: float = 0.1  # eta of the paper
+    nll_weight: float = 0.0  # of the chosen side's mean negative log-likelihood
+    learning_rate: float = 5e-5  # peak
+    schedule: str = "cosine"  # a name of transformers' SchedulerType
+    warmup: float = 0.05  # share of the steps until the peak
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
+    attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
+    log_every: int = 1  # steps between rows of metrics.jsonl
+    save_every: int = 50  # steps between checkpoints to resume from
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.problems_per_iteration, self.batch_pairs, self.horizon) < 1 or self.epochs <= 0:
+            raise RecipeError(
+                "iterations, problems_per_iteration, batch_pairs and horizon are at least 1, epochs above 0"
+            )
+        if self.pairs is not None and self.iterations > 1:
+            raise RecipeError("iterations above 1 make their own pairs: set pairs=null")
+        if self.pairs is None and (self.generations < 2 or self.validation < 1):
+            raise RecipeError("without a file of pairs, generations is at least 2 and validation at least 1")
+        if self.pairs is None and self.mix:
+            raise RecipeError("mix chooses among the P1, P2, P3 of a file of pairs; fresh pairs have one kind")
+        if self.micro_pairs is not None and (self.micro_pairs < 1 or self.batch_pairs % self.micro_pairs):
+            raise RecipeError(f"micro_pairs={self.micro_pairs} must divide batch_pairs={self.batch_pairs}")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How paths are sampled for pairs."""
+        return Sampling(self.format, self.max_tokens, self.horizon)
+
+
+def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
+    """Train and return the summary; a finished folder is only read."""
+    folder = run_folder / "checkpoints" / recipe.name
+    with checkpoint.quiet_libraries(), checkpoint.open_stage(folder, recipe):
+        if is_done(folder):
+            return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
+        started = time.perf_counter()
+        codec = ChatCodec.load(recipe.model)
+        if recipe.pairs is not None:
+            pairs = mix_pairs(load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec), recipe.mix, recipe.seed)
+            summary = train_on(recipe, codec, pairs, recipe.model, None, folder)
+        else:
+            summary = _iterate(recipe, codec, _problems(recipe, run_folder), folder)
+        summary["seconds"] = round(time.perf_counter() - started, 2)
+        if checkpoint.is_main_process():
+            mark_done(folder, summary)
+        return summary
+
+
+def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
+    """Return what the training would do: resolved recipe, parameters, pairs, steps."""
+    shown: list[RenderableType] = [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe")]
+    codec = ChatCodec.load(recipe.model)
+    try:
+        if recipe.pairs is None:
+            problems = _problems(recipe, run_folder)
+            samples = recipe.problems_per_iteration * recipe.generations
+            shown.append(
+                f"{len(problems)} problems, {recipe.validation} of them for validation; {recipe.iterations} iterations "
+                f"of {samples:,} paths, at most {samples * recipe.sampling.budget:,} tokens each"
+            )
+        else:
+            found = load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec)
+            pairs = mix_pairs(found, recipe.mix, recipe.seed)
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(p.kind for p in pairs).items()))
+            counted = sum(sum(pair.chosen.mask) + sum(pair.rejected.mask) for pair in pairs)
+            steps = -(-len(pairs) // recipe.batch_pairs) * recipe.epochs
+            shown.append(f"{len(pairs)} of {len(found)} pairs ({kinds}), {counted:,} tokens counted; {steps:.0f} steps")
+    except DataError as error:
+        shown.append(f"no data yet: {error}")
+    return Group(*shown)
+
+
+# --- iterations -----------------------------------------------------------------------------------------------------
+
+
+def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
+    if recipe.prompts is None:
+        found = load_problems(recipe.problems).problems
+    else:
+        found = read_problems(run_folder / Path(recipe.prompts).expanduser())
+    if len(found) <= recipe.validation:
+        raise DataError(f"{len(found)} problems are too few to set validation={recipe.validation} aside")
+    return found
+
+
+def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], folder: Path) -> dict[str, Any]:
+    """Generate, pair and train ``iterations`` times; copy the best iteration's model to the stage's folder."""
+    if checkpoint.process_count() > 1:
+        raise RecipeError("iterations run in one process; with several, make pairs with `gen` and set pairs=<file>")
+    order = random.Random(f"dpo-{recipe.seed}").sample(list(problems), len(problems))
+    validation, training = order[: recipe.validation], order[recipe.validation :]
+    policy = recipe.model
+    scores = [_validate(recipe, codec, policy, validation, folder / "iteration-0")]
+    for iteration in range(1, recipe.iterations + 1):
+        here = folder / f"iteration-{iteration}"
+        if not (here / "DONE").exists():
+            first = (iteration - 1) * recipe.problems_per_iteration
+            lap = [training[place % len(training)] for place in range(first, first + recipe.problems_per_iteration)]
+            pairs = _fresh_pairs(recipe, codec, policy, lap, here, iteration)
+            reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
+            mark_done(here, train_on(recipe, codec, pairs, policy, reference, here))
+        policy = str(here)
+        scores.append(_validate(recipe, codec, policy, validation, here))
+    best = best_iteration(scores)
+    if scores[best]["final"] < scores[0]["final"]:
+        console.print("the start model has the better final accuracy on validation", style="bold red")
+    for file in (folder / f"iteration-{best}").iterdir():
+        if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
+            shutil.copy2(file, folder / file.name)
+    trained = [json.loads((folder / f"iteration-{k}/DONE").read_text()) for k in range(1, recipe.iterations + 1)]
+    return {"selected": best, "validation": scores, "iterations": trained}
+
+
+def best_iteration(scores: Sequence[dict[str, Any]]) -> int:
+    """Return the iteration (from 1; 0 is the start model) of the best final accuracy, ties by Δ, then the earlier."""
+    return max(range(1, len(scores)), key=lambda k: (scores[k]["final"], scores[k]["delta"], -k))
+
+
+def _engine(recipe: DpoRecipe, model: str) -> Any:
+    from selfcorrect.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(model, max_batch=recipe.max_batch)
+
+
+def _rolled(
+    recipe: DpoRecipe, codec: ChatCodec, model: str, jobs: Sequence[tuple[Problem, int]], sampling: Sampling, what: str
+) -> list[Rollout]:
+    """Return graded paths of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
+    engine = _engine(recipe, model)
+    rollouts: list[Rollout] = []
+    with meter(what, len(jobs)) as progress:
+        for start in range(0, len(jobs), 4 * recipe.max_batch):
+            part = jobs[start : start + 4 * recipe.max_batch]
+            rollouts += roll_out(engine, codec, [problem for problem, _ in part], [seed for _, seed in part], sampling)
+            progress.advance(len(part))
+    return graded(rollouts)
+
+
+def _fresh_pairs(
+    recipe: DpoRecipe, codec: ChatCodec, model: str, problems: Sequence[Problem], folder: Path, iteration: int
+) -> list[Pair]:
+    """Sample the problems from the policy and pair them; the pairs are kept in ``pairs.jsonl``."""
+    path = folder / "pairs.jsonl"
+    if path.exists():
+        return [
+            Pair(row["id"], row["kind"], *(_read_side(row[side]) for side in ("chosen", "rejected")))
+            for row in read_jsonl(path)
+        ]
+    jobs = [
+        (problem, sample_seed(recipe.seed, "dpo", iteration, problem.id, place))
+        for problem in problems
+        for place in range(recipe.generations)
+    ]
+    pairs = outcome_pairs(
+        _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling"), recipe.seed
+    )
+    if not pairs:
+        raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(path, [pair.to_json() for pair in pairs])
+    return pairs
+
+
+def _read_side(row: dict[str, Any]) -> Side:
+    return Side(tuple(row["ids"]), tuple(row["mask"]))
+
+
+def _validate(
+    recipe: DpoRecipe, codec: ChatCodec, model: str, problems: Sequence[Problem], folder: Path
+) -> dict[str, Any]:
+    """Return turn-1, final accuracy and Δ in percent on the validation problems, greedy; kept in the folder."""
+    path = folder / "validation.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    sampling = Sampling(recipe.format, recipe.max_tokens, recipe.horizon, temperature=0.0)
+    rollouts = _rolled(
+        recipe, codec, model, [(problem, 0) for problem in problems], sampling, f"{folder.name}: validation"
+    )
+    scored = score("validation", [rollout.path for rollout in rollouts])
+    row = {"n": scored.n, "turn1": scored.turn1.percent, "final": scored.final.percent, "delta": scored.delta}
+    row["final_interval"] = list(scored.final.interval or ())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, row)
+    console.print(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})", style="dim")
+    return row
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def train_on(
+    recipe: DpoRecipe, codec: ChatCodec, pairs: Sequence[Pair], policy: str, reference: str | None, folder: Path
+) -> dict[str, Any]:
+    """Train a policy on pairs into a folder; ``reference`` None: the policy as it starts. Return the summary."""
+    short = [pair for pair in pairs if pair.longest <= recipe.max_pair_tokens]
+    if not short:
+        raise DataError(f"all {len(pairs)} pairs are longer than max_pair_tokens={recipe.max_pair_tokens}")
+    with meter(f"dpo {folder.name}", None) as progress:
+        resume_from = checkpoint.last_checkpoint(folder)
+        metrics = Metrics(folder / "metrics.jsonl", checkpoint.step_of(resume_from))
+        trainer = build_trainer(recipe, codec, short, policy, reference, folder)
+        trainer.add_callback(_reports(metrics, progress))
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        checkpoint.save_model(trainer, codec, folder)
+    if trainer.args.should_save:
+        shutil.rmtree(folder / "resume", ignore_errors=True)
+    ends = {
+        end: {name: row.get(name) for name in ("loss", "preferred", "margin")}
+        for end, row in (("first", metrics.rows[0]), ("last", metrics.rows[-1]))
+    }
+    return {
+        "pairs": len(short),
+        "kinds": dict(sorted(Counter(pair.kind for pair in short).items())),
+        "too_long": len(pairs) - len(short),
+        "steps": trainer.state.global_step,
+        **ends,
+    }
+
+
+def dpo_config(recipe: DpoRecipe, folder: Path) -> DPOConfig:
+    """Return TRL's settings for a recipe."""
+    from trl import DPOConfig
+
+    processes = checkpoint.process_count()
+    per_step = recipe.batch_pairs // processes
+    micro = min(recipe.micro_pairs or per_step, per_step)
+    if per_step * processes != recipe.batch_pairs or per_step % micro:
+        raise RecipeError(
+            f"batch_pairs={recipe.batch_pairs} does not split over {processes} processes of {micro} pairs"
+        )
+    ours = checkpoint.device_arguments(checkpoint.use_bf16(recipe.precision)) | {
+        "output_dir": str(folder / "resume"),
+        "seed": recipe.seed,
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": per_step // micro,
+        "beta": recipe.beta,
+        "loss_type": ["sigmoid", "sft"] if recipe.nll_weight else ["sigmoid"],
+        "loss_weights": [1.0, recipe.nll_weight] if recipe.nll_weight else [1.0],
+        "precompute_ref_log_probs": True,
+        "max_length": None,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "logging_steps": recipe.log_every,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": recipe.save_every,
+        "save_total_limit": 1,
+        "remove_unused_columns": False,
+    }
+    config: DPOConfig = checkpoint.trainer_arguments(DPOConfig, ours, recipe.trainer)
+    return config
+
+
+def build_trainer(
+    recipe: DpoRecipe, codec: ChatCodec, pairs: Sequence[Pair], policy: str, reference: str | None, folder: Path
+) -> DPOTrainer:
+    """Return TRL's trainer on pairs that are tokens already; computes the reference's log-probabilities."""
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    class PairTrainer(DPOTrainer):
+        """DPOTrainer whose rows are token ids with a mask each."""
+
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+    columns = {
+        f"{name}_{what}": [list(getattr(getattr(pair, name), what)) for pair in pairs]
+        for name in ("chosen", "rejected")
+        for what in ("ids", "mask")
+    }
+    pad = codec.tokenizer.pad_token_id
+    trainer = PairTrainer(
+        model=checkpoint.load_model(policy, recipe.attention),
+        ref_model=checkpoint.load_model(reference, recipe.attention) if reference else None,
+        args=dpo_config(recipe, folder),
+        data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=codec.tokenizer,
+    )
+    checkpoint.remove_printer(trainer)
+    return trainer
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedPairs:
+    """Collates pairs as TRL's DataCollatorForPreference does, with the pair's own mask for ``completion_mask``."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return (2N, T) tensors, the chosen sides first, padded on the right."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        sides = [(row[f"{name}_ids"], row[f"{name}_mask"]) for name in ("chosen", "rejected") for row in rows]
+
+        def padded(values: list[list[int]], fill: int) -> torch.Tensor:
+            return pad_sequence([torch.tensor(value) for value in values], batch_first=True, padding_value=fill)
+
+        batch = {
+            "input_ids": padded([ids for ids, _ in sides], self.pad_token_id),
+            "attention_mask": padded([[1] * len(ids) for ids, _ in sides], 0),
+            "completion_mask": padded([list(mask) for _, mask in sides], 0),
+        }
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+
+def _reports(metrics: Metrics, progress: Meter) -> Any:
+    from transformers import TrainerCallback
+
+    class Reports(TrainerCallback):
+        """Moves the meter and keeps metrics.jsonl."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.advance(state.global_step, total=state.max_steps)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            progress.advance(1)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if "loss" in logs:
+                row = {ours: float(logs[trls]) for trls, ours in _FROM_TRL.items() if logs.get(trls) is not None}
+                metrics.add(state.global_step, loss=float(logs["loss"]), grad_norm=float(logs["grad_norm"]), **row)
+
+    return Reports()
