@@ -172,6 +172,7 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
         )
         unknown = dict.fromkeys(("model", "temperature", "top_p", "max_tokens", "horizon", "prompts", "versions"))
         scores = summary(recipe, trajectories, dropped) | unknown | {"imported": str(file)}
+        scores["tokens_per_problem"] = None  # the log does not hold them
         write_json(folder / "scores.json", scores)
         mark_done(folder, {"n": scores["n"]})
     return Group(show_rows([scores]), Text(f"row: {folder}", style="dim"))

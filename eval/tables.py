@@ -139,7 +139,8 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         accuracies = [cell(row, key) for key, _ in COLUMNS if key not in JUDGED]
         reached.add_row(row["label"], str(row["n"]), *accuracies)
         counts = [str(row[key]) for key in ("unanswered", "ungradable", "truncated")]
-        judged.add_row(row["label"], *(cell(row, key) for key in JUDGED), *counts, f"{row['tokens_per_problem']:.0f}")
+        tokens = "–" if row["tokens_per_problem"] is None else f"{row['tokens_per_problem']:.0f}"
+        judged.add_row(row["label"], *(cell(row, key) for key in JUDGED), *counts, tokens)
     return Group(reached, judged)
 
 
