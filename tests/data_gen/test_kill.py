@@ -5,6 +5,7 @@ pytest -m slow -s tests/data_gen/test_kill.py       # -s shows the log of the ki
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -143,12 +144,17 @@ def test_a_full_disk_ends_cleanly_and_resumes(reference, tmp_path) -> None:
     assert data_of(run) == data_of(reference)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_a_folder_that_is_not_ours_is_refused(tmp_path) -> None:
-    run = tmp_path / "theirs"
-    (run / "gen").mkdir(parents=True)
-    process = start(run, user=65534)
-    out, _ = process.communicate(timeout=120)
+def obeys_permissions() -> None:
+    """Take root's right to write everywhere from a child (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("forbidden", ["run", "run/gen"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, forbidden) -> None:
+    (tmp_path / "run" / "gen").mkdir(parents=True)
+    (tmp_path / forbidden).chmod(0o500)
+    process = start(tmp_path / "run", preexec_fn=obeys_permissions)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert "Permission denied" in out
     assert "Traceback" not in out
