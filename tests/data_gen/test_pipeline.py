@@ -541,3 +541,22 @@ def test_parts_are_cut_from_the_paths_of_a_fine_tuned_model(recipe, tmp_path, co
 def test_baselines_need_a_model_that_is_asked() -> None:
     with pytest.raises(RecipeError, match="parts: asked"):
         GenRecipe(parts="in-path", baselines=True)
+
+
+def test_contaminated_problems_are_listed_beside_the_samples(recipe, problem_file, tmp_path, codec) -> None:
+    rows = [json.loads(line) for line in problem_file.read_text().splitlines()]
+    test_set = tmp_path / "gsm8k.test.jsonl"
+    test_set.write_text(json.dumps({"question": rows[3]["question"].upper(), "answer": "#### 13"}) + "\n")
+    recipe = replace(recipe, problems=replace(recipe.problems, decontaminate=(str(test_set),)), prompts=10)
+    summary, engine = sample(recipe, tmp_path / "run", codec)
+    (removed,) = read_jsonl(tmp_path / "run" / "gen" / "removed.jsonl")
+    assert removed == {
+        "id": "toy-3",
+        "question": rows[3]["question"],
+        "test_set": str(test_set),
+        "test_id": "gsm8k.test-0",
+        "why": "same text",
+    }
+    assert summary["problems"]["dropped"] == {"contained in a test set": 1}
+    assert "1 × contained in a test set" in (tmp_path / "run" / "data" / "README.md").read_text()
+    assert not any(rows[3]["question"] in codec.decode(request.prompt_ids) for request in engine.requests)
