@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "bf16", "fp32"]
 
 
-def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal LM for training; ``attention`` "auto" is SDPA on a GPU and `train.cpu`'s lean attention on a CPU.
+def load_model(
+    model: str, attention: str, dtype: str = "float32", kind: Any = None, **settings: Any
+) -> PreTrainedModel:
+    """Load a model for training; ``attention`` "auto" is SDPA on a GPU and `train.cpu`'s lean attention on a CPU.
 
-    Lean attention comes with `train.cpu.narrow`. Models with attention dropout get eager attention instead.
+    Lean attention comes with `train.cpu.narrow`. Models with attention dropout get eager attention instead. ``kind``
+    is an Auto class of transformers (None: a causal LM), ``settings`` go to its ``from_pretrained``.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -45,10 +48,8 @@ def load_model(model: str, attention: str, dtype: str = "float32") -> PreTrained
             from train import cpu
 
             cpu.register_lean_attention()
-        loaded = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
+        loaded: PreTrainedModel = (kind or AutoModelForCausalLM).from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation=attention, **settings
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
