@@ -8,7 +8,6 @@ of the pilot's small batch; a full batch is faster.
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 import time
 from collections import Counter
@@ -60,48 +59,41 @@ async def run_pilot(
 
 def forecast(recipe: GenRecipe, problems: int, pilot: Gathered, seconds: float) -> Forecast:
     """Scale a pilot to the recipe: fixed, by the number of base samples; adaptive, by what the quotas still need."""
-    attempts = sum(pilot.used["attempts"].values())
-    most = problems * recipe.attempts
-    tries = {kind: pilot.used.get(str(kind), Counter())["tried"] for kind in recipe.quotas}
-    samples: dict[str, float] = {}
+    attempts, most = sum(pilot.used["attempts"].values()), problems * recipe.attempts
+    drawn = {stage: sum(pilot.used[stage].values()) for stage in STAGES if stage in pilot.used}
     short: list[Kind] = []
     if recipe.fixed:
-        samples = {stage: most * sum(counts.values()) / attempts for stage, counts in _stages(pilot).items()}
+        expected = {stage: most * count / attempts for stage, count in drawn.items()}
     else:
-        needed = 0.0
-        for kind, quota in recipe.quotas.items():
-            if quota == 0:
-                continue
-            counts = pilot.used.get(str(kind), Counter())
-            served = (counts["served"] + 1) / (counts["tried"] + 2)
-            reached = (sum(pilot.used["attempts"][fate] for fate in FATES[kind]) + 1) / (attempts + 2)
-            rivals = [other for other, wanted in recipe.quotas.items() if wanted != 0 and FATES[other] == FATES[kind]]
-            weights = [recipe.quotas[other] or 1 for other in rivals]
-            reached *= (quota or 1) / sum(weights)
-            rows = min(quota if quota is not None else math.inf, most * reached * served)
-            if quota is not None and rows < quota:
-                short.append(kind)
-            needed = max(needed, rows / (reached * served))
-            for stage in STAGES[1:]:
-                a_try = pilot.tried[kind, stage] / counts["tried"] if counts["tried"] else 1.0
-                samples[stage] = samples.get(stage, 0.0) + rows / served * a_try
-        samples["attempts"] = min(needed, most)
-    lengths = {stage: pilot.used_tokens[stage] / max(1, sum(c.values())) for stage, c in _stages(pilot).items()}
-    samples = {stage: samples[stage] for stage in STAGES if samples.get(stage)}
-    tokens = {stage: count * lengths.get(stage, 0.0) for stage, count in samples.items()}
-    speed = sum(pilot.tokens.values()) / seconds
-    return Forecast(
-        samples,
-        tokens,
-        sum(tokens.values()) / speed,
-        attempts,
-        tries,
-        tuple(short),
-    )
+        expected, short = _to_fill_the_quotas(recipe, most, pilot)
+    samples = {stage: expected[stage] for stage in STAGES if expected.get(stage)}
+    tokens = {stage: count * pilot.used_tokens[stage] / max(1, drawn.get(stage, 0)) for stage, count in samples.items()}
+    speed = pilot.tokens.total() / seconds
+    tries = {kind: pilot.used.get(str(kind), Counter())["tried"] for kind in recipe.quotas}
+    return Forecast(samples, tokens, sum(tokens.values()) / speed, attempts, tries, tuple(short))
 
 
-def _stages(pilot: Gathered) -> dict[str, Counter[str]]:
-    return {stage: pilot.used[stage] for stage in STAGES if stage in pilot.used}
+def _to_fill_the_quotas(recipe: GenRecipe, most: int, pilot: Gathered) -> tuple[dict[str, float], list[Kind]]:
+    """Return the samples that fill the quotas, by stage, and the classes that ``most`` attempts will not fill."""
+    expected, short = dict.fromkeys(STAGES, 0.0), []
+    attempts = pilot.used["attempts"]
+    for kind, quota in recipe.quotas.items():
+        if quota == 0:
+            continue
+        counts = pilot.used.get(str(kind), Counter())
+        served = (counts["served"] + 1) / (counts["tried"] + 2)
+        begun = (sum(attempts[fate] for fate in FATES[kind]) + 1) / (attempts.total() + 2)
+        rivals = [other for other, wanted in recipe.quotas.items() if wanted != 0 and FATES[other] == FATES[kind]]
+        begun *= (quota or 1) / sum(recipe.quotas[other] or 1 for other in rivals)
+        within_reach = most * begun * served
+        rows = within_reach if quota is None else min(quota, within_reach)
+        if quota is not None and rows < quota:
+            short.append(kind)
+        expected["attempts"] = max(expected["attempts"], rows / (begun * served))
+        for stage in STAGES[1:]:
+            a_try = pilot.tried[kind, stage] / counts["tried"] if counts["tried"] else 1.0
+            expected[stage] += rows / served * a_try
+    return expected, short
 
 
 def _without_limits(recipe: GenRecipe) -> Quota:
