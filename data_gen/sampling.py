@@ -168,7 +168,8 @@ async def sample(
         gathered.kept = balanced(kept, recipe.balance)
         if recipe.wants_pairs:
             pairs = Selection(recipe.pair_quotas, recipe.cap_per_problem)
-            gathered.pairs = await fill("pairs", pairs, PreferencePairs(recipe, draws))
+            found = await fill("pairs", pairs, PreferencePairs(recipe, draws))
+            gathered.pairs = sorted(found, key=lambda pair: pair.order)
         if recipe.baselines:
             count = len(gathered.kept)
             cap = recipe.cap_per_problem and recipe.cap_per_problem * recipe.blind_per_attempt

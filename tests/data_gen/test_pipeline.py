@@ -185,6 +185,8 @@ def test_preference_pairs_share_the_attempt_and_differ_in_worth(recipe, tmp_path
     summary, _ = sample(recipe, tmp_path, codec, World(judges=0.7))
     rows = list(read_jsonl(tmp_path / "data" / "preferences" / "pairs.jsonl"))
     assert Counter(row["kind"] for row in rows) == {"P1": 6, "P2": 5, "P3": 8}
+    order = [[int(part) for part in re.findall(r"\d+", row["id"])[:2]] for row in rows]
+    assert order == sorted(order), "rows are in order of identity"
     assert summary["classes"]["P3"] == 8
     seen = set()
     for row in rows:
