@@ -111,9 +111,10 @@ class Asking:
     def stated(self, verdict: Verdict, after: Ids = ()) -> Ids:
         """Return the ids of a verdict that nobody sampled: the bare mark, or the two-turn answer to itself.
 
-        ``after`` is what the attempt's own sample went on with: in the two-turn format, the question to itself.
+        ``after`` is what the attempt's own sample went on with: in the two-turn format, the question to itself (a token
+        that says more than the question is not kept).
         """
-        if self.two_turn and after:
+        if self.two_turn and self.codec.decode(after).endswith(prompts.SELF_QUESTION):
             return after + self.codec.encode(answer_text(verdict))
         separator = prompts.SEPARATOR if self.in_path and not self.two_turn else ""
         return self.codec.encode(separator + stated_text(verdict, self.two_turn))
