@@ -40,7 +40,7 @@ STYLE: Any = {
 def drawing(name: str, out: Path, panels: int, written: list[Path]) -> Iterator[Sequence[Axes]]:
     """Give ``panels`` axes side by side and save them as ``<out>/<name>.png`` and ``.svg``."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.4), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.6), squeeze=False, layout="constrained")
         yield list(axes[0])
         out.mkdir(parents=True, exist_ok=True)
         for ending in ("png", "svg"):
@@ -79,7 +79,8 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
             axes.set_xscale("log", base=2)
             axes.set(xlabel=f"{unit} a problem", ylabel="accuracy, %")
             axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        panels[0].legend(fontsize=7)
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
     return written
 
 

@@ -109,10 +109,18 @@ class Table:
         return out.getvalue()
 
     def to_terminal(self, width: int = 80) -> RenderableType:
-        """Return what Rich prints: the columns in as many blocks as fit the width, intervals below their values."""
-        rows = [tuple(cell.replace(" [", "\n[", 1) for cell in row) for row in self.rows]
+        """Return what Rich prints: a block a heading, its columns broken to fit the width, intervals below values."""
         shown: list[RenderableType] = [Text(self.title, style="bold")]
-        shown += [self._block(rows, columns) for columns in self._blocks(rows, width)]
+        section: list[tuple[str, ...]] = []
+        for row in [*self.rows, ()]:
+            if len(row) > 1:
+                section.append(tuple(cell.replace(" [", "\n[", 1) for cell in row))
+                continue
+            if section:
+                shown += [self._block(section, columns) for columns in self._blocks(section, width)]
+                section = []
+            if row:
+                shown.append(Text(row[0], style="bold cyan"))
         shown += [Text(note, style="dim") for note in self.notes]
         if self.commands:
             shown.append(Text("missing; these commands make them:", style="yellow"))
@@ -121,7 +129,7 @@ class Table:
 
     def _blocks(self, rows: Sequence[tuple[str, ...]], width: int) -> list[list[int]]:
         def wide(column: int) -> int:
-            cells = [self.head[column], *(row[column] for row in rows if len(row) > 1)]
+            cells = [self.head[column], *(row[column] for row in rows)]
             return 2 + max(len(line) for cell in cells for line in cell.split("\n"))
 
         blocks: list[list[int]] = [[0]]
@@ -142,11 +150,7 @@ class Table:
                 Text(self.head[column]), justify=justify, max_width=None if column else FIRST, overflow="fold"
             )
         for row in rows:
-            if len(row) == 1:
-                table.add_section()
-                table.add_row(Text(row[0], style="bold"))
-            else:
-                table.add_row(*(Text(row[column]) for column in columns))
+            table.add_row(*(Text(row[column]) for column in columns))
         return table
 
 
