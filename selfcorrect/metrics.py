@@ -178,8 +178,8 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
         i2c=i2c,
         c2i=c2i,
         delta=100 * (i2c.hits - c2i.hits) / n,
-        delta_interval=delta_interval(i2c.hits, c2i.hits, n)
-        if problems == n
+        delta_interval=delta_interval(i2c.hits, c2i.hits, problems)
+        if problems == n or not i2c.hits + c2i.hits  # without a change a bootstrap would claim certainty
         else clustered_interval((p, 100 * (last - first)) for p, first, last in pairs),
         rm_C=share_of((p, v is Verdict.CORRECT) for p, right, v in judged if right),
         rm_W=share_of((p, v is Verdict.WRONG) for p, right, v in judged if not right),

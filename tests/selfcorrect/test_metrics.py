@@ -113,6 +113,12 @@ def test_a_clustered_share_of_none_is_not_certain() -> None:
     assert share_of((f"p{i}", False) for i in range(20) for _ in range(3)).interval == Share(0, 20).interval
 
 
+def test_no_change_in_any_seed_is_not_certain() -> None:
+    low, high = score("m", [seeded(i, s, True) for i in range(20) for s in range(3)]).delta_interval
+    assert (low, high) == delta_interval(0, 0, 20)
+    assert low < 0 < high
+
+
 def test_the_clustered_interval_covers() -> None:
     import numpy as np
 
