@@ -12,7 +12,7 @@ Why the rows of a class stay unbiased. At one problem, the attempts 0, 1, 2, …
 independent and identically distributed. Whether attempt k is drawn depends on fates (right or wrong, served or not)
 of earlier samples, and whether it is kept on its own fates; never on a text, a length or a time. Given its fates, the
 content of a sample is independent of every other sample, so a row has exactly the distribution of its class at its
-problem, as under ``schedule: fixed``. What steering changes is how many rows each problem gives, up to
+problem, whenever it was found. What steering changes is how many rows each problem gives, up to
 ``cap_per_problem``: more come from problems that can give what is missing. ``steer: false`` keeps equal effort.
 
 The order is a function of what is committed, and is decided at fixed numbers of commits, ``lag`` places ahead: so it
