@@ -78,6 +78,24 @@ DryRun = Annotated[
 ]
 
 
+LaunchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--launch", help="Run on the processes of an accelerate config: ddp, fsdp, zero2, zero3, cpu or a file."
+    ),
+]
+
+
+def train_stage(
+    program: str, schema: str, args: list[str] | None, default: str, run: Path, dry_run: bool, launch: str | None
+) -> None:
+    """Run a training program, here or on the processes of an accelerate configuration."""
+    if launch and not dry_run:
+        resolve("train", args, getattr(import_module(f"train.{program}"), schema), default)  # refuse before launching
+        import_module("train.launch").relaunch(launch, sys.argv[1:])
+    stage(f"train.{program}", schema, "train", args, default, run, dry_run)
+
+
 def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str) -> Any:
     """Return the recipe that the arguments of a stage command name, with its overrides."""
     args = list(args or [])
@@ -149,6 +167,7 @@ def sft(
     args: RecipeArgs = None,
     run: RunOption = Path("runs/default"),
     dry_run: DryRun = False,
+    launch: LaunchOption = None,
     show_mask: Annotated[
         bool, typer.Option("--show-mask", help="Print one example coloured by what is learned.")
     ] = False,
@@ -158,31 +177,51 @@ def sft(
         program = import_module("train.sft")
         console.print(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
         return
-    stage("train.sft", "SftRecipe", "train", args, "embedded-sft", run, dry_run)
+    train_stage("sft", "SftRecipe", args, "embedded-sft", run, dry_run, launch)
 
 
 @train_app.command()
-def grpo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def grpo(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    launch: LaunchOption = None,
+) -> None:
     """Reinforce correctness of the last answer with GRPO, starting from a fine-tuned model (stage 2)."""
-    stage("train.grpo", "GrpoRecipe", "train", args, "embedded-grpo", run, dry_run)
+    train_stage("grpo", "GrpoRecipe", args, "embedded-grpo", run, dry_run, launch)
 
 
 @train_app.command()
-def ppo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def ppo(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    launch: LaunchOption = None,
+) -> None:
     """Reinforce with PPO: a value model and GAE in the place of GRPO's groups (stage 2, as in the paper)."""
-    stage("train.ppo", "PpoRecipe", "train", args, "embedded-ppo", run, dry_run)
+    train_stage("ppo", "PpoRecipe", args, "embedded-ppo", run, dry_run, launch)
 
 
 @train_app.command()
-def dpo(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def dpo(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    launch: LaunchOption = None,
+) -> None:
     """Prefer right paths to wrong ones: iterative DPO, or M-DPO on the pairs of `gen` (stage 2)."""
-    stage("train.dpo", "DpoRecipe", "train", args, "embedded-dpo", run, dry_run)
+    train_stage("dpo", "DpoRecipe", args, "embedded-dpo", run, dry_run, launch)
 
 
 @train_app.command()
-def orm(args: RecipeArgs = None, run: RunOption = Path("runs/default"), dry_run: DryRun = False) -> None:
+def orm(
+    args: RecipeArgs = None,
+    run: RunOption = Path("runs/default"),
+    dry_run: DryRun = False,
+    launch: LaunchOption = None,
+) -> None:
     """Train an outcome reward model, the external judge that self-rewarding is compared with."""
-    stage("train.orm", "OrmRecipe", "train", args, "embedded-orm", run, dry_run)
+    train_stage("orm", "OrmRecipe", args, "embedded-orm", run, dry_run, launch)
 
 
 @train_app.command()

@@ -17,10 +17,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfcorrect.errors import ModelError, RecipeError, nearest
+from selfcorrect.errors import InputError, ModelError, RecipeError, nearest
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.runs import stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
+from train.launch import EXPECTED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,10 +79,23 @@ def has_gpu() -> bool:
 
 
 def process_count() -> int:
-    """Return how many processes train together (accelerate launch, torchrun)."""
+    """Return how many processes train together. Raises InputError where ``--launch`` asked for another number."""
     from accelerate import PartialState
 
-    return int(PartialState(cpu=not has_gpu()).num_processes)
+    found = int(PartialState(cpu=not has_gpu()).num_processes)
+    if (expected := os.environ.get(EXPECTED)) and int(expected) != found:
+        raise InputError(f"--launch asked for {expected} processes, {found} came up; see train/launch.py")
+    return found
+
+
+def hold_whole_weights() -> None:
+    """Raise RecipeError where weights are sharded: rollouts sample from the live weights of one process."""
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    if fsdp or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise RecipeError(
+            "rollouts sample from the live weights, so every process must hold all of them; FSDP and ZeRO-3 shard "
+            "them: use --launch ddp or zero2"
+        )
 
 
 @contextmanager

@@ -153,6 +153,7 @@ def run(
         if is_done(folder):
             return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
         started = time.perf_counter()
+        checkpoint.hold_whole_weights()
         codec = ChatCodec.load(recipe.model)
         problems = problem_order(recipe, _problems(recipe, run_folder))
         with meter(recipe.name, recipe.steps) as progress:
@@ -243,6 +244,7 @@ class Rollouts:
             raise InputError("two problems have the same text and different ids; remove duplicates")
         self.prompt_texts = [codec.decode(openings[problem.id]) for problem in problems]
         self.latest: list[Rollout] = []
+        self.paths: list[Trajectory] = []  # of all processes
         self.rewards: list[float | None] = []
         self.row: dict[str, Any] = {}
         self._engine: Any = None
@@ -264,7 +266,12 @@ class Rollouts:
         if self.recipe.overlong == "drop":
             cut = [rollout.path.stop == "length" for rollout in self.latest]
             self.rewards = [None if gone else reward for gone, reward in zip(cut, self.rewards, strict=True)]
-        self.row = _measures([rollout.path for rollout in self.latest], self.rewards, self.recipe.generations)
+        # Every process measures all rollouts, so that guards speak, and stop, in all of them.
+        together = [
+            (rollout.path, reward, part) for rollout, reward, part in zip(self.latest, self.rewards, parts, strict=True)
+        ]
+        self.paths, rewards, parts = map(list, zip(*_gathered(together), strict=True))
+        self.row = _measures(self.paths, rewards, self.recipe.generations)
         self.row |= _means_of_parts(parts) | {"sampled_at": trainer.state.global_step, "rollout_s": sampled - started}
         self.row["grading_s"] = time.perf_counter() - sampled
         return {
@@ -276,9 +283,9 @@ class Rollouts:
         }
 
     def _seeds(self, problems: Sequence[Problem], trainer: PathGrpoTrainer) -> list[int]:
-        rank, step = trainer.accelerator.process_index, trainer.state.global_step
+        step = trainer.state.global_step  # and no rank: two processes sample what one would
         return [
-            sample_seed(self.recipe.seed, "grpo", step, rank, problem.id, place % self.recipe.generations)
+            sample_seed(self.recipe.seed, "grpo", step, 0, problem.id, place % self.recipe.generations)
             for place, problem in enumerate(problems)
         ]
 
@@ -350,6 +357,15 @@ def final_reward(prompts: Any, completions: Any, final_reward: list[float | None
     return final_reward
 
 
+def _gathered(rows: list[Any]) -> list[Any]:
+    """Return the rows of all processes, in the order of the processes."""
+    if checkpoint.process_count() == 1:
+        return rows
+    from accelerate.utils import gather_object
+
+    return list(gather_object(rows))
+
+
 def _means_of_parts(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
     """Return the mean of each part of the reward, over the paths where it is known."""
     means: dict[str, float | None] = {}
@@ -398,10 +414,9 @@ def _turn1_standard_error(paths: Sequence[Trajectory], generations: int) -> floa
 
 def grpo_config(recipe: GrpoRecipe, folder: Path) -> GRPOConfig:
     """Return TRL's settings for a recipe."""
-    from accelerate import PartialState
     from trl import GRPOConfig
 
-    processes = PartialState(cpu=not checkpoint.has_gpu()).num_processes
+    processes = checkpoint.process_count()
     if recipe.prompts_per_step % processes:
         raise RecipeError(f"prompts_per_step={recipe.prompts_per_step} does not split over {processes} processes")
     rows = recipe.prompts_per_step * recipe.generations // processes
@@ -505,13 +520,15 @@ def _watch(
             if row.get("turn1") is not None:
                 note = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
                 progress.advance(1, note=note)
-                console.print(f"step {row['step']}: {note}, reward {row['reward']:.3f}", style="dim", highlight=False)
+                if args.should_save:
+                    shown = f"step {row['step']}: {note}, reward {row['reward']:.3f}"
+                    console.print(shown, style="dim", highlight=False)
                 self.guard(row["step"], args, control)
 
         def guard(self, step: int, args: Any, control: Any) -> None:
             for found in findings(metrics.rows, recipe.guard):
                 if found.guard not in watch.seen and args.should_save:
-                    _save_offenders(found, step, [rollout.path for rollout in rollouts.latest], metrics.path.parent)
+                    _save_offenders(found, step, rollouts.paths, metrics.path.parent)
                 watch.seen.add(found.guard)
                 watch.warnings.append(f"step {step}: {found}")
                 console.print(f"guard: {found}", style="bold red", highlight=False)

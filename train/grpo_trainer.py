@@ -162,19 +162,27 @@ class PathGrpoTrainer(GRPOTrainer):
             counts = torch.tensor([float(len(update_rows)), float(tokens_B[update_rows].sum())]) + skipped / updates
             all_rows, all_tokens = self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()
             by_length = sorted(update_rows.tolist(), key=lambda row: lengths_B[row])
-            for part in torch.tensor(by_length, dtype=torch.long).tensor_split(accumulation):
-                micro = _cut(batch, part, loss_mask) if len(part) else {}
+            parts = torch.tensor(by_length, dtype=torch.long).tensor_split(accumulation)
+            processes = self.accelerator.num_processes
+            for part, size in zip(parts, self._same_sizes([len(part) for part in parts]), strict=True):
+                micro = _cut(batch, part, loss_mask, size) if size else {}
                 # The share of this micro-batch in the mean over the update, against what TRL will divide by.
-                processes = self.accelerator.num_processes
                 share = 1.0
                 if self.loss_type in _ROW_MEANS:
-                    share = len(part) * accumulation * processes / max(1.0, all_rows)
+                    share = size * accumulation * processes / max(1.0, all_rows)
                 elif self.loss_type == "bnpo":
                     share = float(tokens_B[part].sum()) * accumulation * processes / max(1.0, all_tokens)
                 micro["loss_share"] = share
                 micro["num_items_in_batch"] = torch.tensor(all_tokens * updates, device=self.accelerator.device)
                 micro_batches.append(self._with_reference(micro))
         return micro_batches
+
+    def _same_sizes(self, sizes: list[int]) -> list[int]:
+        """Return the rows of each micro-batch, the same in every process: TRL's loss gathers one figure a row."""
+        if self.accelerator.num_processes == 1:
+            return sizes
+        gathered = self.accelerator.gather(torch.tensor([sizes], device=self.accelerator.device))
+        return [max(1, size) for size in gathered.amax(0).tolist()]
 
     def _with_reference(self, micro: dict[str, Any]) -> dict[str, Any]:
         """Add the reference model's log-probabilities where the loss has a KL term."""
@@ -247,14 +255,23 @@ class PathGrpoTrainer(GRPOTrainer):
             )
 
 
-def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor) -> dict[str, Any]:
-    """Return some rows without the columns that are padding, or after the last token of the loss, in all of them."""
+def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -> dict[str, Any]:
+    """Return some rows without the columns that are padding, or after the last token of the loss, in all of them.
+
+    Rows of which nothing is learned fill up to ``size``.
+    """
+    filling = size - len(rows)
+    learned = loss_mask[rows]
+    rows = torch.cat([rows, rows[:1].repeat(filling) if len(rows) else torch.zeros(filling, dtype=torch.long)])
     first = int(batch["prompt_mask"][rows].any(0).float().argmax())
-    needed = loss_mask[rows].any(0).nonzero()
+    needed = learned.any(0).nonzero()
     end = int(needed[-1]) + 1 if len(needed) else 1
     micro: dict[str, Any] = {name: batch[name][rows][:, first:] for name in ("prompt_ids", "prompt_mask")}
     micro |= {name: batch[name][rows][:, :end] for name in _PER_COMPLETION_TOKEN if name in batch}
     micro["advantages"] = batch["advantages"][rows]
     if micro["advantages"].dim() == 2:  # one a token
         micro["advantages"] = micro["advantages"][:, :end]
+    if filling:
+        micro["tool_mask"] = micro.get("tool_mask", torch.ones_like(micro["completion_mask"])).clone()
+        micro["tool_mask"][-filling:] = 0
     return micro

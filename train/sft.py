@@ -144,10 +144,9 @@ def _load(recipe: SftRecipe, run_folder: Path, codec: ChatCodec) -> SftData:
 
 def sft_config(recipe: SftRecipe, folder: Path) -> SFTConfig:
     """Return TRL's settings for a recipe."""
-    from accelerate import PartialState
     from trl import SFTConfig
 
-    processes = PartialState(cpu=not checkpoint.has_gpu()).num_processes
+    processes = checkpoint.process_count()
     per_step = recipe.batch_rows // processes
     micro = min(recipe.micro_rows or per_step, per_step)
     if per_step * processes != recipe.batch_rows or per_step % micro:

@@ -1,0 +1,106 @@
+"""Two processes (gloo) through ``--launch cpu`` give what one gives; launching itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcorrect.errors import InputError, RecipeError
+from selfcorrect.recipes import to_yaml
+from train import checkpoint, launch
+from train.grpo import GrpoRecipe
+from train.sft import SftRecipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_cpu_processes_go_to_torchrun_and_gpus_to_accelerate() -> None:
+    arguments = launch.without_launch(["train", "sft", "--launch", "cpu", "--run", "x", "--launch=ddp"])
+    assert arguments == ["train", "sft", "--run", "x"]
+    command = launch.launch_command(launch.config_path("cpu"), arguments)
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    assert command[-6:] == ["-m", "selfcorrect.cli", *arguments]
+    command = launch.launch_command(launch.config_path("zero3"), arguments)
+    assert command[1:4] == ["-m", "accelerate.commands.launch", "--config_file"]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu"])
+def test_shipped_configurations_are_accelerates(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config: Any = load_config_from_file(str(launch.config_path(name)))
+    assert config.num_processes == (2 if name == "cpu" else 8)
+    sharded = {"fsdp": ("fsdp_version", 2), "zero2": ("zero_stage", 2), "zero3": ("zero_stage", 3)}
+    if name in sharded:
+        key, value = sharded[name]
+        assert (config.fsdp_config or config.deepspeed_config)[key] == value
+
+
+def test_an_unknown_configuration_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match='did you mean "zero2"'):
+        launch.config_path("zero22")
+    (tmp_path / "x.yaml").write_text("a: 1")
+    with pytest.raises(RecipeError, match="names no num_processes"):
+        launch.launch_command(tmp_path / "x.yaml", [])
+
+
+def test_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launch.EXPECTED, "2")
+    with pytest.raises(InputError, match="asked for 2 processes, 1 came up"):
+        checkpoint.process_count()
+
+
+@pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")])
+def test_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    checkpoint.hold_whole_weights()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match="every process must hold all of them"):
+        checkpoint.hold_whole_weights()
+
+
+def train(program: str, recipe: Any, run: Path, *options: str) -> list[dict[str, Any]]:
+    """Run the command line; return metrics.jsonl."""
+    path = run / f"{program}.yaml"
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "selfcorrect.cli", "train", program, str(path), "--run", str(run), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (run / "checkpoints" / recipe.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def largest_difference(folders: list[Path]) -> float:
+    from safetensors.torch import load_file
+
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    return max((one[name] - two[name]).abs().max().item() for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tmp_path: Path) -> None:
+    import shutil
+
+    sft = SftRecipe(model=recipe.model, epochs=2, batch_rows=12, precision="fp32", learning_rate=1e-3, log_every=1)
+    grpo = replace(recipe, prompts_per_step=4, learning_rate=1e-3, max_logprob_gap=1e-3, normalise="role", beta=0.01)
+    rows: dict[str, list[list[dict[str, Any]]]] = {"sft": [], "grpo": []}
+    folders = []
+    for name, options in (("one", ()), ("two", ("--launch", "cpu"))):
+        run = tmp_path / name
+        shutil.copytree(guesser / "data", run / "data")
+        shutil.copy(tmp_path / "data/prompts.jsonl", run / "data/prompts.jsonl")
+        rows["sft"].append(train("sft", sft, run, *options))
+        rows["grpo"].append(train("grpo", grpo, run, *options))
+        folders.append(run / "checkpoints")
+    for one, two in (rows["sft"], rows["grpo"]):
+        assert [row["step"] for row in one] == [row["step"] for row in two]
+        assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=1e-5)
+    assert largest_difference([folder / "ift" for folder in folders]) < 1e-5
+    assert largest_difference([folder / "grpo" for folder in folders]) < 1e-4
