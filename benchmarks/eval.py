@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction")
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--source", default="arithmetic", help="a problem set (selfcorrect.problems)")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

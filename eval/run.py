@@ -46,7 +46,7 @@ from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
-GRADED_AT_ONCE = 256  # paths graded and journalled together; a kill redoes at most these
+GRADED_AT_ONCE = 64  # paths graded and journalled together; a kill redoes at most these
 
 
 @dataclass(frozen=True, slots=True)
