@@ -46,7 +46,8 @@ SETTINGS = ("row", "benchmark", "loop", "stop", "temperature", "seeds", "horizon
 def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = None) -> Table:
     """Return one of the paper's tables with our rows beside its rows; a row that no run fills shows its command."""
     theirs = published_rows(name)
-    rows = [row for row in rows if row.scores.get("stop") != "never"]  # what a threshold was tuned on is no result
+    every = rows
+    rows = [row for row in rows if row.scores.get("stop") != "never"]  # always revised: no result, but p c→i
     groups = list(dict.fromkeys(row.group for row in theirs))
     if beside is not None:
         groups = [group for group in groups if beside.casefold() in group.casefold()]
@@ -80,8 +81,8 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
                 )
             else:
                 left.remove(mine)
-            lines.append(_line(member.method, mine, member, columns, rows))
-        lines += [_line(row.label, row, None, columns, rows) for row in left if _fills(row, columns)]
+            lines.append(_line(member.method, mine, member, columns, every))
+        lines += [_line(row.label, row, None, columns, every) for row in left if _fills(row, columns)]
     notes = [
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
         "Percent [95% interval]. in, out: the paper's value against our interval, where the benchmark is the same.",
@@ -117,13 +118,16 @@ def _line(
 
 
 def _misled(mine: Row, rows: Sequence[Row]) -> Mapping[str, Any]:
-    """Return the scores of the run that misled the same model on the same problems, empty where there is none."""
+    """Return the scores of the run that told the same model, on the same problems, that it was always wrong.
+
+    That is ``stop=never`` for a model that judges itself, ``method=misleading`` for one that is asked; empty where
+    there is none.
+    """
     same = [
         row.scores
         for row in rows
-        if row.scores.get("loop") == "misleading"
-        and row.scores.get("model") == mine.scores.get("model")
-        and benchmark_of(row) == benchmark_of(mine)
+        if (row.scores.get("loop") == "misleading" or row.scores.get("stop") == "never")
+        and all(row.scores.get(key) == mine.scores.get(key) for key in ("model", "benchmark", "split"))
     ]
     return same[0] if same else {}
 

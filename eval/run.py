@@ -242,6 +242,7 @@ def summary(
         "row": recipe.row,
         "dropped": dict(dropped),
         "benchmark": recipe.problems.source,
+        "split": recipe.problems.split,
         "model": recipe.engine.model,
         "loop": recipe.method,
         "stop": recipe.stop,

@@ -15,9 +15,10 @@ the engine keeps its batch full and nothing waits for a turn to end everywhere.
 | ``judged`` | another model judges: an outcome reward model, or the self-reward of policy B | `prompts.REVISE` |
 | ``single-turn`` | stops | – |
 
-Where the model judges itself, `LoopSettings.stop` says what becomes of its verdict (`selfcorrect.stopping`). A decision
-that differs from the mark it wrote replaces the mark: the path goes on from the decided verdict, whose tokens are
-recorded as not sampled.
+A model that was trained to judge itself in the same completion does so in any chat, too: it is misled, or given the
+gold verdict, by ``stop``. Where the model judges itself, `LoopSettings.stop` says what becomes of its verdict
+(`selfcorrect.stopping`). A decision that differs from the mark it wrote replaces the mark: the path goes on from the
+decided verdict, whose tokens are recorded as not sampled.
 """
 
 from __future__ import annotations

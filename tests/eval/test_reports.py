@@ -74,7 +74,9 @@ def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
 def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     recipe = EvalRecipe(row="ift", label="self-rewarding", problems=ProblemsRecipe(source="math"))
     row(tmp_path, recipe, [path(i, i < 6, p=0.9) for i in range(10)])
-    misled = replace(recipe, row="misled", label="misled", method="misleading")
+    other = replace(recipe, row="calibration", stop="never", problems=ProblemsRecipe(source="math", split="validation"))
+    row(tmp_path, other, [path(i, True, False) for i in range(10)])  # other problems: not these
+    misled = replace(recipe, row="misled", label="misled", stop="never")
     row(tmp_path, misled, [path(i, i < 6, i < 3) for i in range(10)])
     table = paper_table("table8", find_rows([tmp_path]), tmp_path)
     line = next(r for r in table.rows if r[0] == "IFT balanced + c2c")
