@@ -199,13 +199,15 @@ class OpenAIEngine:
         try:
             async with self._http.stream("POST", f"{endpoint.url}/completions", json=fields) as response:
                 if response.status_code != 200:
-                    raise _refusal(endpoint, response.status_code, response.headers, await response.aread())
+                    said = (await response.aread()).decode(errors="replace")
+                    raise _refusal(endpoint, response.status_code, said, response.headers.get("retry-after", ""))
                 async for event in httpx2.EventSource(response):
                     if event.data.strip() == "[DONE]":
                         break
                     content = event.json()
-                    if isinstance(content, dict) and content.get("error"):
-                        raise _Passing("error in the stream", str(content["error"])[:300])
+                    if isinstance(content, dict) and (error := content.get("error")):  # vLLM: also what it refuses
+                        code = error.get("code") if isinstance(error, dict) else None
+                        raise _refusal(endpoint, code if isinstance(code, int) else 500, str(error))
                     completion.take(content)
                     if not self._server_stops and any(text in completion.text for text in stop_texts):
                         completion.finish_reason = "stop"
@@ -270,11 +272,10 @@ class OpenAIEngine:
         self.counts[what] += 1
 
 
-def _refusal(endpoint: Endpoint, status: int, headers: Any, content: bytes) -> Exception:
-    """Return what a status other than 200 means: try again, or never."""
-    said = content.decode(errors="replace").strip()[:500]
+def _refusal(endpoint: Endpoint, status: int, said: str, rest: str = "") -> Exception:
+    """Return what a status other than 200 means: try again, after ``rest`` seconds if the server says so, or never."""
+    said = said.strip()[:500]
     if status in RETRIED or status >= 500:
-        rest = headers.get("retry-after", "")
         rest_s = min(LONGEST_PAUSE_S, float(rest)) if rest.isdecimal() else None
         return _Passing(f"HTTP {status}", said, accident=status not in OVERLOADED, rest_s=rest_s)
     return EngineError(f"{endpoint.url}/completions refuses the request (HTTP {status}): {said}")

@@ -225,6 +225,11 @@ def error_event(handler: Handler) -> None:
     handler.stream([{"error": {"message": "engine dead", "code": 500}}])
 
 
+def refused_in_the_stream(handler: Handler) -> None:
+    """What vLLM does with a prompt that it cannot take: the stream has begun when it finds out."""
+    handler.stream([{"error": {"message": "bad seed", "type": "BadRequestError", "code": 400}}])
+
+
 def aborted(handler: Handler) -> None:
     handler.stream([{"choices": [{"text": "", "token_ids": [], "finish_reason": "abort"}]}])
 

@@ -233,9 +233,10 @@ def test_giving_up_names_the_server_and_the_last_failure(folder, saved_codec) ->
     assert len(server.bodies) == 4
 
 
-def test_a_refused_request_is_not_asked_again(folder, saved_codec) -> None:
+@pytest.mark.parametrize("refusal", [servers.status(400, message="bad seed"), servers.refused_in_the_stream])
+def test_a_refused_request_is_not_asked_again(folder, saved_codec, refusal) -> None:
     with (
-        servers.Server(saved_codec, script, servers.vllm, lambda n: servers.status(400, message="bad seed")) as server,
+        servers.Server(saved_codec, script, servers.vllm, lambda n: refusal) as server,
         opened(folder, server) as engine,
         pytest.raises(EngineError, match=r"refuses the request \(HTTP 400\).*bad seed"),
     ):

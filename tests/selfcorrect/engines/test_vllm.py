@@ -247,7 +247,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_real_server_gives_the_same_ids_and_log_probabilities(server, engine, ours, codec) -> None:
-    recipe = EngineRecipe(kind="openai", endpoints=(server,), max_batch=64)
+    recipe = EngineRecipe(kind="openai", endpoints=(server,), max_batch=64, options={"retries": 1})
     asked = [*solves(codec, 30), *solves(codec, 30, temperature=0.0), *evaluations(codec, ours, 30)]
     client = open_engine(recipe)
     try:
