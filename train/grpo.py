@@ -50,6 +50,7 @@ from train.advantages import Rule, path_advantages, returns_to_go, role_advantag
 from train.checkpoint import Metrics, Precision
 from train.data import read_problems
 from train.guards import Finding, GuardRecipe, findings, healthy_steps, offenders
+from train.planner import Batch, memory_table, model_size
 from train.rollouts import Format, Rollout, Sampling, graded, roll_out
 
 if TYPE_CHECKING:
@@ -190,6 +191,12 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "
         f"most {recipe.max_tokens} tokens: at most {recipe.steps * samples * recipe.max_tokens:,} tokens; "
         f"{recipe.steps * recipe.updates * recipe.passes} optimizer steps",
+        memory_table(
+            model_size(recipe.model),
+            Batch(recipe.micro_rows, recipe.sampling.budget, bool(recipe.trainer.get("gradient_checkpointing"))),
+            frozen_models=int(recipe.beta > 0),
+            value_model=getattr(recipe, "critic", None) == "separate",
+        ),
     ]
     try:
         problems = _problems(recipe, run_folder)

@@ -37,6 +37,7 @@ from selfcorrect.tokens import ChatCodec
 from train import checkpoint
 from train.checkpoint import Metrics, Precision
 from train.data import SftData, load_sft_data, show_mask
+from train.planner import Batch, memory_table, model_size
 
 if TYPE_CHECKING:
     from trl import SFTConfig, SFTTrainer
@@ -104,6 +105,9 @@ def plan(recipe: SftRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     shown.append(
         f"{parameters:,} parameters; with gradients and AdamW states in fp32 about {16 * parameters / 1e9:.2f} GB"
     )
+    rows = recipe.micro_rows or recipe.batch_rows
+    checkpointing = bool(recipe.trainer.get("gradient_checkpointing"))
+    shown.append(memory_table(model_size(recipe.model), Batch(rows, recipe.max_tokens, checkpointing)))
     if not _data_path(recipe, run_folder).exists():
         shown.append(f"no rows at {_data_path(recipe, run_folder)} yet: `selfcorrect gen` writes them")
         return Group(*shown)

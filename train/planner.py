@@ -1,0 +1,88 @@
+"""Memory of a training run per GPU, before it is started: `--dry-run` shows it (TRL#2688, #3523).
+
+States of the optimised weights: weights, gradients and AdamW's two moments, fp32, 16 bytes a parameter, as every
+program here trains them; sharded over N processes as ZeRO does (Rajbhandari et al., arXiv 1910.02054, section 5:
+stage 2 shards gradients and moments, stage 3 and FSDP the weights too). Weights that do not learn (a reference model)
+are 4 bytes a parameter, whole in every process.
+
+Activations of a forward pass with R rows of T tokens in 16 bit: with checkpointing one input a layer and one layer's
+inside, without it every layer's inside, 34 bytes a token and unit of width (Korthikanti et al., arXiv 2205.05198, eq. 1
+without its attention term: SDPA and flash attention do not keep scores). The head adds 3 x 4 bytes a token and word.
+
+An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), nor gathered layers under sharding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from selfcorrect.tokens import model_path
+
+GB = 1e9
+STATES = (4.0, 4.0, 8.0)
+"""Bytes a parameter of weights, gradients and moments."""
+
+LAYOUTS = {"one GPU, or DDP": (False, False, False), "zero2": (False, True, True), "zero3, fsdp": (True, True, True)}
+"""Whether weights, gradients and moments are spread over the processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What the estimate needs to know of a model."""
+
+    parameters: int
+    layers: int
+    width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass of the update: rows, tokens a row, and whether layers are recomputed in the backward pass."""
+
+    rows: int
+    tokens: int
+    checkpointing: bool
+
+
+def model_size(model: str) -> ModelSize:
+    """Return a model's size from its configuration, without loading weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model_path(model))
+    with torch.device("meta"):
+        parameters = int(AutoModelForCausalLM.from_config(config).num_parameters())
+    text = config.get_text_config()
+    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+
+
+def state_bytes(parameters: int, processes: int, layout: str, bytes_each: tuple[float, float, float] = STATES) -> float:
+    """Return the bytes of weights, gradients and moments in one process."""
+    return sum(parameters * b / (processes if cut else 1) for b, cut in zip(bytes_each, LAYOUTS[layout], strict=True))
+
+
+def activation_bytes(size: ModelSize, batch: Batch) -> float:
+    """Return the bytes that one forward pass keeps for its backward pass, the head's included."""
+    tokens = batch.rows * batch.tokens
+    inside = 34.0 * tokens * size.width
+    kept = size.layers * 2.0 * tokens * size.width + inside if batch.checkpointing else size.layers * inside
+    return kept + 12.0 * tokens * size.vocabulary
+
+
+def memory_table(size: ModelSize, batch: Batch, frozen_models: int = 0, value_model: bool = False) -> Table:
+    """Return GB per GPU by layout and number of GPUs, with and without a KL's reference model and PPO's value model."""
+    learning = size.parameters * (2 if value_model else 1)
+    extra = frozen_models * 4.0 * size.parameters + activation_bytes(size, batch)
+    recomputed = "layers recomputed" if batch.checkpointing else "layers kept"
+    title = f"GB per GPU: {size.parameters:,} parameters, {batch.rows} x {batch.tokens} tokens, {recomputed}"
+    table = Table(title=title)
+    table.add_column("layout")
+    for processes in (1, 2, 4, 8):
+        table.add_column(f"{processes} GPU" + "s" * (processes > 1), justify="right")
+    for layout in LAYOUTS:
+        cells = [f"{(state_bytes(learning, n, layout) + extra) / GB:.1f}" for n in (1, 2, 4, 8)]
+        table.add_row(layout, *cells)
+    return table
