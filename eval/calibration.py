@@ -160,8 +160,10 @@ def quality(p_N: Floats, right_N: Floats, problems: Sequence[str]) -> Quality:
     for path, problem in enumerate(problems):
         members[index[problem]].append(path)
     rng, drawn = np.random.default_rng(0), []
+    one_each = len(members) == len(p_N)
     for _ in range(RESAMPLES // 4):
-        paths = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]).astype(int)
+        chosen = rng.integers(len(members), size=len(members))
+        paths = chosen if one_each else np.concatenate([members[k] for k in chosen])
         drawn.append(_measures(p_N[paths], right_N[paths]))
     ece, brier, auroc, aurc = _measures(p_N, right_N)
     intervals = {}

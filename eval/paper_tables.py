@@ -16,6 +16,7 @@ from eval.budget import PARTS, Budget, budgets_by, error_budget, published
 from eval.calibration import Quality, judged, quality
 from eval.layout import Table
 from eval.published import (
+    BENCHMARKS,
     COLUMNS,
     TEMPERATURES,
     Published,
@@ -94,9 +95,8 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
 
 
 def _belongs(row: Row, benchmark: str, is_first: bool) -> bool:
-    known = {member.benchmark for name in COLUMNS for member in published_rows(name)}
     mine = benchmark_of(row)
-    return mine == benchmark if mine in known else is_first
+    return mine == benchmark if mine in BENCHMARKS.values() else is_first
 
 
 def _fills(row: Row, columns: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ class Published:
     values: Mapping[str, float]
 
 
+@cache
 def published_tables() -> dict[str, Any]:
-    """Return the figures as they were handed down."""
+    """Return the figures as they were handed down; read once, not to be changed."""
     file = Path(__file__).with_name("published_tables.json")
     tables: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return tables

@@ -110,11 +110,13 @@ def test_hostile_mathematics_stays_text(browser: Any, tmp_path: Path, path, row:
 
 
 def test_ten_thousand_paths_stay_smooth(browser: Any, tmp_path: Path, path, row: Rows) -> None:  # type: ignore[no-untyped-def]
-    paths = [path(i, i % 3 == 0, i % 2 == 0, p=0.1) for i in range(5000)]
-    row(tmp_path, EvalRecipe(row="a", label="A"), paths)
-    other = row(tmp_path, EvalRecipe(row="b", label="B"), paths[:1])
-    file = other / "trajectories.jsonl"
-    file.write_text("".join(json.dumps({"key": t.problem.id, "trajectory": t.to_json()}) + "\n" for t in paths))
+    kinds = [
+        json.dumps(path("<i>", *rights, p=0.1).to_json()) for rights in ((False, True), (True, False), (True, True))
+    ]
+    for name in ("a", "b"):
+        folder = row(tmp_path, EvalRecipe(row=name, label=name), [path(0, True)])
+        lines = (f'{{"key": "{i}", "trajectory": {kinds[i % 3].replace("<i>", str(i))}}}\n' for i in range(5000))
+        (folder / "trajectories.jsonl").write_text("".join(lines))
     browser.open(write_report(tmp_path))
     assert browser.run(COUNT) == "5,000 of 5,000 trajectories"
     assert browser.run("document.querySelectorAll('#list .item').length") < 60  # only what is in view exists
