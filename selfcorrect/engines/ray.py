@@ -71,8 +71,8 @@ class RayEngine:
                 self._places.put_nowait(replica)
 
     @classmethod
-    def start(cls, recipe: EngineRecipe) -> RayEngine:
-        """Start ``recipe.replicas`` actors and wait until each has loaded the model.
+    def start(cls, recipe: EngineRecipe, actor_class: type = Replica) -> RayEngine:
+        """Start ``recipe.replicas`` actors of ``actor_class`` and wait until each has loaded the model.
 
         ``recipe.actor`` are options of ``ray.remote`` for each (default: one CPU, and where the cluster has GPUs as
         many as ``tensor_parallel_size``). Raises MissingExtraError, RecipeError, or EngineError with Ray's reason.
@@ -96,7 +96,7 @@ class RayEngine:
         options.setdefault("max_concurrency", places + 8)
         replicas = []
         try:
-            actor = ray.remote(Replica).options(**options)
+            actor = ray.remote(actor_class).options(**options)
             inner = replace(recipe, kind=recipe.replica, actor={}, replicas=1)
             replicas = [actor.remote(inner) for _ in range(recipe.replicas)]
             facts = ray.get([replica.facts.remote() for replica in replicas], timeout=START_S)

@@ -1,10 +1,14 @@
-"""The Ray engine on a local cluster of two replicas: same samples, killed replicas, what cannot start."""
+"""The Ray engine on a local cluster of two replicas: same samples, killed replicas, what cannot start.
+
+What happens to requests is tested with toy actors that need no model; what gen writes, with the embedded model.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,46 +19,57 @@ import pytest
 from data_gen.pipeline import run as gen
 from data_gen.recipe import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
+from selfcorrect.engines.ray import RayEngine
 from selfcorrect.errors import EngineError
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-engines")
 pytestmark = pytest.mark.slow
 
+ASKED = [SampleRequest((1, 2, 3), 10, sample_seed("ray", i)) for i in range(300)]
+WANTED = [(request.seed % 1000,) for request in ASKED]
+
+
+def toy_actor() -> type:
+    """Return an actor whose samples tell their seed and its process; not a global, so that Ray sends its code."""
+
+    class Toy:
+        def __init__(self, recipe: EngineRecipe) -> None:
+            self.recipe = recipe
+
+        async def facts(self) -> tuple[str, int, int]:
+            return f"toy:{self.recipe.kind}", 100, os.getpid()
+
+        async def sample(self, request: SampleRequest) -> Sample:
+            if request.temperature == 9.0:
+                raise EngineError("no such temperature")
+            await asyncio.sleep(0.05)
+            return Sample((request.seed % 1000,), (float(-os.getpid()),), "length")
+
+        async def close(self) -> None:
+            pass
+
+    return Toy
+
 
 @contextmanager
-def opened(**settings: Any) -> Iterator[Any]:
-    engine = open_engine(EngineRecipe(**({"kind": "ray", "replicas": 2, "max_batch": 16, "threads": 1} | settings)))
+def opened(**settings: Any) -> Iterator[RayEngine]:
+    recipe = EngineRecipe(**({"kind": "ray", "replicas": 2, "replica": "vllm", "max_batch": 4} | settings))
+    engine = RayEngine.start(recipe, toy_actor())
     try:
         yield engine
     finally:
         asyncio.run(engine.close())
 
 
-@pytest.fixture(scope="module")
-def asked() -> list[SampleRequest]:
-    codec = ChatCodec.load("embedded")
-    prompt = codec.opening([{"role": "user", "content": "Mia has 214 shells. They grow 7 times. How many now?"}])
-    return [SampleRequest(prompt, 100, sample_seed("ray", i), stop_ids=codec.stop_ids) for i in range(300)]
-
-
-@pytest.fixture(scope="module")
-def wanted(asked) -> list[Sample]:
-    engine = open_engine(EngineRecipe(max_batch=64, threads=1))
-    samples = sample_all(engine, asked)
-    asyncio.run(engine.close())
-    return samples
-
-
 def ids(samples: list[Sample]) -> list[tuple[int, ...]]:
     return [sample.token_ids for sample in samples]
 
 
-async def kill_one_midway(engine: Any, asked: list[SampleRequest]) -> tuple[list[Sample], int]:
+async def kill_one_midway(engine: RayEngine) -> tuple[list[Sample], int]:
     """Sample all, with SIGKILL to the first replica when a tenth is done; return the samples and its process id."""
     _, _, pid = await engine.replicas[0].facts.remote()
-    tasks = [asyncio.create_task(engine.sample(request)) for request in asked]
+    tasks = [asyncio.create_task(engine.sample(request)) for request in ASKED]
     while sum(task.done() for task in tasks) < len(tasks) // 10:
         await asyncio.sleep(0.01)
     assert not all(task.done() for task in tasks)
@@ -62,39 +77,56 @@ async def kill_one_midway(engine: Any, asked: list[SampleRequest]) -> tuple[list
     return list(await asyncio.gather(*tasks)), pid
 
 
-def test_a_replica_killed_mid_work_loses_nothing_and_comes_back(asked, wanted) -> None:
+def test_work_is_shared_and_comes_back_in_order() -> None:
     with opened() as engine:
-        assert engine.context == 1024
-        assert ids(sample_all(engine, asked)) == ids(wanted), "the samples are those of one engine"
-        samples, killed = asyncio.run(kill_one_midway(engine, asked))
-        assert ids(samples) == ids(wanted)
+        assert (engine.name, engine.context) == ("ray:2xtoy:vllm", 100)
+        samples = sample_all(engine, ASKED)
+        assert ids(samples) == WANTED
+        shares = Counter(sample.logprobs for sample in samples)
+        assert len(shares) == 2
+        assert min(shares.values()) > 100, "both work"
+        with pytest.raises(EngineError, match="the context of ray:2xtoy:vllm holds 100"):
+            sample_all(engine, [SampleRequest((1,), 100)])
+        with pytest.raises(EngineError, match="ray:2xtoy:vllm: no such temperature"):
+            sample_all(engine, [SampleRequest((1,), 1, temperature=9.0)])
+
+        async def cancelled_and_then_all() -> list[Sample]:
+            tasks = [asyncio.create_task(engine.sample(request)) for request in ASKED]
+            await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            return await asyncio.gather(*(engine.sample(request) for request in ASKED[:50]))
+
+        assert ids(asyncio.run(cancelled_and_then_all())) == WANTED[:50], "places are given back"
+    assert not ray.is_initialized()
+    with pytest.raises(EngineError, match="is closed"):
+        sample_all(engine, ASKED[:1])
+
+
+def test_a_replica_killed_mid_work_loses_nothing_and_comes_back() -> None:
+    with opened() as engine:
+        samples, killed = asyncio.run(kill_one_midway(engine))
+        assert ids(samples) == WANTED
         pids = {ray.get(replica.facts.remote())[2] for replica in engine.replicas}
         assert len(pids) == 2
         assert killed not in pids
-        with pytest.raises(EngineError, match="the context of ray:2xtransformers:embedded holds 1024"):
-            sample_all(engine, [SampleRequest(asked[0].prompt_ids, 2000)])
-    assert not ray.is_initialized()
-    with pytest.raises(EngineError, match="is closed"):
-        sample_all(engine, asked[:1])
 
 
-def test_a_replica_that_stays_dead_leaves_its_work_to_the_other(asked, wanted) -> None:
+def test_a_replica_that_stays_dead_leaves_its_work_to_the_other() -> None:
     with opened(actor={"max_restarts": 0}) as engine:
-        samples, _ = asyncio.run(kill_one_midway(engine, asked))
-        assert ids(samples) == ids(wanted)
-        assert len(engine.replicas) == 1
-        last = engine.replicas[0]
+        samples, _ = asyncio.run(kill_one_midway(engine))
+        assert ids(samples) == WANTED
+        (last,) = engine.replicas
         ray.kill(last)
         with pytest.raises(EngineError, match=r"all replicas of .* died"):
-            sample_all(engine, asked[:40])
+            sample_all(engine, ASKED[:40])
 
 
 def test_gen_writes_the_same_data_with_replicas_as_with_one_engine(tmp_path: Path) -> None:
     rows = []
     for kind in ("transformers", "ray"):
-        engine = EngineRecipe(kind=kind, replicas=2, max_batch=16, threads=1)  # type: ignore[arg-type]
         recipe = GenRecipe(
-            engine=engine,
+            engine=EngineRecipe(kind=kind, replicas=2, max_batch=16, threads=1),  # type: ignore[arg-type]
             problems=ProblemsRecipe(source="arithmetic", split="train", count=60),
             attempts=4,
             evaluations=2,
@@ -110,6 +142,6 @@ def test_gen_writes_the_same_data_with_replicas_as_with_one_engine(tmp_path: Pat
 
 
 def test_what_cannot_start_is_said() -> None:
-    with pytest.raises(EngineError, match=r"a replica could not start: .*device"), opened(device="cuda:7"):
-        pass
+    with pytest.raises(EngineError, match=r"a replica could not start: .*cuda"):
+        open_engine(EngineRecipe(kind="ray", replicas=1, device="cuda:7"))
     assert not ray.is_initialized()
