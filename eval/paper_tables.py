@@ -55,6 +55,8 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
         if not groups:
             known = ", ".join(dict.fromkeys(row.group for row in theirs))
             raise InputError(f"{name} has no group {beside!r}; it has {known}")
+    if beside is None and rows and all(benchmark_of(row) not in BENCHMARKS.values() for row in rows):
+        groups = groups[:1]  # runs on other problems stand beside one part of the table
     temperature = TEMPERATURES.get(name, 1.0)
     columns = COLUMNS[name]
     head = ("method", "n", *(text for key in columns for text in (TITLES[key], "paper")))
@@ -63,13 +65,6 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
     for place, group in enumerate(groups):
         members = [row for row in theirs if row.group == group]
         fitting = [row for row in rows if _belongs(row, members[0].benchmark, place == 0)]
-        if (
-            place
-            and not fitting
-            and beside is None
-            and any(_belongs(r, m.benchmark, True) for r in rows for m in theirs)
-        ):
-            continue  # our runs have a place elsewhere in the table
         benchmarks = sorted({benchmark_of(row) for row in fitting})
         ours = f"; ours on {', '.join(benchmarks)}" if benchmarks and benchmarks != [members[0].benchmark] else ""
         lines.append((f"{group}{ours}",))

@@ -53,6 +53,7 @@ def test_the_papers_values_are_marked_against_our_interval(run: Path) -> None:
     assert cells["Final"] == ("80.0 [71.1 86.7]", "77.2 in")
     assert cells["Δ i→c"] == ("11.0 [6.2 18.6]", "5.0 out")
     assert any("n = 100 cannot resolve less than ±" in note for note in table.notes)
+    assert [r[0] for r in table.rows if len(r) == 1] == ["MATH500", "OlympiadBench", "Minerva Math"]
     assert all(r[1] == "missing" for r in table.rows if len(r) > 1 and r[0] == "Self-rewarding IFT + PPO w correctness")
 
 
