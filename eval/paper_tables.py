@@ -40,8 +40,7 @@ TITLES = {
     "rm_C": "RM C",
     "rm_W": "RM W",
 }
-FEWEST_JUDGED = 20
-SETTINGS = ("row", "benchmark", "loop", "stop", "temperature", "seeds", "horizon", "max_tokens", "grader", "prompts")
+FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
 
 
 def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = None) -> Table:
@@ -277,9 +276,3 @@ def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
     missing = [] if lines else [f"selfcorrect eval embedded method=self-rewarding row=ift --run {run}"]
     head = ("method", "n", "right", "ECE", "Brier", "AUROC", "AURC")
     return Table("Is P(correct) to be believed?", head, lines, notes, missing)
-
-
-def settings_table(rows: Sequence[Row]) -> Table:
-    """Return what made each row, for the end of a report."""
-    lines = [(row.label, *(str(row.scores.get(key, "–")) for key in SETTINGS)) for row in rows]
-    return Table("What made these rows", ("method", *SETTINGS), lines)

@@ -26,6 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.budget import error_budget
+from eval.paper_tables import FEWEST_JUDGED
 from eval.report_charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
 from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
@@ -36,7 +37,6 @@ from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verd
 HERE = Path(__file__).parent
 KATEX = HERE / "vendor" / "katex"
 TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
-FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
 
 CLASSES = {

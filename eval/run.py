@@ -82,6 +82,7 @@ class EvalRecipe:
                 "a judge goes with method=judged or stop=judge: "
                 "give judge.kind (orm, self-rewarding, asked, two-turn) and judge.engine.model, or neither"
             )
+        self.loop()  # refuses what does not go together before a model is loaded
 
     def loop(self, rule: StopRule | None = None) -> LoopSettings:
         """Return the loop's share of the settings; ``rule`` is that of ``stop=threshold``."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
 from eval.rows import read_json, read_trajectories
 from eval.run import EvalRecipe, regrade
+from selfcorrect.cli import main
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_jsonl, write_jsonl
@@ -150,3 +151,28 @@ def test_export_then_import_gives_the_same_paths(tmp_path: Path, path, row) -> N
     assert [a.grade.outcome for t in back for a in t.attempts if a.grade] == [
         a.grade.outcome for t in bare for a in t.attempts if a.grade
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("eval compare {0}/a {0}/b", "neither a run folder"),
+        ("eval regrade {0}/nowhere", "neither a run folder"),
+        ("eval import {0}/no.jsonl --run {0}", "no file at"),
+        ("eval calibrate problems.split=test --run {0}", "tests nothing"),
+        ("eval embedded stop=thresold --run {0}", "did you mean"),
+        ("eval embedded method=judged --run {0}", "judge.kind"),
+        ("eval embedded method=gold stop=never --run {0}", "has none"),
+        ("report table3 {0}/nowhere", "neither a run folder"),
+        ("report figure1 {0}", "selfcorrect train grpo"),
+    ],
+)
+def test_wrong_input_is_one_message(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(command.format(tmp_path).split())
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert left.value.code == 1
+    assert said in printed
+    assert "Traceback" not in printed
