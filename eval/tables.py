@@ -154,7 +154,7 @@ def _table(*titles: str) -> Table:
 
 def cell(row: Mapping[str, Any], key: str) -> Text:
     """Return one value with its interval below, a dash where there is none."""
-    judges = row["rm_C_n"] + row["rm_W_n"] > 0
+    judges = row["rm_C_n"] + row["rm_W_n"] > 0 or "no-verdict" in row["stops"]  # was due to judge, and did not
     if row[key] is None or (key in JUDGED and not judges):
         return Text("–", style="dim")
     low, high = row[f"{key}_interval"]
