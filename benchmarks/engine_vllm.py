@@ -9,7 +9,9 @@ watch the verdict tokens and stop at the mark) and revisions in equal parts. ``p
 the same lengths that ask for neither log-probabilities nor watched tokens: what our protocol costs beside vLLM's least.
 
 Each round times every side, in an order that turns; a ratio is the geometric mean over rounds, with a 95% t-interval
-of its logarithm. The last line is JSON for machines.
+of its logarithm. ``cpu_ratio`` is of processor seconds of this process and its children: steadier than the wall clock
+beside other work. The bare `LLM` runs in this process, its fastest on a CPU; ``--multiprocessing`` gives it a process
+of its own, as vLLM does by default and `AsyncLLM` always. The last line is JSON for machines.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import psutil
+from scipy.stats import t
 
 from data_gen.arithmetic import problems
 from selfcorrect.engines import EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
@@ -62,25 +67,41 @@ def pipeline_requests(codec: ChatCodec, solves: list[SampleRequest], attempts: l
     return requests
 
 
-def compare(sides: dict[str, Side], rounds: int) -> dict[str, list[tuple[float, int]]]:
-    """Return (seconds, tokens) of each side in each round, after one round that is not counted."""
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One side in one round."""
+
+    seconds: float
+    cpu_seconds: float
+    tokens: int
+
+
+def cpu_seconds() -> float:
+    """Return the processor seconds that this process and its living descendants have used."""
+    me = psutil.Process()
+    used = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return sum(times.user + times.system for times in used)
+
+
+def compare(sides: dict[str, Side], rounds: int) -> dict[str, list[Run]]:
+    """Return each side's runs, one in each round, after a round that is not counted."""
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
     names = list(sides)
     for round_ in range(-1, rounds):
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), cpu_seconds()
             tokens = sides[name]()
+            run = Run(time.perf_counter() - start, cpu_seconds() - cpu_start, tokens)
             if round_ >= 0:
-                runs[name].append((time.perf_counter() - start, tokens))
-                print(f"round {round_} {name}: {runs[name][-1][0]:.2f} s", flush=True)
+                runs[name].append(run)
+                print(f"round {round_} {name}: {run.seconds:.2f} s, {run.cpu_seconds:.2f} s of CPU", flush=True)
     return runs
 
 
-def ratio(ours: list[tuple[float, int]], theirs: list[tuple[float, int]]) -> tuple[float, list[float]]:
+def ratio(ours: list[Run], theirs: list[Run], *, cpu: bool = False) -> tuple[float, list[float]]:
     """Return how many times the tokens a second of ``theirs`` ours makes, and the 95% interval over rounds."""
-    from scipy.stats import t
-
-    logs = [math.log(a[1] / a[0]) - math.log(b[1] / b[0]) for a, b in zip(ours, theirs, strict=True)]
+    rate = lambda run: math.log(run.tokens / (run.cpu_seconds if cpu else run.seconds))
+    logs = [rate(a) - rate(b) for a, b in zip(ours, theirs, strict=True)]
     half = t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     mean = statistics.fmean(logs)
     return round(math.exp(mean), 3), [round(math.exp(mean - half), 3), round(math.exp(mean + half), 3)]
@@ -96,8 +117,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--multiprocessing", action="store_true", help="the bare LLM in a process of its own")
     given = parser.parse_args()
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the bare LLM in this process: its fastest on a CPU
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
@@ -112,6 +133,7 @@ def main() -> None:
     from selfcorrect.engines.vllm import sampling_params
 
     arguments = engine.arguments | {"model": model_path(given.model)}  # type: ignore[attr-defined]
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if given.multiprocessing else "0"
     llm = LLM(**arguments)
     solves = solve_requests(codec, given.requests, given.max_tokens)
     requests = pipeline_requests(codec, solves, sample_all(engine, solves))
@@ -142,26 +164,30 @@ def main() -> None:
 
     runs = compare({"ours": ours, "bare": bare, "plain": plain}, given.rounds)
     for name, measured in runs.items():
-        speeds = [tokens / seconds for seconds, tokens in measured]
+        speeds = [run.tokens / run.seconds for run in measured]
         print(f"{name:6} {statistics.median(speeds):8,.0f} tokens/s (median of {len(speeds)} rounds)")
     against_bare, interval = ratio(runs["ours"], runs["bare"])
     against_plain, plain_interval = ratio(runs["ours"], runs["plain"])
+    cpu, cpu_interval = ratio(runs["ours"], runs["bare"], cpu=True)
     summary = {
         "ratio_vs_bare_vllm": against_bare,
         "ratio_vs_bare_vllm_95": interval,
+        "cpu_ratio": cpu,
+        "cpu_ratio_95": cpu_interval,
         "ratio_vs_plain_vllm": against_plain,
         "ratio_vs_plain_vllm_95": plain_interval,
         "tokens_per_s": {
-            name: round(statistics.median(tokens / seconds for seconds, tokens in measured))
+            name: round(statistics.median(run.tokens / run.seconds for run in measured))
             for name, measured in runs.items()
         },
-        "tokens_in_a_round": {name: measured[0][1] for name, measured in runs.items()},
+        "tokens_in_a_round": {name: measured[0].tokens for name, measured in runs.items()},
         "requests": len(requests),
         "rounds": given.rounds,
         "batch": given.batch,
         "model": given.model,
         "dtype": given.dtype,
         "threads": given.threads,
+        "bare_in_process": not given.multiprocessing,
         "versions": {"python": platform.python_version(), "vllm": vllm.__version__},
     }
     asyncio.run(engine.close())
