@@ -43,6 +43,7 @@ from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
+from train.card import write_card
 from train.checkpoint import Metrics, Precision
 from train.data import read_problems
 from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
@@ -134,6 +135,7 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
             summary = _iterate(recipe, codec, _problems(recipe, run_folder), folder)
         summary["seconds"] = round(time.perf_counter() - started, 2)
         if checkpoint.is_main_process():
+            write_card(folder, "dpo", summary)
             mark_done(folder, summary)
         return summary
 

@@ -47,6 +47,7 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role, Span, Trajectory
 from train import checkpoint
 from train.advantages import Rule, path_advantages, returns_to_go, role_advantages
+from train.card import write_card
 from train.checkpoint import Metrics, Precision
 from train.data import read_problems
 from train.guards import Finding, GuardRecipe, findings, healthy_steps, offenders
@@ -175,6 +176,7 @@ def run(
         summary |= {"result_step": result_step, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
         if trainer.args.should_save:
             shutil.rmtree(folder / "resume", ignore_errors=True)
+            write_card(folder, "grpo" if build is None else "ppo", summary)
             mark_done(folder, summary)
         return summary
 
@@ -281,6 +283,9 @@ class Rollouts:
         self.row = _measures(self.paths, rewards, self.recipe.generations)
         self.row |= _means_of_parts(parts) | {"sampled_at": trainer.state.global_step, "rollout_s": sampled - started}
         self.row["grading_s"] = time.perf_counter() - sampled
+        for name, value in self.row.items():  # for TensorBoard, W&B and Trackio, where `trainer.report_to` names them
+            if isinstance(value, (int, float)):
+                trainer._metrics["train"][f"path/{name}"].append(value)
         return {
             "prompt_ids": [list(rollout.prompt_ids) for rollout in self.latest],
             "completion_ids": [list(rollout.completion_ids) for rollout in self.latest],

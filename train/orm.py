@@ -33,6 +33,7 @@ from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Role
 from train import checkpoint
+from train.card import write_card
 from train.checkpoint import Metrics, Precision
 from train.data import made_by_another_tokenizer
 
@@ -104,6 +105,7 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
         }
         if trainer.args.should_save:
             shutil.rmtree(folder / "resume", ignore_errors=True)
+            write_card(folder, "orm", summary)
             mark_done(folder, summary)
         return summary
 

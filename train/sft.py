@@ -35,6 +35,7 @@ from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from train import checkpoint
+from train.card import write_card
 from train.checkpoint import Metrics, Precision
 from train.data import SftData, load_sft_data, show_mask
 from train.planner import Batch, memory_table, model_size
@@ -94,6 +95,7 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
         summary = _summary(data, metrics, trainer.state.global_step, time.perf_counter() - started)
         if trainer.args.should_save:
             shutil.rmtree(folder / "resume", ignore_errors=True)
+            write_card(folder, "sft", summary)
             mark_done(folder, summary)
         return summary
 

@@ -157,6 +157,10 @@ def test_smoke_run_learns_the_right_guess_and_saves_the_policy_alone(ppo_recipe:
     assert {"value_loss", "explained_variance", "kl", "turn1", "reward/correctness"} <= rows[0].keys()
     assert rows[-1]["value_loss"] < rows[0]["value_loss"]
     assert summary["last"]["turn1"] > summary["first"]["turn1"] + 5
+    card = (tmp_path / "checkpoints/ppo/README.md").read_text(encoding="utf-8")
+    assert "`data/prompts.jsonl`: 6 rows, blake2b " in card
+    assert "by `selfcorrect train ppo`" in card
+    assert "value_learning_rate: 0.003" in card
     names = load_file(tmp_path / "checkpoints/ppo/model.safetensors").keys()
     assert names == load_file(Path(recipe.model) / "model.safetensors").keys()
 

@@ -77,11 +77,17 @@ def train(program: str, recipe: Any, run: Path, *options: str) -> list[dict[str,
     return [json.loads(line) for line in lines]
 
 
-def largest_difference(folders: list[Path]) -> float:
+def moved_apart(start: Path, one: Path, two: Path) -> float:
+    """Return how far two results are apart, as a share of how far the first moved from the start.
+
+    Not compared weight by weight: AdamW makes a whole step of a gradient that is nothing but rounding.
+    """
     from safetensors.torch import load_file
 
-    one, two = (load_file(folder / "model.safetensors") for folder in folders)
-    return max((one[name] - two[name]).abs().max().item() for name in one)
+    origin, first, second = (load_file(folder / "model.safetensors") for folder in (start, one, two))
+    apart = sum(float(((first[name] - second[name]) ** 2).sum()) for name in origin)
+    moved = sum(float(((first[name] - origin[name]) ** 2).sum()) for name in origin)
+    return (apart / moved) ** 0.5
 
 
 @pytest.mark.slow
@@ -102,5 +108,5 @@ def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tm
     for one, two in (rows["sft"], rows["grpo"]):
         assert [row["step"] for row in one] == [row["step"] for row in two]
         assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=1e-5)
-    assert largest_difference([folder / "ift" for folder in folders]) < 1e-5
-    assert largest_difference([folder / "grpo" for folder in folders]) < 1e-4
+    for name in ("ift", "grpo"):
+        assert moved_apart(Path(recipe.model), *(folder / name for folder in folders)) < 0.01
