@@ -13,7 +13,7 @@ import pytest
 from selfcorrect.grading import grade
 from selfcorrect.types import Grade
 
-PATH = Path(__file__).resolve().parents[3] / "shared" / "grader" / "cases_dev.jsonl"
+PATH = Path(__file__).resolve().parents[4] / "shared" / "grader" / "cases_dev.jsonl"
 pytestmark = pytest.mark.skipif(
     not PATH.exists(), reason=f"{PATH} is not here: the labelled cases stay outside the project"
 )

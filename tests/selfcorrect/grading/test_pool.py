@@ -19,7 +19,7 @@ from selfcorrect.grading.reader import read
 from selfcorrect.grading.worker import MEMORY_BYTES
 
 IDENTITY = (r"$\boxed{2\sin x\cos x}$", r"\sin 2x")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_open_questions_are_decided_by_a_worker() -> None:

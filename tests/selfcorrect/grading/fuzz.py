@@ -1,4 +1,4 @@
-"""Fuzz the grader for some minutes: ``python tests/grading/fuzz.py --minutes 10 [--seed 0]``. Outside CI.
+"""Fuzz the grader for some minutes: ``python tests/selfcorrect/grading/fuzz.py --minutes 10 [--seed 0]``. Outside CI.
 
 Two sources: token soup from the reader's own vocabulary, and mutated real answers (the development cases where they
 are there, the case file of this folder else). Laws checked on every text:
@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from selfcorrect.grading import gold_is_readable, grade
 from selfcorrect.grading.equivalence import _is_scalar, _plain_number
@@ -29,7 +29,7 @@ from selfcorrect.grading.vocabulary import FUNCTIONS, GREEK, OPERATORS, SKIPPED
 from selfcorrect.types import Outcome
 
 HERE = Path(__file__).resolve().parent
-DEV = HERE.parents[2] / "shared" / "grader" / "cases_dev.jsonl"
+DEV = HERE.parents[3] / "shared" / "grader" / "cases_dev.jsonl"
 PIECES = [
     *[f"\\{name}" for name in sorted(FUNCTIONS | GREEK | SKIPPED)], *[f"\\{name}" for name in OPERATORS],
     *"0123456789", *"abcdefinxyzABC", *"+-*/^_=<>!,.;:|%'&$~", "(", ")", "[", "]", "{", "}", r"\{", r"\}", " ",
