@@ -271,7 +271,12 @@ def _validate(
         recipe, codec, model, [(problem, 0) for problem in problems], sampling, f"{folder.name}: validation"
     )
     scored = score("validation", [rollout.path for rollout in rollouts])
-    row = {"n": scored.n, "turn1": scored.turn1.percent, "final": scored.final.percent, "delta": scored.delta}
+    row: dict[str, Any] = {
+        "n": scored.n,
+        "turn1": scored.turn1.percent,
+        "final": scored.final.percent,
+        "delta": scored.delta,
+    }
     row["final_interval"] = list(scored.final.interval or ())
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
