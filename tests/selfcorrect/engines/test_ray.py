@@ -142,6 +142,6 @@ def test_gen_writes_the_same_data_with_replicas_as_with_one_engine(tmp_path: Pat
 
 
 def test_what_cannot_start_is_said() -> None:
-    with pytest.raises(EngineError, match=r"a replica could not start: .*cuda"):
+    with pytest.raises(EngineError, match=r"(?is)a replica could not start: .*cuda"):
         open_engine(EngineRecipe(kind="ray", replicas=1, device="cuda:7"))
     assert not ray.is_initialized()
