@@ -399,6 +399,7 @@ def _measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], gene
         "truncated": 100 * sum(path.stop == "length" for path in paths) / len(paths),
     }
     again = [path.first.answer == path.attempts[1].answer for path in paths if len(path.attempts) > 1]
+    row["revisions"] = len(again)
     row |= {"revised": 100 * len(again) / len(paths), "unchanged": 100 * statistics.fmean(again) if again else None}
     sure = [p for path in paths if path.evaluations and (p := path.evaluations[0].p_correct) is not None]
     row["p_correct"] = statistics.fmean(sure) if sure else None
@@ -408,6 +409,7 @@ def _measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], gene
     shares = {"turn1": scores.turn1, "final": scores.final, "i2c": scores.i2c, "c2i": scores.c2i}
     shares |= {"rm_C": scores.rm_C, "rm_W": scores.rm_W}
     row |= {name: share.percent for name, share in shares.items()}
+    row |= {"right_judged": scores.rm_C.n, "wrong_judged": scores.rm_W.n}
     row |= {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
     return row | {"turn1_se": _turn1_standard_error(paths, generations)}
 

@@ -26,7 +26,9 @@ from selfcorrect.metrics import is_correct
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
-_FIGURES = ("verdict_rate", "rm_W", "rm_C", "revised", "unchanged", "truncated", "mean_length", "kl")
+_FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "kl")
+_COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
+"""Shares of a part of the paths, and how many those are: a policy that is nearly always right has few wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class GuardRecipe:
     min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
     max_turn1_drop: float | None = 0.10  # turn-1 accuracy may fall so far below its start, and by chance further
     window: int = 3  # rollouts averaged
+    min_observed: int = 20  # attempts or revisions in the window, below which their shares raise no finding
     min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
     min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
     max_revised: float | None = 0.98  # share of paths with a revision
@@ -88,6 +91,7 @@ def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
             found.append(Finding(guard, what.format(f"{percent:.1f}%")))
 
     figures = {name: _mean(last, name) for name in _FIGURES}
+    figures |= {name: _pooled(last, name, count, recipe.min_observed) for name, count in _COUNTS.items()}
     caught, passed, revised = recipe.min_wrong_caught, recipe.min_right_passed, recipe.max_revised
     unchanged, truncated = recipe.max_unchanged, recipe.max_truncated
     check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, "only {} of first attempts are judged")
@@ -113,6 +117,13 @@ def _mean(rows: Rows, name: str) -> float | None:
     """Return the mean of a figure over the rollouts that measured it."""
     known = [row[name] for row in rows if row.get(name) is not None]
     return fmean(known) if known else None
+
+
+def _pooled(rows: Rows, name: str, count: str, least: int) -> float | None:
+    """Return a share in percent over all that the rollouts observed; None where that is fewer than ``least``."""
+    known = [(row[name], row[count]) for row in rows if row.get(name) is not None]
+    observed = sum(n for _, n in known)
+    return sum(value * n for value, n in known) / observed if observed >= least else None
 
 
 def _fall(first: Rows, last: Rows) -> tuple[float, float]:

@@ -82,7 +82,7 @@ def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, mo
 
 def test_guard_stops_and_returns_the_last_healthy_weights(recipe: GrpoRecipe, tmp_path: Path) -> None:
     """The guesser always judges itself correct, right or wrong: that is what the guard finds and saves."""
-    summary = run(replace(recipe, guard=GuardRecipe(action="stop", window=1)), tmp_path)
+    summary = run(replace(recipe, guard=GuardRecipe(action="stop", window=1, min_observed=1)), tmp_path)
     assert summary["stopped_by"] == "always-correct: only 0.0% of wrong attempts are judged wrong"
     assert summary["result_step"] == 0
     (row,) = metrics_of(tmp_path)

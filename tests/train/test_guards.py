@@ -16,6 +16,9 @@ HEALTHY = {
     "rm_W": 80.0,
     "revised": 30.0,
     "unchanged": 20.0,
+    "right_judged": 70,
+    "wrong_judged": 30,
+    "revisions": 30,
     "mean_length": 100.0,
     "truncated": 1.0,
     "kl": 0.01,
@@ -71,6 +74,15 @@ def test_each_guard_fires_alone_and_can_be_switched_off(guard: str, figure: str,
     assert not said(history, replace(GuardRecipe(), **{limit: None}))
     assert not said([row | {figure: None} for row in history])
     assert limit in {field.name for field in fields(GuardRecipe)}
+
+
+def test_a_share_of_few_is_no_finding() -> None:
+    """A policy that is nearly always right has no verifier to speak of: three wrong attempts say nothing."""
+    history = [row | {"rm_W": 0.0, "wrong_judged": 6} for row in rows([99] * 3)]
+    assert not said(history)
+    assert said([row | {"wrong_judged": 7} for row in history]) == [
+        "always-correct: only 0.0% of wrong attempts are judged wrong"
+    ]
 
 
 def test_one_bad_rollout_is_noise_but_no_result() -> None:
