@@ -1,8 +1,8 @@
 """The reward that fails (METHOD section 5.6), end to end on a minuscule model that can check and revise itself.
 
 It answers 3 (right) or 4 at even odds, mostly judges that truthfully, and revises 4 to 3. The hacked reward pays half
-more for paths that begin wrong, so the policy learns within four steps to begin wrong, and the guard must stop it; under
-the plain reward turn 1 rises and the guards must stay silent.
+more for paths that begin wrong, so the policy learns within a few steps to begin wrong, and the guard must stop it;
+under the plain reward turn 1 rises and the guards must stay silent.
 """
 
 from __future__ import annotations
