@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from selfcorrect.engines import Sample, SampleRequest
+from selfcorrect.engines import Sample, SampleRequest, check_request
 from selfcorrect.engines.batching import ContinuousBatch, token_bytes
 from selfcorrect.engines.rows import Row
 from selfcorrect.engines.sampling import StopTexts
@@ -224,19 +224,8 @@ class TransformersEngine:
 
     def _check(self, request: SampleRequest) -> StopTexts | None:
         """Refuse what cannot be served; return the watcher of the request's stop texts."""
-        if not request.prompt_ids or request.max_tokens < 1 or request.temperature < 0 or not 0 < request.top_p <= 1:
-            raise EngineError(
-                "a request needs a prompt, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
-                f"{len(request.prompt_ids)} prompt tokens, max_tokens={request.max_tokens}, "
-                f"temperature={request.temperature}, top_p={request.top_p}"
-            )
-        total = len(request.prompt_ids) + request.max_tokens
-        for limit, what in ((self._context, "context"), (self._max_cached_tokens, "cache (max_cached_tokens)")):
-            if limit is not None and total > limit:
-                raise EngineError(
-                    f"a prompt of {len(request.prompt_ids)} tokens and max_tokens={request.max_tokens} need {total} "
-                    f"tokens; the {what} of {self.name} holds {limit}: shorten the prompt or lower max_tokens"
-                )
+        check_request(request, self.name, self._context)
+        check_request(request, f"{self.name}'s cache (max_cached_tokens)", self._max_cached_tokens)
         if not request.stop_texts:
             return None
         if request.stop_texts not in self._stop_texts:
