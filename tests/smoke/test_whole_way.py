@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,9 @@ def test_the_wrapper_solves(run: Path) -> None:
     question = "Anna has 664 stamps. Anna buys 21 more. Then the number grows 7 times. How many stamps now?"
     with SelfCorrectModel.load(str(run / "checkpoints" / "ift")) as model:
         once = model.solve(question)
-        assert once == model.solve(question)
+        again = model.solve(question)  # starts from what the first left in the cache: equal up to rounding
+        assert replace(once, logprobs=()) == replace(again, logprobs=())
+        assert again.logprobs == pytest.approx(once.logprobs, abs=1e-4)
         assert once.final.answer
     with SelfCorrectModel.load("embedded") as base:
         assert base.solve(question).evaluations[0].p_correct is not None
