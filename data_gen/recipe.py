@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from data_gen.selection import Kind
@@ -65,6 +65,10 @@ class GenRecipe:
         for name in ("attempts", "evaluations", "revisions", "confirmations", "blind_per_attempt", "max_tokens"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for of, quota in (("quota", self.quota), ("preferences", self.preferences)):
+            for name, rows in asdict(quota).items():
+                if rows is not None and rows < 0:
+                    raise RecipeError(f"{of}.{name}: expected a number of rows, 0 for none, null for all; got {rows}")
         if self.prompts and self.problems.count is None:
             raise RecipeError("prompts: needs problems.count, so that some problems are left for RL")
         if self.in_path and self.baselines:

@@ -562,3 +562,9 @@ def test_contaminated_problems_are_listed_beside_the_samples(recipe, problem_fil
     assert summary["problems"]["dropped"] == {"contained in a test set": 1}
     assert "1 × contained in a test set" in (tmp_path / "run" / "data" / "README.md").read_text()
     assert not any(rows[3]["question"] in codec.decode(request.prompt_ids) for request in engine.requests)
+
+
+@pytest.mark.parametrize("wrong", [{"quota": Quota(d1=-1)}, {"preferences": PairQuota(p3=-1)}])
+def test_a_negative_quota_is_refused(wrong) -> None:
+    with pytest.raises(RecipeError, match="got -1"):
+        GenRecipe(**wrong)
