@@ -1,7 +1,8 @@
 """The run folder: one stage's output, the recipe that made it, and a lock while it is being made.
 
 A folder belongs to one recipe: re-running the same command resumes, another recipe is refused with the
-difference shown. ``DONE`` is written last, so a folder without it is unfinished.
+difference shown. Recipes are compared as values, not as text: a folder made before a setting existed ran with what is
+now its default. ``DONE`` is written last, so a folder without it is unfinished.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import __version__
-from selfcorrect.errors import RunFolderError
+from selfcorrect.errors import InputError, RunFolderError
 from selfcorrect.jsonl import write_json, write_whole
-from selfcorrect.recipes import to_yaml
+from selfcorrect.recipes import load_recipe, to_values, to_yaml
 
 PACKAGES = (
     "torch",
@@ -56,23 +57,29 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
             raise RunFolderError(
                 f"{path} is in use by another process; wait for it or choose another folder"
             ) from error
-        _same_recipe(path / "recipe.yaml", to_yaml(recipe))
+        _same_recipe(path / "recipe.yaml", recipe)
         if not (path / "provenance.json").exists():
             write_json(path / "provenance.json", provenance())
         yield path
 
 
-def _same_recipe(path: Path, text: str) -> None:
+def _same_recipe(path: Path, recipe: Any) -> None:
+    """Write the recipe into a new folder, or raise RunFolderError where the folder's own is not equal to it."""
     if not path.exists():
-        write_whole(path, [text])
+        write_whole(path, [to_yaml(recipe)])
         return
-    old = path.read_text(encoding="utf-8")
-    if old == text:
-        return
+    try:
+        old = load_recipe(type(recipe), path)
+    except InputError as error:  # a setting that is gone or takes other values now
+        shown, text = f"it cannot be read as a recipe of today: {error}\n", path.read_text(encoding="utf-8")
+    else:
+        if to_values(old) == to_values(recipe):
+            return
+        shown, text = "", to_yaml(old)
     lines = difflib.unified_diff(
-        old.splitlines(), text.splitlines(), "recipe of the folder", "recipe asked for", lineterm="", n=0
+        text.splitlines(), to_yaml(recipe).splitlines(), "recipe of the folder", "recipe asked for", lineterm="", n=0
     )
-    shown = "\n".join(line for line in lines if not line.startswith("@@"))
+    shown += "\n".join(line for line in lines if not line.startswith("@@"))
     raise RunFolderError(
         f"{path.parent} was made with another recipe:\n{shown}\n"
         "Use another --run folder, remove this one, or repeat its recipe."

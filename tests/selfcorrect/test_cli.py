@@ -75,7 +75,7 @@ def test_a_used_run_folder_shows_the_difference(capsys: pytest.CaptureFixture[st
     code, printed = run(capsys, "eval", "embedded", "--run", str(tmp_path / "run"))
     assert code == 1
     assert "made with another recipe" in printed
-    assert "+method: self-rewarding" in printed
+    assert "+max_tokens: 320" in printed
 
 
 def test_grade_prints_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
