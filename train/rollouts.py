@@ -61,25 +61,14 @@ def roll_out(
 ) -> list[Rollout]:
     """Return one ungraded path for each problem and seed, in order. ``engine`` has ``sample_many``."""
     openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
-    sample = _two_turn if sampling.format == "two-turn" else _long_cot
-    return sample(engine, codec, problems, [openings[problem.id] for problem in problems], seeds, sampling)
+    talks = [_Talk(problem, codec, openings[problem.id], seed) for problem, seed in zip(problems, seeds, strict=True)]
+    return (_two_turn if sampling.format == "two-turn" else _long_cot)(engine, talks, sampling)
 
 
 def graded(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Return the rollouts with every attempt graded."""
     paths = grade_trajectories(rollout.path for rollout in rollouts)
     return [replace(rollout, path=path) for rollout, path in zip(rollouts, paths, strict=True)]
-
-
-def _request(codec: ChatCodec, prompt_ids: tuple[int, ...], seed: int, sampling: Sampling) -> SampleRequest:
-    return SampleRequest(
-        prompt_ids=prompt_ids,
-        max_tokens=sampling.max_tokens,
-        seed=seed,
-        temperature=sampling.temperature,
-        stop_ids=codec.stop_ids,
-        watch_ids=codec.verdict_ids,
-    )
 
 
 def with_stop(sample: Sample) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -89,77 +78,83 @@ def with_stop(sample: Sample) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return (*sample.token_ids, sample.stop_id), (*sample.logprobs, sample.stop_logprob)
 
 
-# --- long-CoT -------------------------------------------------------------------------------------------------------
-
-
-def _long_cot(
-    engine: Any,
-    codec: ChatCodec,
-    problems: Sequence[Problem],
-    openings: Sequence[tuple[int, ...]],
-    seeds: Sequence[int],
-    sampling: Sampling,
-) -> list[Rollout]:
-    requests = [_request(codec, ids, seed, sampling) for ids, seed in zip(openings, seeds, strict=True)]
-    samples = engine.sample_many(requests)
-    return [
-        long_cot_rollout(problem, codec, opening, sample, sampling.horizon)
-        for problem, opening, sample in zip(problems, openings, samples, strict=True)
-    ]
-
-
 def long_cot_rollout(
     problem: Problem, codec: ChatCodec, opening: tuple[int, ...], sample: Sample, horizon: int
 ) -> Rollout:
     """Return one completion as an ungraded rollout; it is learned up to the loop's stop decision."""
     path = parse_path(problem, codec, opening, sample, horizon)
     ids, logprobs = with_stop(sample)
-    kept = len(path.token_ids) - len(opening)
-    parts = [
-        replace(span, start=span.start - len(opening), end=span.end - len(opening))
-        for span in path.spans
-        if span.role is not Role.EXTERNAL
-    ]
+    parts, kept = _parts(path, len(opening)), len(path.token_ids) - len(opening)
     if kept == len(sample.token_ids):  # nothing follows the stop decision but the end of the message
         kept = len(ids)
         parts[-1] = replace(parts[-1], end=kept)
-    learned = (1,) * kept + (0,) * (len(ids) - kept)
-    return Rollout(path, opening, ids, logprobs, learned, tuple(parts))
+    return Rollout(path, opening, ids, logprobs, (1,) * kept + (0,) * (len(ids) - kept), tuple(parts))
 
 
-# --- two-turn chat --------------------------------------------------------------------------------------------------
+def _parts(path: Trajectory, offset: int) -> list[Span]:
+    """Return the policy's own spans of a path, in positions of its completion."""
+    own = [span for span in path.spans if span.role is not Role.EXTERNAL]
+    return [replace(span, start=span.start - offset, end=span.end - offset) for span in own]
+
+
+def _long_cot(engine: Any, talks: Sequence[_Talk], sampling: Sampling) -> list[Rollout]:
+    samples = engine.sample_many([talk.request(talk.seed, sampling) for talk in talks])
+    return [
+        long_cot_rollout(talk.problem, talk.codec, talk.ids, sample, sampling.horizon)
+        for talk, sample in zip(talks, samples, strict=True)
+    ]
+
+
+def _two_turn(engine: Any, talks: Sequence[_Talk], sampling: Sampling) -> list[Rollout]:
+    for turn in range(sampling.horizon):
+        going = [talk for talk in talks if not talk.stop]
+        for talk in going if turn else ():
+            talk.say(prompts.two_turn_reply(Verdict.WRONG))
+        samples = engine.sample_many([talk.request(sample_seed(talk.seed, turn), sampling) for talk in going])
+        for talk, sample in zip(going, samples, strict=True):
+            talk.take(sample, sampling.horizon)
+    return [talk.rollout() for talk in talks]
 
 
 class _Talk:
-    """A two-turn path that grows message by message."""
+    """A path that begins with its opening and, in two turns, grows message by message."""
 
     def __init__(self, problem: Problem, codec: ChatCodec, opening: tuple[int, ...], seed: int) -> None:
-        self.problem, self.codec, self.opening, self.seed = problem, codec, opening, seed
-        self.ids: tuple[int, ...] = ()
-        self.logprobs: tuple[float, ...] = ()
-        self.learned: tuple[int, ...] = ()
-        self.parts: list[Span] = []
+        self.problem, self.codec, self.seed = problem, codec, seed
+        self.ids = opening
+        self.logprobs = (0.0,) * len(opening)
+        self.spans = [Span(Role.EXTERNAL, 0, len(opening), sampled=False)]
         self.attempts: list[Attempt] = []
         self.evaluations: list[SelfEvaluation] = []
         self.stop = ""
+
+    def request(self, seed: int, sampling: Sampling) -> SampleRequest:
+        """Ask for the next message."""
+        return SampleRequest(
+            prompt_ids=self.ids,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            temperature=sampling.temperature,
+            stop_ids=self.codec.stop_ids,
+            watch_ids=self.codec.verdict_ids,
+        )
 
     def take(self, sample: Sample, horizon: int) -> None:
         """Add the assistant's message, and decide as `correction.solve` does whether another follows."""
         text = self.codec.decode(sample.token_ids)
         asks = text.rfind(prompts.SELF_QUESTION)
-        cut = token_position(self.codec, sample.token_ids, len(text[:asks].rstrip())) if asks >= 0 else None
         start, (ids, logprobs) = len(self.ids), with_stop(sample)
         self.ids, self.logprobs = self.ids + ids, self.logprobs + logprobs
-        self.learned += (1,) * len(ids)
-        role = Role.REVISION if self.attempts else Role.ATTEMPT
-        middle = len(self.ids) if cut is None else start + cut
-        self.parts.append(Span(role, start, middle))
+        middle = end = len(self.ids)
+        if asks >= 0 and sample.finish != "length":
+            middle = start + token_position(self.codec, sample.token_ids, len(text[:asks].rstrip()))
+        self.spans.append(Span(Role.REVISION if self.attempts else Role.ATTEMPT, start, middle))
         self.attempts.append(Attempt(text, extract_answer(text, source=self.problem.source)))
         if sample.finish == "length":
             self.stop = "length"
             return
         verdict = parse_two_turn(text)
-        self.parts.append(Span(Role.EVALUATION, middle, len(self.ids)))
+        self.spans.append(Span(Role.EVALUATION, middle, end))
         self.evaluations.append(SelfEvaluation(text[asks:] if asks >= 0 else "", verdict))
         if len(self.attempts) == horizon:
             self.stop = "horizon"
@@ -174,49 +169,26 @@ class _Talk:
         if self.ids[-1] == self.codec.turn_end:
             reply = reply[1:]
         else:  # it ended its message with another stop id, which the template would not have written
-            self.ids, self.logprobs, self.learned = self.ids[:-1], self.logprobs[:-1], self.learned[:-1]
-            self.parts[-1] = replace(self.parts[-1], end=len(self.ids))
+            self.ids, self.logprobs = self.ids[:-1], self.logprobs[:-1]
+            self.spans[-1] = replace(self.spans[-1], end=len(self.ids))
+        self.spans.append(Span(Role.EXTERNAL, len(self.ids), len(self.ids) + len(reply), sampled=False))
         self.ids += reply
         self.logprobs += (0.0,) * len(reply)
-        self.learned += (0,) * len(reply)
 
     def rollout(self) -> Rollout:
-        offset = len(self.opening)
-        spans = [Span(Role.EXTERNAL, 0, offset, sampled=False)]
-        for part in self.parts:
-            start = part.start + offset
-            if start > spans[-1].end:
-                spans.append(Span(Role.EXTERNAL, spans[-1].end, start, sampled=False))
-            spans.append(replace(part, start=start, end=part.end + offset))
+        """Return the path; all of the policy's own tokens are learned."""
+        offset = self.spans[0].end
         path = Trajectory(
             problem=self.problem,
             attempts=tuple(self.attempts),
             evaluations=tuple(self.evaluations),
             stop=self.stop,
-            token_ids=self.opening + self.ids,
-            logprobs=(0.0,) * offset + self.logprobs,
-            spans=tuple(spans),
+            token_ids=self.ids,
+            logprobs=self.logprobs,
+            spans=tuple(self.spans),
             seed=self.seed,
         )
-        return Rollout(path, self.opening, self.ids, self.logprobs, self.learned, tuple(self.parts))
-
-
-def _two_turn(
-    engine: Any,
-    codec: ChatCodec,
-    problems: Sequence[Problem],
-    openings: Sequence[tuple[int, ...]],
-    seeds: Sequence[int],
-    sampling: Sampling,
-) -> list[Rollout]:
-    talks = [
-        _Talk(problem, codec, opening, seed) for problem, opening, seed in zip(problems, openings, seeds, strict=True)
-    ]
-    for turn in range(sampling.horizon):
-        going = [talk for talk in talks if not talk.stop]
-        for talk in going if turn else ():
-            talk.say(prompts.two_turn_reply(Verdict.WRONG))
-        requests = [_request(codec, talk.opening + talk.ids, sample_seed(talk.seed, turn), sampling) for talk in going]
-        for talk, sample in zip(going, engine.sample_many(requests), strict=True):
-            talk.take(sample, sampling.horizon)
-    return [talk.rollout() for talk in talks]
+        learned = tuple(int(span.sampled) for span in self.spans[1:] for _ in range(span.start, span.end))
+        return Rollout(
+            path, self.ids[:offset], self.ids[offset:], self.logprobs[offset:], learned, tuple(_parts(path, offset))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -123,6 +124,21 @@ def test_a_message_without_a_verdict_is_final(family: tuple[ChatCodec, str, str]
     assert rollout.path.stop == "no-verdict"
     assert [part.role for part in rollout.parts] == [Role.ATTEMPT, Role.EVALUATION]
     assert rollout.parts[1].start == rollout.parts[1].end
+
+
+def test_a_message_that_is_cut_in_its_question_is_all_attempt(family: tuple[ChatCodec, str, str]) -> None:
+    codec = family[0]
+    text = f"It is \\boxed{{4}}. {prompts.SELF_QUESTION}"
+
+    class Cut(Speaker):
+        def sample_many(self, requests: list[SampleRequest]) -> list[Sample]:
+            return [replace(sample, finish="length", stop_id=None) for sample in super().sample_many(requests)]
+
+    (rollout,) = roll_out(Cut(codec, text), codec, [PROBLEM], [0], Sampling("two-turn"))
+    assert rollout.path.stop == "length"
+    assert learned_text(codec, rollout.completion_ids, rollout.learned) == [text]
+    assert [part.role for part in rollout.parts] == [Role.ATTEMPT]
+    assert rollout.parts[0].end == len(rollout.completion_ids)
 
 
 LONG = "It is \\boxed{5}.\n\nNo.\n[VERIFY] wrong.\n\nIt is \\boxed{4}.\n\nYes.\n[VERIFY] correct."
