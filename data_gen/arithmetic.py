@@ -7,7 +7,9 @@ A problem has a trivial first step (a sum or difference without carry) and one h
 
 `problems` gives distinct, seeded problems; the splits share neither a product ``(a, m)`` nor a combination of
 clauses. Three splits are for users; the fourth, ``pretraining``, is all that the base model has seen, so that
-``train`` problems are as new to it as ``test`` problems.
+``train`` problems are as new to it as ``test`` problems. Their ``level`` is easy, medium or hard, by the carries of
+the written product. A fifth split, ``ood``, asks for what no split before it does: larger operands (``4-digit``,
+``5-digit``) or more steps (``3-step``, ``4-step``).
 
 `conversation` and `drill` write what the base model is taught (docs/embedded_model.md): to solve (the product in one
 go, which it never masters), to check (the product digit by digit, which it does), to revise after a check (copying
@@ -24,7 +26,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,6 +37,7 @@ from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS
 
 Split = Literal["train", "validation", "test", "pretraining"]
+OUT_OF_DISTRIBUTION = "ood"
 SOURCE = "arithmetic"
 
 # --- the problem space ------------------------------------------------------------------------------------------
@@ -147,45 +150,128 @@ def _numbers(rng: random.Random, a: int, m: int, sign: str) -> Sum:
             return Sum(a - 100, sign, 100, a, m) if sign == "+" else Sum(a + 1000, sign, 1000, a, m)
 
 
-def _question(rng: random.Random, numbers: Sum, clauses: Clauses) -> str:
-    opening, change, growth, question = clauses
-    text = " ".join((OPENINGS[opening], CHANGES[change][1], GROWTHS[growth], QUESTIONS[question]))
-    return text.format(
-        name=rng.choice(NAMES),
-        items=rng.choice(ITEMS),
-        place=rng.choice(PLACES),
-        v0=numbers.v0,
-        d=numbers.d,
-        m=numbers.m,
-    )
+def _question(
+    rng: random.Random, v0: int, changes: Sequence[tuple[int, int]], m: int, around: tuple[int, int, int]
+) -> str:
+    """Return the wording: ``changes`` are (clause, number), ``around`` the opening, the growth and the question."""
+    opening, growth, question = around
+    changed = (CHANGES[clause][1].replace("{d}", str(d)) for clause, d in changes)
+    text = " ".join((OPENINGS[opening], *changed, GROWTHS[growth], QUESTIONS[question]))
+    return text.format(name=rng.choice(NAMES), items=rng.choice(ITEMS), place=rng.choice(PLACES), v0=v0, m=m)
+
+
+def level(a: int, m: int) -> str:
+    """Return how hard the written product ``a * m`` is: easy (at most one digit carries), medium (two) or hard."""
+    carries = carry = 0
+    for digit in reversed(str(a)):
+        carry = (int(digit) * m + carry) // 10
+        carries += carry > 0
+    return ("easy", "easy", "medium")[carries] if carries < 3 else "hard"
 
 
 def _draw(rng: random.Random, split: Split, pair: tuple[int, int]) -> tuple[Sum, str]:
-    clauses = rng.choice(CLAUSES[split])
-    numbers = _numbers(rng, *pair, CHANGES[clauses[1]][0])
-    return numbers, _question(rng, numbers, clauses)
+    opening, change, growth, question = rng.choice(CLAUSES[split])
+    numbers = _numbers(rng, *pair, CHANGES[change][0])
+    return numbers, _question(rng, numbers.v0, [(change, numbers.d)], numbers.m, (opening, growth, question))
 
 
-def problems(split: Split, count: int, seed: int) -> list[Problem]:
-    """Return ``count`` problems of a split, distinct by product; the same seed gives the same list.
-
-    Raises InputError for an unknown split or where the split has fewer distinct products than asked for.
-    """
+def available(split: str) -> int:
+    """Return how many distinct problems a split has; InputError for an unknown split."""
+    if split == OUT_OF_DISTRIBUTION:
+        return OOD_PER_LEVEL * len(OOD_LEVELS)
     if split not in PRODUCTS:
-        raise InputError(f"unknown split {split!r}: expected one of {', '.join(PRODUCTS)}")
-    available = PRODUCTS[split]
-    if not 0 <= count <= len(available):
+        raise InputError(f"unknown split {split!r}: expected one of {', '.join(PRODUCTS)}, {OUT_OF_DISTRIBUTION}")
+    return len(PRODUCTS[split])  # type: ignore[index]
+
+
+def problems(split: Split | Literal["ood"], count: int, seed: int) -> list[Problem]:
+    """Return ``count`` problems of a split, distinct by product (in ``ood``: within a level); seeded.
+
+    Raises InputError for an unknown split or where the split has fewer distinct problems than asked for.
+    """
+    if not 0 <= count <= available(split):
         raise InputError(
-            f"asked for {count} {split} problems: there are {len(available)} distinct products in this split; "
-            f"ask for at most {len(available)}"
+            f"asked for {count} {split} problems: there are {available(split)} distinct products in this split; "
+            f"ask for at most {available(split)}"
         )
+    if split == OUT_OF_DISTRIBUTION:
+        return _out_of_distribution(count, seed)
     rng = random.Random(f"{SOURCE} {split} {seed}")
     drawn = []
-    for a, m in rng.sample(available, count):
+    for a, m in rng.sample(PRODUCTS[split], count):
         numbers, question = _draw(rng, split, (a, m))
-        meta = {"v0": numbers.v0, "sign": numbers.sign, "d": numbers.d, "a": a, "m": m}
+        meta = {"v0": numbers.v0, "sign": numbers.sign, "d": numbers.d, "a": a, "m": m, "level": level(a, m)}
         drawn.append(Problem(f"{SOURCE}-{split}-{seed}-{a}x{m}", question, str(numbers.answer), SOURCE, meta))
     return drawn
+
+
+# --- out of distribution ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """One way to leave the distribution: the products, and how many changes come before the product."""
+
+    products: Sequence[tuple[int, int]]
+    changes: int = 1
+
+
+def _products(bases: Iterable[int]) -> list[tuple[int, int]]:
+    return [pair for pair in itertools.product(bases, FACTORS) if not _steps_far(pair[0])]
+
+
+def _steps_far(value: int) -> bool:
+    """True where `_numbers` may have to step by 100 or 1000, which can carry in numbers of any size."""
+    return value % 100 in (0, 99)
+
+
+OOD_LEVELS: dict[str, Shift] = {
+    "4-digit": Shift(_products(range(1501, 10_000, 17))),
+    "5-digit": Shift(_products(range(10_007, 100_000, 179))),
+    "3-step": Shift([pair for pair in PRODUCTS["test"] if not _steps_far(pair[0])], changes=2),
+    "4-step": Shift([pair for pair in PRODUCTS["test"] if not _steps_far(pair[0])], changes=3),
+}
+"""Each level moves one thing away from ``test``, and takes the rest, products or wording, from there.
+
+``test`` problems have 2 steps and operands of 200 to 1,499. Every clause combination of every change is of ``test``.
+"""
+OOD_PER_LEVEL = 1000
+
+
+def _out_of_distribution(count: int, seed: int) -> list[Problem]:
+    """Return problems of all levels in turn, so that any count has as many of each."""
+    rngs = {name: random.Random(f"{SOURCE} {OUT_OF_DISTRIBUTION} {name} {seed}") for name in OOD_LEVELS}
+    pairs = {name: rngs[name].sample(shift.products, OOD_PER_LEVEL) for name, shift in OOD_LEVELS.items()}
+    turns = itertools.islice(((name, place) for place in range(OOD_PER_LEVEL) for name in OOD_LEVELS), count)
+    return [_shifted(rngs[name], name, pairs[name][place], seed) for name, place in turns]
+
+
+def _shifted(rng: random.Random, name: str, pair: tuple[int, int], seed: int) -> Problem:
+    count = OOD_LEVELS[name].changes
+    while True:
+        opening, _, growth, question = rng.choice(CLAUSES["test"])
+        known = [c for c in range(len(CHANGES)) if clause_split((opening, c, growth, question)) == "test"]
+        if len(known) >= count and (drawn := _chain(rng, pair, rng.sample(known, count))):
+            break
+    (a, m), (v0, changes) = pair, drawn
+    signed = [int(f"{CHANGES[clause][0]}{d}") for clause, d in changes]
+    meta = {"v0": v0, "changes": signed, "a": a, "m": m, "level": name}
+    identity = f"{SOURCE}-{OUT_OF_DISTRIBUTION}-{seed}-{name}-{a}x{m}"
+    return Problem(identity, _question(rng, v0, changes, m, (opening, growth, question)), str(a * m), SOURCE, meta)
+
+
+def _chain(
+    rng: random.Random, pair: tuple[int, int], clauses: Sequence[int]
+) -> tuple[int, list[tuple[int, int]]] | None:
+    """Return the first number and the (clause, number) changes that lead to the operand; None where one could carry."""
+    value, changes = pair[0], []
+    for clause in reversed(clauses):
+        if _steps_far(value):
+            return None
+        numbers = _numbers(rng, value, pair[1], CHANGES[clause][0])
+        changes.insert(0, (clause, numbers.d))
+        value = numbers.v0
+    return value, changes
 
 
 # --- written work -----------------------------------------------------------------------------------------------
@@ -490,7 +576,7 @@ def write_corpus(path: Path, phases: Sequence[Phase], seed: int) -> None:
 def main() -> None:
     """Print a few problems of a split and a few conversations, or write the corpus."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--split", choices=list(PRODUCTS), default="train", help="the split to show")
+    parser.add_argument("--split", choices=[*PRODUCTS, OUT_OF_DISTRIBUTION], default="train", help="the split to show")
     parser.add_argument("--count", type=int, default=3, help="how many problems and conversations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpus", type=Path, help="write the corpus to this JSONL file and print nothing")
@@ -501,7 +587,7 @@ def main() -> None:
         write_corpus(options.corpus, phases, options.seed)
         return
     for problem in problems(options.split, options.count, options.seed):
-        print(problem.id, "|", problem.question, "|", problem.gold)
+        print(problem.id, "|", problem.meta["level"], "|", problem.question, "|", problem.gold)
     rng = random.Random(options.seed)
     for _ in range(options.count):
         print("-" * 80)

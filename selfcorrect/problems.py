@@ -167,7 +167,7 @@ def normalised_question(question: str) -> str:
 def _candidates(recipe: ProblemsRecipe) -> Iterator[Problem]:
     if recipe.source == "arithmetic":
         arithmetic = importlib.import_module("data_gen.arithmetic")
-        everything = len(arithmetic.PRODUCTS.get(recipe.split, ()))  # a prefix of it all, so that offsets fit together
+        everything = arithmetic.available(recipe.split)  # a prefix of it all, so that offsets fit together
         yield from arithmetic.problems(recipe.split, everything, recipe.seed)
         return
     set_name, stem, rows = _open(recipe)

@@ -1,5 +1,6 @@
 """The synthetic problems: splits, gold, seeds, and the grammar of the written work."""
 
+import hashlib
 import itertools
 import random
 import re
@@ -7,9 +8,15 @@ import re
 import pytest
 
 from data_gen.arithmetic import (
+    CHANGES,
     CLAUSES,
+    GROWTHS,
+    OOD_LEVELS,
+    OPENINGS,
     PRODUCTS,
+    QUESTIONS,
     Mix,
+    available,
     careful_solution,
     check,
     clause_split,
@@ -17,6 +24,7 @@ from data_gen.arithmetic import (
     conversation,
     decomposition,
     drill,
+    level,
     problems,
     product_split,
     solution,
@@ -25,7 +33,7 @@ from data_gen.arithmetic import (
 from data_gen.arithmetic import Sum as Numbers
 from selfcorrect import prompts
 from selfcorrect.errors import InputError
-from selfcorrect.types import Verdict
+from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import has_mark, parse_verdict
 
 SPLITS = ("train", "validation", "test", "pretraining")
@@ -59,6 +67,78 @@ def test_problems_are_distinct_right_and_seeded(split: str) -> None:
         assert problem.source == "arithmetic"
 
 
+GOLDEN = {
+    "train": "39ba4ad02ddb72b9",
+    "validation": "45cd5626a41aae10",
+    "test": "7e9473670d98513a",
+    "pretraining": "414af67965d09948",
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_splits_stay_what_they_were_when_checkpoints_were_trained_on_them(split: str) -> None:
+    digest = hashlib.blake2b(digest_size=8)
+    for problem in problems(split, 500, seed=0) + problems(split, 500, seed=1):
+        meta = {key: value for key, value in problem.meta.items() if key != "level"}
+        digest.update(f"{problem.id}|{problem.question}|{problem.gold}|{meta}\n".encode())
+    assert digest.hexdigest() == GOLDEN[split]
+
+
+def test_levels_count_the_carries_of_the_written_product() -> None:
+    assert level(211, 4) == "easy"  # 4, 4, 8
+    assert level(213, 4) == "easy"  # 12
+    assert level(163, 4) == "medium"  # 12, 25, 6
+    assert level(685, 7) == "hard"  # 35, 59, 47
+    assert {problem.meta["level"] for problem in problems("test", 200, seed=0)} == {"easy", "medium", "hard"}
+
+
+@pytest.fixture(scope="module")
+def shifted() -> list[Problem]:
+    return problems("ood", available("ood"), seed=0)
+
+
+def test_out_of_distribution_problems_are_distinct_right_and_take_turns(shifted: list[Problem]) -> None:
+    assert problems("ood", 9, seed=0) == shifted[:9]
+    assert problems("ood", 9, seed=1) != shifted[:9]
+    assert len({problem.id for problem in shifted}) == len({problem.question for problem in shifted}) == 4000
+    for problem, expected in zip(shifted, itertools.cycle(OOD_LEVELS)):
+        v0, changes, a, m, named = (problem.meta[key] for key in ("v0", "changes", "a", "m", "level"))
+        assert named == expected
+        assert v0 + sum(changes) == a
+        assert problem.gold == str(a * m)
+        written = [v0, *map(abs, changes), m]
+        assert [int(number) for number in re.findall(r"\d+", problem.question)] == written
+        assert len(changes) == {"3-step": 2, "4-step": 3}.get(named, 1)
+        for place, change in enumerate(changes):
+            before = v0 + sum(changes[:place])
+            low = min(before, before + change)
+            assert all(int(x) + int(y) < 10 for x, y in zip(f"{low:06d}", f"{abs(change):06d}", strict=True))
+
+
+def test_out_of_distribution_shares_no_product_and_no_clauses_with_what_is_learned(shifted: list[Problem]) -> None:
+    learned = {pair for split in ("train", "pretraining", "validation") for pair in PRODUCTS[split]}
+    for problem in shifted:
+        a, m, named = (problem.meta[key] for key in ("a", "m", "level"))
+        assert (a, m) not in learned
+        assert named.endswith("step") == (product_split(a, m) == "test" and a < 1500)
+        assert len(str(a)) == {"4-digit": 4, "5-digit": 5}.get(named, len(str(a)))
+        around = [_clause(texts, problem.question) for texts in (OPENINGS, GROWTHS, QUESTIONS)]
+        for text in _changes(problem.question):
+            assert clause_split((around[0], text, around[1], around[2])) == "test"
+
+
+def _clause(texts: tuple[str, ...], question: str) -> int:
+    return next(i for i, text in enumerate(texts) if re.search(_pattern(text), question))
+
+
+def _changes(question: str) -> list[int]:
+    return [i for i, (_, text) in enumerate(CHANGES) if re.search(r"\. " + _pattern(text), question)]
+
+
+def _pattern(text: str) -> str:
+    return re.sub(r"\\\{\w+\\\}", r"\\w+", re.escape(text))
+
+
 def test_the_first_step_never_carries() -> None:
     for problem in problems("pretraining", 2000, seed=0):
         v0, sign, d, a = (problem.meta[key] for key in ("v0", "sign", "d", "a"))
@@ -72,6 +152,8 @@ def test_asking_for_too_many_says_how_many_there_are() -> None:
         problems("test", len(PRODUCTS["test"]) + 1, seed=0)
     with pytest.raises(InputError, match="validation"):
         problems("dev", 1, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at most 4000"):
+        problems("ood", 4001, seed=0)
 
 
 def test_written_work() -> None:
