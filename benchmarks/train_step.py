@@ -38,6 +38,7 @@ from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem
 from train import checkpoint
 from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
+from train.settings import use_bf16
 
 PARTS = ("generation_s", "scoring_s", "update_s")
 
@@ -233,7 +234,7 @@ def main() -> None:
         "gradient_relative_diff": distance,
         "rounds": len(ratios),
         "model": arguments.model,
-        "precision": "bf16" if checkpoint.use_bf16(recipe.precision) else "fp32",
+        "precision": "bf16" if use_bf16(recipe.precision) else "fp32",
         "threads": arguments.threads,
         "seconds": {name: {part: round(value, 3) for part, value in row.items()} for name, row in median.items()},
     }

@@ -7,26 +7,25 @@ While it trains, TRL's own checkpoints (weights, optimizer, RNG) lie in ``resume
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from selfcorrect.errors import InputError, ModelError, RecipeError, nearest
-from selfcorrect.jsonl import read_jsonl, write_jsonl
-from selfcorrect.runs import stage_folder
+from selfcorrect.errors import ModelError
+from selfcorrect.runs import is_done, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
-from train.launch import EXPECTED
+from train.card import write_card
+from train.processes import has_gpu
+from train.reports import Metrics
+from train.settings import TrainerRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 def load_model(
@@ -71,94 +70,41 @@ def detach_from_file(model: PreTrainedModel) -> None:
             tensor.data = tensor.data.clone()
 
 
-def has_gpu() -> bool:
-    """True where PyTorch sees a CUDA device."""
-    import torch
+def run_stage(
+    program: str, recipe: TrainerRecipe, run_folder: Path, train: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Open ``<run>/checkpoints/<name>``, ``train`` into it and return its summary; a finished folder is only read.
 
-    return bool(torch.cuda.is_available())
-
-
-def process_count() -> int:
-    """Return how many processes train together. Raises InputError where ``--launch`` asked for another number."""
-    from accelerate import PartialState
-
-    found = int(PartialState(cpu=not has_gpu()).num_processes)
-    if (expected := os.environ.get(EXPECTED)) and int(expected) != found:
-        raise InputError(f"--launch asked for {expected} processes, {found} came up; see train/launch.py")
-    return found
-
-
-def hold_whole_weights() -> None:
-    """Raise RecipeError where weights are sharded: rollouts sample from the live weights of one process."""
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-    if fsdp or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise RecipeError(
-            "rollouts sample from the live weights, so every process must hold all of them; FSDP and ZeRO-3 shard "
-            "them: use --launch ddp or zero2"
-        )
-
-
-@contextmanager
-def open_stage(folder: Path, recipe: Any) -> Iterator[None]:
-    """Open the stage's folder in the main process (`runs.stage_folder` locks it); the others wait for that."""
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not has_gpu())
-    with stage_folder(folder, recipe) if state.is_main_process else nullcontext():
-        state.wait_for_everyone()
-        yield
-
-
-def is_main_process() -> bool:
-    """True in the process that writes files."""
-    from accelerate import PartialState
-
-    return bool(PartialState(cpu=not has_gpu()).is_main_process)
-
-
-def use_bf16(precision: Precision) -> bool:
-    """Return whether to train in bf16 autocast: "auto" does where the hardware multiplies bf16."""
-    import torch
-
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def device_arguments(bf16: bool) -> dict[str, Any]:
-    """Return the settings that every TRL config needs here: device, precision, no tqdm, no reports."""
-    on_cpu = not has_gpu()
-    return {
-        "use_cpu": on_cpu,
-        "bf16": bf16,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": not on_cpu,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
-        "optim": "adamw_torch_fused",
-    }
-
-
-def trainer_arguments(schema: type[Any], ours: Mapping[str, Any], passed: Mapping[str, Any]) -> Any:
-    """Build TRL's config from our settings and the recipe's ``trainer`` mapping.
-
-    Raises RecipeError for a key that TRL does not know (with the nearest) or that a recipe field already sets.
+    The main process locks the folder (`runs.stage_folder`) and writes its card; the others wait for that.
     """
-    known = {field.name for field in dataclasses.fields(schema) if field.init}
-    reserved = {"output_dir", "seed", "data_seed", "use_cpu", "max_steps", "num_train_epochs"}
-    for key in passed:
-        if key not in known:
-            raise RecipeError(f"trainer: {schema.__name__} has no setting {key!r}{nearest(key, known)}")
-        if key in reserved:
-            raise RecipeError(f"trainer: {key!r} follows from the recipe's own fields; set those")
-    try:
-        return schema(**{**ours, **passed})
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"TRL's {schema.__name__} refuses these settings: {error}") from error
+    from accelerate import PartialState
+
+    folder = run_folder / "checkpoints" / recipe.name
+    with quiet_libraries():
+        state = PartialState(cpu=not has_gpu())
+        with stage_folder(folder, recipe) if state.is_main_process else nullcontext():
+            state.wait_for_everyone()
+            if is_done(folder):
+                return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
+            started = time.perf_counter()
+            summary = train(folder) | {"seconds": round(time.perf_counter() - started, 2)}
+            if state.is_main_process:
+                write_card(folder, program, summary)
+                mark_done(folder, summary)
+                shutil.rmtree(folder / "resume", ignore_errors=True)
+            return summary
+
+
+def open_metrics(folder: Path) -> Metrics:
+    """Return ``metrics.jsonl`` as it stood at the checkpoint that `fit` will resume from."""
+    return Metrics(folder / "metrics.jsonl", step_of(last_checkpoint(folder)))
+
+
+def fit(trainer: Any, folder: Path) -> None:
+    """Train to the end, from the newest checkpoint under ``folder/resume``."""
+    remove_printer(trainer)
+    resume_from = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -182,46 +128,6 @@ def remove_printer(trainer: Any) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-
-
-class Metrics:
-    """``metrics.jsonl``: one row for each logged step; a resumed run first drops the rows after its checkpoint.
-
-    Every process keeps the rows, the main one writes them.
-    """
-
-    def __init__(self, path: Path, first_step: int = 0) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            self.rows = [row for row in _whole_lines(path) if row["step"] <= first_step]
-        self._writes = is_main_process()
-        if self._writes:
-            write_jsonl(path, self.rows)
-
-    def add(self, step: int, **values: float | int | str | None) -> dict[str, Any]:
-        """Append one row; NaN becomes null."""
-        row = {"step": step} | {
-            name: None
-            if isinstance(value, float) and not math.isfinite(value)
-            else round(value, 6)
-            if isinstance(value, float)
-            else value
-            for name, value in values.items()
-        }
-        if self._writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, separators=(",", ":")) + "\n")
-        self.rows.append(row)
-        return row
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return read_jsonl(path)
 
 
 def save_model(trainer: Any, codec: ChatCodec, folder: Path) -> None:
@@ -256,13 +162,3 @@ def quiet_libraries() -> Iterator[None]:
         yield
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-
-
-def parameter_count(model: str) -> int:
-    """Return a model's parameters, counted without loading its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(model_path(model))
-    with torch.device("meta"):
-        return int(AutoModelForCausalLM.from_config(config).num_parameters())

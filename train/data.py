@@ -25,6 +25,7 @@ from selfcorrect.correction import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.jsonl import read_jsonl
+from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role
@@ -175,6 +176,13 @@ def read_problems(path: Path) -> list[Problem]:
     if not found:
         raise DataError(f"{path} has no problems; gen sets them aside with prompts=<how many>")
     return found
+
+
+def training_problems(prompts: str | None, source: ProblemsRecipe, run_folder: Path) -> list[Problem]:
+    """Return the problems to sample paths of: those of a file in the run folder, or where that is None of a source."""
+    if prompts is None:
+        return load_problems(source).problems
+    return read_problems(run_folder / Path(prompts).expanduser())
 
 
 def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:

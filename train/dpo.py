@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,25 +28,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.syntax import Syntax
 
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, RecipeError
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.metrics import score
-from selfcorrect.problems import ProblemsRecipe, load_problems
-from selfcorrect.progress import Meter, console, meter
-from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.progress import console, meter
+from selfcorrect.runs import mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
-from train.card import write_card
-from train.checkpoint import Metrics, Precision
-from train.data import read_problems
+from train.data import training_problems
 from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
+from train.planner import Batch, describe
+from train.processes import process_count
+from train.reports import reports
 from train.rollouts import Format, Rollout, Sampling, graded, roll_out
+from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
 if TYPE_CHECKING:
     from trl import DPOConfig, DPOTrainer
@@ -59,16 +57,15 @@ _FROM_TRL = {
     "rewards/rejected": "rejected_reward",
     "logps/chosen": "chosen_logp",
     "logps/rejected": "rejected_logp",
-    "learning_rate": "learning_rate",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class DpoRecipe:
-    """Settings of DPO. ``trainer`` passes through to TRL's DPOConfig unchanged."""
+class DpoRecipe(TrainerRecipe):
+    """Settings of DPO. ``model`` is also the reference policy: usually a checkpoint of `train sft`."""
 
-    name: str = "dpo"  # the model folder's name under <run>/checkpoints/
-    model: str = "embedded"  # what to start from, also the reference policy: usually a checkpoint of `train sft`
+    name: str = "dpo"
+    learning_rate: float = 5e-5  # peak
     pairs: str | None = "data/preferences/pairs.jsonl"  # of gen, relative to the run folder; null: make them
     mix: dict[str, Any] = field(default_factory=dict)  # proportions of P1, P2, P3; empty: all pairs as they are
     prompts: str | None = "data/prompts.jsonl"  # problems to generate on, relative to the run folder
@@ -82,37 +79,25 @@ class DpoRecipe:
     max_tokens: int = 320  # of a sampled path (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # paths sampled at once
-    seed: int = 0
     epochs: float = 1.0
     batch_pairs: int = 32  # pairs an optimizer step, over all processes
     micro_pairs: int | None = None  # pairs a forward pass; None: the whole batch at once
     max_pair_tokens: int = 1024  # pairs with a longer side are left out and counted
     beta: float = 0.1  # eta of the paper
     nll_weight: float = 0.0  # of the chosen side's mean negative log-likelihood
-    learning_rate: float = 5e-5  # peak
-    schedule: str = "cosine"  # a name of transformers' SchedulerType
-    warmup: float = 0.05  # share of the steps until the peak
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
-    attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
     log_every: int = 1  # steps between rows of metrics.jsonl
     save_every: int = 50  # steps between checkpoints to resume from
-    trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.problems_per_iteration, self.batch_pairs, self.horizon) < 1 or self.epochs <= 0:
-            raise RecipeError(
-                "iterations, problems_per_iteration, batch_pairs and horizon are at least 1, epochs above 0"
-            )
+        if min(self.iterations, self.problems_per_iteration, self.horizon) < 1 or self.epochs <= 0:
+            raise RecipeError("iterations, problems_per_iteration and horizon are at least 1, epochs above 0")
         if self.pairs is not None and self.iterations > 1:
             raise RecipeError("iterations above 1 make their own pairs: set pairs=null")
         if self.pairs is None and (self.generations < 2 or self.validation < 1):
             raise RecipeError("without a file of pairs, generations is at least 2 and validation at least 1")
         if self.pairs is None and self.mix:
             raise RecipeError("mix chooses among the P1, P2, P3 of a file of pairs; fresh pairs have one kind")
-        if self.micro_pairs is not None and (self.micro_pairs < 1 or self.batch_pairs % self.micro_pairs):
-            raise RecipeError(f"micro_pairs={self.micro_pairs} must divide batch_pairs={self.batch_pairs}")
+        check_batch("pairs", self.batch_pairs, self.micro_pairs)
 
     @property
     def sampling(self) -> Sampling:
@@ -122,27 +107,22 @@ class DpoRecipe:
 
 def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
     """Train and return the summary; a finished folder is only read."""
-    folder = run_folder / "checkpoints" / recipe.name
-    with checkpoint.quiet_libraries(), checkpoint.open_stage(folder, recipe):
-        if is_done(folder):
-            return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
-        started = time.perf_counter()
+
+    def train(folder: Path) -> dict[str, Any]:
         codec = ChatCodec.load(recipe.model)
-        if recipe.pairs is not None:
-            pairs = mix_pairs(load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec), recipe.mix, recipe.seed)
-            summary = train_on(recipe, codec, pairs, recipe.model, None, folder)
-        else:
-            summary = _iterate(recipe, codec, _problems(recipe, run_folder), folder)
-        summary["seconds"] = round(time.perf_counter() - started, 2)
-        if checkpoint.is_main_process():
-            write_card(folder, "dpo", summary)
-            mark_done(folder, summary)
-        return summary
+        if recipe.pairs is None:
+            return _iterate(recipe, codec, _problems(recipe, run_folder), folder)
+        pairs = mix_pairs(load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec), recipe.mix, recipe.seed)
+        return train_on(recipe, codec, pairs, recipe.model, None, folder)
+
+    return checkpoint.run_stage("dpo", recipe, run_folder, train)
 
 
 def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
-    """Return what the training would do: resolved recipe, parameters, pairs, steps."""
-    shown: list[RenderableType] = [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe")]
+    """Return what the training would do: resolved recipe, memory, pairs, steps."""
+    rows = 2 * (recipe.micro_pairs or recipe.batch_pairs)
+    later = recipe.iterations > 1 and recipe.reference == "start"  # the reference is not what the policy starts as
+    shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), reference=later)
     codec = ChatCodec.load(recipe.model)
     try:
         if recipe.pairs is None:
@@ -168,10 +148,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
 
 
 def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
-    if recipe.prompts is None:
-        found = load_problems(recipe.problems).problems
-    else:
-        found = read_problems(run_folder / Path(recipe.prompts).expanduser())
+    found = training_problems(recipe.prompts, recipe.problems, run_folder)
     if len(found) <= recipe.validation:
         raise DataError(f"{len(found)} problems are too few to set validation={recipe.validation} aside")
     return found
@@ -179,7 +156,7 @@ def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
 
 def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], folder: Path) -> dict[str, Any]:
     """Generate, pair and train ``iterations`` times; copy the best iteration's model to the stage's folder."""
-    if checkpoint.process_count() > 1:
+    if process_count() > 1:
         raise RecipeError("iterations run in one process; with several, make pairs with `gen` and set pairs=<file>")
     order = random.Random(f"dpo-{recipe.seed}").sample(list(problems), len(problems))
     validation, training = order[: recipe.validation], order[recipe.validation :]
@@ -294,12 +271,11 @@ def train_on(
     short = [pair for pair in pairs if pair.longest <= recipe.max_pair_tokens]
     if not short:
         raise DataError(f"all {len(pairs)} pairs are longer than max_pair_tokens={recipe.max_pair_tokens}")
+    metrics = checkpoint.open_metrics(folder)
     with meter(f"dpo {folder.name}", None) as progress:
-        resume_from = checkpoint.last_checkpoint(folder)
-        metrics = Metrics(folder / "metrics.jsonl", checkpoint.step_of(resume_from))
         trainer = build_trainer(recipe, codec, short, policy, reference, folder)
-        trainer.add_callback(_reports(metrics, progress))
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        trainer.add_callback(reports(metrics, progress, _FROM_TRL))
+        checkpoint.fit(trainer, folder)
         checkpoint.save_model(trainer, codec, folder)
     if trainer.args.should_save:
         shutil.rmtree(folder / "resume", ignore_errors=True)
@@ -320,37 +296,21 @@ def dpo_config(recipe: DpoRecipe, folder: Path) -> DPOConfig:
     """Return TRL's settings for a recipe."""
     from trl import DPOConfig
 
-    processes = checkpoint.process_count()
-    per_step = recipe.batch_pairs // processes
-    micro = min(recipe.micro_pairs or per_step, per_step)
-    if per_step * processes != recipe.batch_pairs or per_step % micro:
-        raise RecipeError(
-            f"batch_pairs={recipe.batch_pairs} does not split over {processes} processes of {micro} pairs"
-        )
-    ours = checkpoint.device_arguments(checkpoint.use_bf16(recipe.precision)) | {
-        "output_dir": str(folder / "resume"),
-        "seed": recipe.seed,
-        "num_train_epochs": recipe.epochs,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": per_step // micro,
-        "beta": recipe.beta,
-        "loss_type": ["sigmoid", "sft"] if recipe.nll_weight else ["sigmoid"],
-        "loss_weights": [1.0, recipe.nll_weight] if recipe.nll_weight else [1.0],
-        "precompute_ref_log_probs": True,
-        "max_length": None,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
-        "logging_steps": recipe.log_every,
-        "logging_first_step": True,
-        "save_strategy": "steps",
-        "save_steps": recipe.save_every,
-        "save_total_limit": 1,
-        "remove_unused_columns": False,
-    }
-    config: DPOConfig = checkpoint.trainer_arguments(DPOConfig, ours, recipe.trainer)
+    config: DPOConfig = trl_config(
+        DPOConfig,
+        recipe,
+        folder,
+        **split_batch("pairs", recipe.batch_pairs, recipe.micro_pairs),
+        num_train_epochs=recipe.epochs,
+        beta=recipe.beta,
+        loss_type=["sigmoid", "sft"] if recipe.nll_weight else ["sigmoid"],
+        loss_weights=[1.0, recipe.nll_weight] if recipe.nll_weight else [1.0],
+        precompute_ref_log_probs=True,
+        max_length=None,
+        logging_steps=recipe.log_every,
+        save_steps=recipe.save_every,
+        remove_unused_columns=False,
+    )
     return config
 
 
@@ -373,7 +333,7 @@ def build_trainer(
         for what in ("ids", "mask")
     }
     pad = codec.tokenizer.pad_token_id
-    trainer = PairTrainer(
+    return PairTrainer(
         model=checkpoint.load_model(policy, recipe.attention),
         ref_model=checkpoint.load_model(reference, recipe.attention) if reference else None,
         args=dpo_config(recipe, folder),
@@ -381,8 +341,6 @@ def build_trainer(
         train_dataset=Dataset.from_dict(columns),
         processing_class=codec.tokenizer,
     )
-    checkpoint.remove_printer(trainer)
-    return trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,23 +368,3 @@ class MaskedPairs:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
         return batch
-
-
-def _reports(metrics: Metrics, progress: Meter) -> Any:
-    from transformers import TrainerCallback
-
-    class Reports(TrainerCallback):
-        """Moves the meter and keeps metrics.jsonl."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress.advance(state.global_step, total=state.max_steps)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress.advance(1)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if "loss" in logs:
-                row = {ours: float(logs[trls]) for trls, ours in _FROM_TRL.items() if logs.get(trls) is not None}
-                metrics.add(state.global_step, loss=float(logs["loss"]), grad_norm=float(logs["grad_norm"]), **row)
-
-    return Reports()

@@ -5,7 +5,7 @@
 
 GPU configurations go to ``accelerate launch``. CPU configurations go to ``torchrun``, because ``accelerate launch
 --cpu`` starts a single process without a word (accelerate 1.15). Either way each process then checks that there are as
-many as the configuration says (`checkpoint.process_count`).
+many as the configuration says (`processes.process_count`).
 """
 
 from __future__ import annotations

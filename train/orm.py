@@ -11,61 +11,45 @@ share are not trained on; accuracy there comes with its n and interval, for righ
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.syntax import Syntax
 
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import Share
 from selfcorrect.progress import meter
-from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Role
 from train import checkpoint
-from train.card import write_card
-from train.checkpoint import Metrics, Precision
 from train.data import made_by_another_tokenizer
+from train.planner import Batch, describe
+from train.reports import reports
+from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
 
 @dataclass(frozen=True, slots=True)
-class OrmRecipe:
-    """Settings of the classifier. ``trainer`` passes through to transformers' TrainingArguments unchanged."""
+class OrmRecipe(TrainerRecipe):
+    """Settings of the classifier."""
 
-    name: str = "orm"  # the model folder's name under <run>/checkpoints/
-    model: str = "embedded"  # what to start from
+    name: str = "orm"
+    learning_rate: float = 2e-4  # peak
     data: str = "data/sft/self-rewarding.jsonl"  # rows written by gen, relative to the run folder
     validation: float = 0.1  # share of the problems that is not trained on
-    seed: int = 0
     epochs: float = 3.0
     batch_rows: int = 32  # rows an optimizer step, over all processes
     micro_rows: int | None = None  # rows a forward pass; None: the whole batch at once
     max_tokens: int = 1024  # longer rows are left out and counted
-    learning_rate: float = 2e-4  # peak
-    schedule: str = "cosine"
-    warmup: float = 0.05  # share of the steps until the peak
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    precision: Precision = "auto"
-    attention: str = "auto"
     log_every: int = 5  # steps between rows of metrics.jsonl
-    trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation < 1 or self.batch_rows < 1 or self.epochs <= 0:
-            raise RecipeError("validation is between 0 and 1, batch_rows at least 1, epochs above 0")
-        if self.micro_rows is not None and (self.micro_rows < 1 or self.batch_rows % self.micro_rows):
-            raise RecipeError(f"micro_rows={self.micro_rows} must divide batch_rows={self.batch_rows}")
+        if not 0 < self.validation < 1 or self.epochs <= 0:
+            raise RecipeError("validation is between 0 and 1, epochs above 0")
+        check_batch("rows", self.batch_rows, self.micro_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +63,33 @@ class Judged:
 
 def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
     """Train the classifier and return the summary; a finished folder is only read."""
-    folder = run_folder / "checkpoints" / recipe.name
-    with checkpoint.quiet_libraries(), checkpoint.open_stage(folder, recipe):
-        if is_done(folder):
-            return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
-        started = time.perf_counter()
+
+    def train(folder: Path) -> dict[str, Any]:
         codec = ChatCodec.load(recipe.model)
         rows = load_attempts(run_folder / Path(recipe.data).expanduser(), codec)
         short = [row for row in rows if len(row.ids) <= recipe.max_tokens]
         training, validation = split(short, recipe.validation, recipe.seed)
+        metrics = checkpoint.open_metrics(folder)
         with meter(f"orm {recipe.name}", None) as progress:
-            resume_from = checkpoint.last_checkpoint(folder)
-            metrics = Metrics(folder / "metrics.jsonl", checkpoint.step_of(resume_from))
-            trainer = _trainer(recipe, codec, training, folder, metrics, progress)
-            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+            trainer = _trainer(recipe, codec, training, folder)
+            trainer.add_callback(reports(metrics, progress, {}))
+            checkpoint.fit(trainer, folder)
         checkpoint.save_model(trainer, codec, folder)
         logits = trainer.predict(_dataset(validation)).predictions
-        summary = {
+        return {
             "rows": len(training),
             "right": sum(row.right for row in training),
             "too_long": len(rows) - len(short),
             "validation": accuracy(logits.argmax(-1).tolist(), [row.right for row in validation]),
             "steps": trainer.state.global_step,
-            "seconds": round(time.perf_counter() - started, 2),
         }
-        if trainer.args.should_save:
-            shutil.rmtree(folder / "resume", ignore_errors=True)
-            write_card(folder, "orm", summary)
-            mark_done(folder, summary)
-        return summary
+
+    return checkpoint.run_stage("orm", recipe, run_folder, train)
 
 
 def plan(recipe: OrmRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
-    """Return what the training would do: resolved recipe, rows, steps."""
-    shown: list[RenderableType] = [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe")]
+    """Return what the training would do: resolved recipe, memory, rows, steps."""
+    shown = describe(recipe, Batch(recipe.micro_rows or recipe.batch_rows, recipe.max_tokens, recipe.checkpointing))
     path = run_folder / Path(recipe.data).expanduser()
     if not path.exists():
         return Group(*shown, f"no rows at {path} yet: `selfcorrect gen` writes them")
@@ -173,65 +150,32 @@ def _dataset(rows: Sequence[Judged]) -> Any:
     return Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": [int(row.right) for row in rows]})
 
 
-def _trainer(
-    recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder: Path, metrics: Metrics, progress: Any
-) -> Any:
+def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder: Path) -> Any:
     from transformers import (
         AutoModelForSequenceClassification,
         DataCollatorWithPadding,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
         set_seed,
     )
-
-    processes = checkpoint.process_count()
-    per_step = recipe.batch_rows // processes
-    micro = min(recipe.micro_rows or per_step, per_step)
-    if per_step * processes != recipe.batch_rows or per_step % micro:
-        raise RecipeError(f"batch_rows={recipe.batch_rows} does not split over {processes} processes of {micro} rows")
-    ours = checkpoint.device_arguments(checkpoint.use_bf16(recipe.precision)) | {
-        "output_dir": str(folder / "resume"),
-        "seed": recipe.seed,
-        "num_train_epochs": recipe.epochs,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": per_step // micro,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
-        "logging_steps": recipe.log_every,
-        "logging_first_step": True,
-        "save_strategy": "epoch",
-        "save_total_limit": 1,
-    }
-
-    class Reports(TrainerCallback):
-        """Moves the meter and keeps metrics.jsonl."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress.advance(state.global_step, total=state.max_steps)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            progress.advance(1)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if "loss" in logs:
-                metrics.add(state.global_step, loss=float(logs["loss"]), grad_norm=float(logs["grad_norm"]))
 
     set_seed(recipe.seed)  # the score head starts at random
     load = checkpoint.load_model
     model = load(recipe.model, recipe.attention, kind=AutoModelForSequenceClassification, num_labels=2)
     pad = codec.tokenizer.pad_token_id
     model.config.pad_token_id = codec.turn_end if pad is None else pad  # the score is read before the padding
-    trainer = Trainer(
+    return Trainer(
         model=model,
-        args=checkpoint.trainer_arguments(TrainingArguments, ours, recipe.trainer),
+        args=trl_config(
+            TrainingArguments,
+            recipe,
+            folder,
+            **split_batch("rows", recipe.batch_rows, recipe.micro_rows),
+            num_train_epochs=recipe.epochs,
+            logging_steps=recipe.log_every,
+            save_strategy="epoch",
+        ),
         train_dataset=_dataset(rows),
         data_collator=DataCollatorWithPadding(codec.tokenizer),
         processing_class=codec.tokenizer,
-        callbacks=[Reports()],
     )
-    checkpoint.remove_printer(trainer)
-    return trainer

@@ -16,9 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
 from rich.table import Table
 
+from selfcorrect.recipes import to_yaml
 from selfcorrect.tokens import model_path
+from train.settings import TrainerRecipe
 
 GB = 1e9
 STATES = (4.0, 4.0, 8.0)
@@ -45,6 +50,14 @@ class Batch:
     rows: int
     tokens: int
     checkpointing: bool
+
+
+def describe(
+    recipe: TrainerRecipe, batch: Batch, reference: bool = False, value_model: bool = False
+) -> list[RenderableType]:
+    """Return what every ``--dry-run`` begins with: the resolved recipe and the memory that its model takes."""
+    table = memory_table(model_size(recipe.model), batch, int(reference), value_model)
+    return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), table]
 
 
 def model_size(model: str) -> ModelSize:

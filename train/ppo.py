@@ -21,8 +21,9 @@ from rich.console import RenderableType
 
 from selfcorrect.errors import RecipeError
 from train import grpo
-from train.grpo import GrpoRecipe, Rollouts
+from train.grpo import GrpoRecipe
 from train.ppo_trainer import Critic, PpoTrainer
+from train.rollout_func import Rollouts
 
 
 @dataclass(frozen=True, slots=True)

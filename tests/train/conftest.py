@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,35 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train.grpo import GrpoRecipe
 from train.guards import GuardRecipe
+from train.reports import Metrics
 from train.sft import SftRecipe
 from train.sft import run as run_sft
+
+Killing = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Killing:
+    """Return a context in which a training dies when it is about to log a step."""
+
+    class Killed(Exception):
+        pass
+
+    @contextmanager
+    def context(last: int) -> Iterator[None]:
+        add = Metrics.add
+
+        def die(self: Metrics, step: int, **values: Any) -> Any:
+            if step == last:
+                raise Killed
+            return add(self, step, **values)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Metrics, "add", die)
+            with pytest.raises(Killed):
+                yield
+
+    return context
 
 
 @pytest.fixture(scope="session")

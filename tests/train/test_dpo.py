@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from selfcorrect.errors import DataError, ModelError, RecipeError
-from selfcorrect.jsonl import write_jsonl
+from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Trajectory
 from train import dpo
@@ -163,7 +163,7 @@ def test_iterations_generate_pair_train_and_select(dpo_recipe: DpoRecipe, tmp_pa
 
 
 def test_a_file_of_pairs_trains_and_an_interrupted_run_equals_a_whole_one(
-    dpo_recipe: DpoRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dpo_recipe: DpoRecipe, tmp_path: Path, killed_at: Any
 ) -> None:
     spans = lambda s: [
         {"role": "external" if not on else "revision", "start": t, "end": t + 1, "sampled": True, "learn": bool(on)}
@@ -186,23 +186,14 @@ def test_a_file_of_pairs_trains_and_an_interrupted_run_equals_a_whole_one(
     assert summary["kinds"] == {"P1": 1, "P2": 1, "P3": 2}
     assert summary["last"]["loss"] < summary["first"]["loss"]
 
-    class Killed(Exception):
-        pass
-
-    add = dpo.Metrics.add
-
-    def kill(self: Any, step: int, **values: Any) -> Any:
-        if step == 5:
-            raise Killed
-        return add(self, step, **values)
-
-    monkeypatch.setattr(dpo.Metrics, "add", kill)
-    with pytest.raises(Killed):
+    with killed_at(5):
         dpo.run(recipe, torn)
-    monkeypatch.setattr(dpo.Metrics, "add", add)
     dpo.run(recipe, torn)
-    for file in ("model.safetensors", "metrics.jsonl"):
-        assert (whole / "checkpoints/dpo" / file).read_bytes() == (torn / "checkpoints/dpo" / file).read_bytes()
+    folders = [folder / "checkpoints/dpo" for folder in (whole, torn)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    rows = [list(read_jsonl(folder / "metrics.jsonl")) for folder in folders]
+    assert [row | {"seconds": 0} for row in rows[0]] == [row | {"seconds": 0} for row in rows[1]]
 
 
 def test_contradictory_settings_are_refused() -> None:

@@ -44,10 +44,8 @@ def test_smoke_run_learns_the_right_guess(recipe: GrpoRecipe, tmp_path: Path) ->
     assert run(recipe, tmp_path) == summary
 
 
-def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, killed_at: Any) -> None:
     import shutil
-
-    import train.grpo as grpo
 
     recipe = replace(recipe, steps=5, save_every=2)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
@@ -55,20 +53,8 @@ def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, mo
         shutil.copytree(tmp_path / "data", folder / "data")
     run(recipe, whole)
 
-    class Killed(Exception):
-        pass
-
-    add = grpo.Metrics.add
-
-    def kill(self: Any, step: int, **values: Any) -> Any:
-        if step == 4:
-            raise Killed
-        return add(self, step, **values)
-
-    monkeypatch.setattr(grpo.Metrics, "add", kill)
-    with pytest.raises(Killed):
+    with killed_at(4):
         run(recipe, torn)
-    monkeypatch.setattr(grpo.Metrics, "add", add)
     run(recipe, torn)
     timings = {"rollout_s", "grading_s", "update_s"}
 

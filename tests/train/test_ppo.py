@@ -166,12 +166,8 @@ def test_smoke_run_learns_the_right_guess_and_saves_the_policy_alone(ppo_recipe:
 
 
 @pytest.mark.parametrize("critic", ["separate", "head"])
-def test_interrupted_equals_uninterrupted(
-    ppo_recipe: PpoRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: Any
-) -> None:
+def test_interrupted_equals_uninterrupted(ppo_recipe: PpoRecipe, tmp_path: Path, killed_at: Any, critic: Any) -> None:
     import shutil
-
-    import train.grpo as grpo
 
     recipe = replace(ppo_recipe, steps=3, save_every=1, critic=critic)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
@@ -179,20 +175,8 @@ def test_interrupted_equals_uninterrupted(
         shutil.copytree(tmp_path / "data", folder / "data")
     ppo.run(recipe, whole)
 
-    class Killed(Exception):
-        pass
-
-    add = grpo.Metrics.add
-
-    def kill(self: Any, step: int, **values: Any) -> Any:
-        if step == 4:
-            raise Killed
-        return add(self, step, **values)
-
-    monkeypatch.setattr(grpo.Metrics, "add", kill)
-    with pytest.raises(Killed):
+    with killed_at(4):
         ppo.run(recipe, torn)
-    monkeypatch.setattr(grpo.Metrics, "add", add)
     ppo.run(recipe, torn)
     weights = [(folder / "checkpoints/ppo/model.safetensors").read_bytes() for folder in (whole, torn)]
     assert weights[0] == weights[1]

@@ -14,7 +14,7 @@ import pytest
 
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.recipes import to_yaml
-from train import checkpoint, launch
+from train import launch, processes
 from train.grpo import GrpoRecipe
 from train.sft import SftRecipe
 
@@ -54,15 +54,15 @@ def test_an_unknown_configuration_names_the_nearest(tmp_path: Path) -> None:
 def test_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(launch.EXPECTED, "2")
     with pytest.raises(InputError, match="asked for 2 processes, 1 came up"):
-        checkpoint.process_count()
+        processes.process_count()
 
 
 @pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")])
 def test_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    checkpoint.hold_whole_weights()
+    processes.hold_whole_weights()
     monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="every process must hold all of them"):
-        checkpoint.hold_whole_weights()
+        processes.hold_whole_weights()
 
 
 def train(program: str, recipe: Any, run: Path, *options: str) -> list[dict[str, Any]]:

@@ -129,11 +129,9 @@ def test_smoke_run_learns_saves_and_is_not_repeated(
     assert run(recipe, tmp_path) == summary
 
 
-def test_interrupted_equals_uninterrupted(
-    tiny_model: Path, codec: ChatCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_equals_uninterrupted(tiny_model: Path, codec: ChatCodec, tmp_path: Path, killed_at: Any) -> None:
     """Kill after a checkpoint in the middle of an epoch; the resumed run logs the same losses, bit for bit."""
-    import train.sft as sft
+    from train import sft
 
     recipe = sft.SftRecipe(
         model=str(tiny_model), epochs=2, batch_rows=8, save_every=4, log_every=1, precision="fp32", learning_rate=1e-2
@@ -142,20 +140,8 @@ def test_interrupted_equals_uninterrupted(
         write_rows(tmp_path / name, codec)
     sft.run(recipe, tmp_path / "whole")
 
-    class Killed(Exception):
-        pass
-
-    add = sft.Metrics.add
-
-    def kill(self: Any, step: int, **values: Any) -> Any:
-        if step == 6:
-            raise Killed
-        return add(self, step, **values)
-
-    monkeypatch.setattr(sft.Metrics, "add", kill)
-    with pytest.raises(Killed):
+    with killed_at(6):
         sft.run(recipe, tmp_path / "torn")
-    monkeypatch.setattr(sft.Metrics, "add", add)
     sft.run(recipe, tmp_path / "torn")
 
     def losses(name: str) -> list[float]:

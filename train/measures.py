@@ -1,0 +1,56 @@
+"""What a rollout measures: the scores of the result tables in percent, and what matters to reinforcement learning."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from selfcorrect.metrics import is_correct, score
+from selfcorrect.types import Trajectory
+
+
+def measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], generations: int) -> dict[str, Any]:
+    """Return the row of a rollout: the scores of the result tables in percent, and what matters to RL."""
+    given = [reward for reward in rewards if reward is not None]
+    groups = [set(rewards[start : start + generations]) - {None} for start in range(0, len(rewards), generations)]
+    row: dict[str, Any] = {
+        "reward": sum(given) / len(given) if given else None,
+        "ungradable": len(rewards) - len(given),
+        "zero_variance": sum(len(group) < 2 for group in groups) / len(groups),
+        "mean_length": sum(path.sampled_tokens for path in paths) / len(paths),
+        "truncated": 100 * sum(path.stop == "length" for path in paths) / len(paths),
+    }
+    again = [path.first.answer == path.attempts[1].answer for path in paths if len(path.attempts) > 1]
+    row["revisions"] = len(again)
+    row |= {"revised": 100 * len(again) / len(paths), "unchanged": 100 * statistics.fmean(again) if again else None}
+    sure = [p for path in paths if path.evaluations and (p := path.evaluations[0].p_correct) is not None]
+    row["p_correct"] = statistics.fmean(sure) if sure else None
+    if not given:
+        return row | {"turn1": None}
+    scores = score("rollout", paths)
+    shares = {"turn1": scores.turn1, "final": scores.final, "i2c": scores.i2c, "c2i": scores.c2i}
+    shares |= {"rm_C": scores.rm_C, "rm_W": scores.rm_W}
+    row |= {name: share.percent for name, share in shares.items()}
+    row |= {"right_judged": scores.rm_C.n, "wrong_judged": scores.rm_W.n}
+    row |= {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
+    return row | {"turn1_se": _turn1_standard_error(paths, generations)}
+
+
+def _turn1_standard_error(paths: Sequence[Trajectory], generations: int) -> float:
+    """Return the standard error of turn-1 accuracy in points: problems are the units, paths of one are not."""
+    by_problem = [
+        statistics.fmean(bool(is_correct(path.first)) for path in paths[start : start + generations])
+        for start in range(0, len(paths), generations)
+    ]
+    return 100 * statistics.stdev(by_problem) / math.sqrt(len(by_problem)) if len(by_problem) > 1 else 50.0
+
+
+def part_means(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Return the mean of each part of the reward, over the paths where it is known."""
+    means: dict[str, float | None] = {}
+    for name in parts[0]:
+        known = [value for values in parts if (value := values[name]) is not None]
+        means[f"reward/{name}"] = statistics.fmean(known) if known else None
+    return means
