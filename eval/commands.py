@@ -55,14 +55,14 @@ def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, li
 
 def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
     """Return a calibration file as tables: the quality of P(correct), and what the threshold does."""
-    measures = Table("P(correct)", "n", "ECE, points", "Brier", "AUROC", "AURC, %")
+    measures = Table("P(correct)", "n", "ECE, points", "as binned", "Brier", "AUROC", "AURC, %")
     for name, title in (("before", "as the model says"), ("after", f"{tuned['fit']}, cross-fitted")):
         shown, bounds = tuned[name], tuned[name]["intervals"]
         cells = [
             "–" if shown[key] is None else f"{shown[key]:.{d}f} [{bounds[key][0]:.{d}f} {bounds[key][1]:.{d}f}]"
             for key, d in (("ece", 1), ("brier", 3), ("auroc", 3), ("aurc", 1))
         ]
-        measures.add_row(title, str(shown["n"]), *cells)
+        measures.add_row(title, str(shown["n"]), cells[0], f"{shown['ece_binned']:.1f}", *cells[1:])
     effects = Table("stop where", "threshold", "Final", "fixed", "broken, of right", "revised", "tokens")
     for name, title in (
         ("argmax", "P(correct) ≥ 0.5"),

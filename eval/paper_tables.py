@@ -267,12 +267,13 @@ def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
             "–" if value is None else f"{value:.{d}f} [{q.intervals[key][0]:.{d}f} {q.intervals[key][1]:.{d}f}]"
             for key, value, d in (("ece", q.ece, 1), ("brier", q.brier, 3), ("auroc", q.auroc, 3), ("aurc", q.aurc, 1))
         ]
-        lines.append((row.row.label, f"{q.n:,}", f"{q.right:,}", *cells))
+        lines.append((row.row.label, f"{q.n:,}", f"{q.right:,}", cells[0], f"{q.ece_binned:.1f}", *cells[1:]))
     notes = [
-        "First attempts with a verdict. ECE: mean distance of P(correct) from the share right, ten equal bins, points. "
+        "First attempts with a verdict. ECE: mean distance of P(correct) from the share right, ten equal bins, points, "
+        "corrected for the noise that the binned sum adds up. "
         "Brier: mean squared error. AUROC: chance that a right attempt gets the higher P(correct). AURC: mean error "
         "rate over all coverages, percent. [95% bootstrap over problems].",
     ]
     missing = [] if lines else [f"selfcorrect eval embedded method=self-rewarding row=ift --run {run}"]
-    head = ("method", "n", "right", "ECE", "Brier", "AUROC", "AURC")
+    head = ("method", "n", "right", "ECE", "as binned", "Brier", "AUROC", "AURC")
     return Table("Is P(correct) to be believed?", head, lines, notes, missing)

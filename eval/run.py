@@ -37,7 +37,7 @@ from selfcorrect.grading import grader_fingerprint
 from selfcorrect.jsonl import Journal, write_json, write_jsonl
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
-from selfcorrect.problems import TEST_SETS, Loaded, ProblemsRecipe, load_problems
+from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import is_done, mark_done, provenance, stage_folder
@@ -140,10 +140,11 @@ def load_whole(recipe: ProblemsRecipe) -> Loaded:
     is_test = "test" in (rest or [recipe.split])
     is_whole = recipe.count is None and not (recipe.offset or recipe.where or recipe.decontaminate)
     found = len(loaded.problems) + sum(loaded.dropped.values())
-    if is_test and is_whole and found != TEST_SETS.get(name, found):
+    if is_test and is_whole and found != PUBLISHED_COUNTS.get(name, found):
         raise DataError(
-            f"{recipe.source} has {found} problems, the published {name} test set has {TEST_SETS[name]}: a score on it "
-            "would be of another set; get the published file, or say which part this is (problems.count or .where)"
+            f"{recipe.source} has {found:,} problems, the published {name} test set has {PUBLISHED_COUNTS[name]:,}: "
+            "a score on it would be of another set; get the published file, or say which part this is "
+            "(problems.count or .where)"
         )
     return loaded
 

@@ -81,7 +81,7 @@ class HubSet(NamedTuple):
 
 HUB_SETS: dict[str, HubSet] = {
     "gsm8k": HubSet("openai/gsm8k", "main"),
-    "math": HubSet("nlile/hendrycks-MATH-benchmark"),
+    "math": HubSet("DigitalLearningGmbH/MATH-lighteval"),  # 7,500 to train on and 5,000, as published
     "math500": HubSet("HuggingFaceH4/MATH-500"),
     "minerva_math": HubSet("math-ai/minervamath"),
     "olympiadbench": HubSet("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"),
@@ -100,7 +100,13 @@ TEST_SETS: dict[str, int] = {
     "aime24": 30,
     "amc23": 40,
 }
-"""The known test sets, and how many problems each has as published: a score on another number is of another set."""
+"""The known test sets, which training problems are kept apart from, and how many problems each has as published."""
+
+PUBLISHED_COUNTS = TEST_SETS | {"math": 5000}
+"""How many problems a whole test set has: a score on another number is of another set.
+
+MATH's own test set is here alone: most train on the 4,500 of its problems that are not in MATH500.
+"""
 
 LICENCES: dict[str, str] = {
     "arithmetic": "Apache-2.0 (synthetic)",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from eval.calibration import (
     choose,
     cross_fitted,
+    debiased_ece,
     fit,
     judged,
     outlook,
@@ -85,12 +86,34 @@ def test_measures_by_hand() -> None:
     p, right = np.array([0.9, 0.8, 0.3, 0.3]), np.array([1.0, 0.0, 1.0, 0.0])
     q = quality(p, right, ["a", "b", "c", "d"])
     assert q.brier == pytest.approx((0.01 + 0.64 + 0.49 + 0.09) / 4)
-    assert q.ece == pytest.approx(100 * (0.1 + 0.8 + abs(0.6 - 1)) / 4)
+    assert q.ece_binned == pytest.approx(100 * (0.1 + 0.8 + abs(0.6 - 1)) / 4)
     assert q.auroc == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     coverage, risk = risk_coverage(p, right)
     assert list(coverage) == [25, 50, 75, 100]
     assert list(risk) == pytest.approx([0, 50, 50, 50])  # the tie at 0.3 is half right
     assert quality(p, np.ones(4), list("abcd")).auroc is None
+
+
+@pytest.mark.parametrize(("scale", "shift", "truth"), [(1.0, 0.0, 0.0), (1.5, 0.3, 5.5), (3.0, 1.0, 16.2)])
+def test_the_interval_of_ece_covers_the_truth(scale: float, shift: float, truth: float) -> None:
+    """200 samples of 200: nominal 95% of intervals hold the truth (of 2 M paths), also where nothing is to be found."""
+    rng = np.random.default_rng(1)
+    covered, estimates, binned = 0, [], []
+    for _ in range(200):
+        z = rng.normal(0, 4, size=200)
+        p, right = 1 / (1 + np.exp(-z)), rng.random(200) < 1 / (1 + np.exp(-(z - shift) / scale))
+        bins, gap_N = np.minimum(9, (p * 10).astype(int)), (p - right) / 2  # in points of 200 paths
+        gap_B = np.bincount(bins, weights=gap_N, minlength=10)
+        in_bin_NB = (bins[:, None] == np.arange(10)) * gap_N[:, None]
+        noise_RB = rng.multinomial(200, np.full(200, 1 / 200), size=250) @ in_bin_NB - gap_B
+        estimate, low, high = debiased_ece(gap_B, noise_RB)
+        covered += low <= truth <= high
+        estimates.append(estimate)
+        binned.append(np.abs(gap_B).sum())
+        assert 0 <= low <= estimate <= high
+    assert 180 <= covered <= 200
+    assert abs(np.mean(estimates) - truth) < abs(np.mean(binned) - truth)
+    assert np.mean(estimates) == pytest.approx(truth, abs=2.2)
 
 
 def test_too_little_to_fit_is_said() -> None:

@@ -58,6 +58,10 @@ def test_a_test_set_of_another_size_is_refused(shared: Path, tmp_path: Path) -> 
     with pytest.raises(DataError, match="29 problems, the published aime24 test set has 30"):
         load_whole(ProblemsRecipe(source=str(file)))
     assert len(load_whole(ProblemsRecipe(source=str(file), count=29)).problems) == 29
+    math = tmp_path / "math.test.jsonl"  # whole MATH, not MATH500 under its name
+    math.write_text("".join(f'{{"problem": "{i}?", "answer": "{i}"}}\n' for i in range(500)))
+    with pytest.raises(DataError, match="500 problems, the published math test set has 5,000"):
+        load_whole(ProblemsRecipe(source=str(math)))
 
 
 def test_a_result_file_says_what_made_it(path, codec: ChatCodec) -> None:  # type: ignore[no-untyped-def]
