@@ -154,8 +154,8 @@ def regrade_rows(places: list[Path]) -> RenderableType:
 
 def import_samples(file: Path, row: str, label: str, source: str, run_folder: Path) -> RenderableType:
     """Read an lm-evaluation-harness sample log as a row: its responses, graded by our grader."""
-    trajectories, dropped = lm_eval.read_samples(file, source)
-    seeds = tuple(sorted({t.seed or 0 for t in trajectories}))
+    log = lm_eval.read_samples(file, source)
+    seeds = tuple(sorted({t.seed or 0 for t in log.paths}))
     recipe = EvalRecipe(
         row=row,
         label=label,
@@ -168,14 +168,18 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
     with stage_folder(folder, recipe):
         write_jsonl(
             folder / "trajectories.jsonl",
-            ({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()} for t in trajectories),
+            ({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()} for t in log.paths),
         )
         unknown = dict.fromkeys(("model", "temperature", "top_p", "max_tokens", "horizon", "prompts", "versions"))
-        scores = summary(recipe, trajectories, dropped) | unknown | {"imported": str(file)}
+        scores = summary(recipe, log.paths, log.dropped) | unknown | log.sampling | {"imported": str(file)}
         scores["tokens_per_problem"] = None  # the log does not hold them
         write_json(folder / "scores.json", scores)
         mark_done(folder, {"n": scores["n"]})
-    return Group(show_rows([scores]), Text(f"row: {folder}", style="dim"))
+    lines = [
+        Text(f"exact_match of the log's filter {name!r} agrees with our grade on {same} of {asked} documents")
+        for name, (same, asked) in log.agreed.items()
+    ]
+    return Group(show_rows([scores]), *lines, Text(f"row: {folder}", style="dim"))
 
 
 def export_samples(place: Path, out: Path | None) -> RenderableType:

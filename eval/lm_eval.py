@@ -2,7 +2,8 @@
 
 A log holds one row per document and filter: ``doc``, ``target``, ``resps`` (responses by request), hashes, metrics. It
 knows nothing of attempts and verdicts, so a foreign log becomes single-attempt paths, one seed a response. Ours carry
-the whole path under ``selfcorrect`` and come back as they were, without token ids.
+the whole path under ``selfcorrect`` and come back as they were, without token ids. Checked against what
+lm_eval 0.4.13 wrote (tests/eval/data).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from selfcorrect.errors import DataError
 from selfcorrect.grading import extract_answer, gold_is_readable
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
-from selfcorrect.problems import SCHEMAS
+from selfcorrect.problems import MATCHED, SCHEMAS
 from selfcorrect.types import Attempt, Problem, Trajectory
 
 
@@ -60,14 +62,30 @@ def _parts(t: Trajectory) -> Iterator[str]:
             yield t.evaluations[turn].text
 
 
-def read_samples(file: Path, source: str) -> tuple[list[Trajectory], dict[str, int]]:
-    """Return the graded paths of a log and how many rows were dropped, by reason; ``source`` names the grader's rules.
+@dataclass(frozen=True, slots=True)
+class SampleLog:
+    """A log as graded paths, and how many of its rows were dropped, by reason.
 
-    A document that several filters list is read once. Raises DataError where nothing is left.
+    ``agreed`` says for each of the log's filters on how many documents its own ``exact_match`` and our grade of the
+    first response say the same, and on how many it could be asked; ``sampling`` is what the log tells of that.
+    """
+
+    paths: list[Trajectory]
+    dropped: dict[str, int]
+    agreed: dict[str, tuple[int, int]]
+    sampling: dict[str, Any]
+
+
+def read_samples(file: Path, source: str) -> SampleLog:
+    """Read a log; ``source`` names the rules of our grader. A document that several filters list is read once.
+
+    Raises DataError where nothing is left.
     """
     paths: list[Trajectory] = []
     dropped: Counter[str] = Counter()
-    seen: set[tuple[str, str]] = set()
+    places: dict[tuple[str, str], int | None] = {}  # of a document's first response; None: dropped
+    matches: list[tuple[str, tuple[str, str], bool]] = []
+    sampling: dict[str, Any] = {}
     for number, row in enumerate(read_jsonl(file), 1):
         if "selfcorrect" in row:
             paths.append(Trajectory.from_json(row["selfcorrect"]))
@@ -77,21 +95,52 @@ def read_samples(file: Path, source: str) -> tuple[list[Trajectory], dict[str, i
             responses = [str(text) for text in row["resps"][0]]
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"{file}, row {number}: not a sample of lm-evaluation-harness ({error!r})") from error
-        if identity in seen:
+        if isinstance(row.get("exact_match"), (int, float)):
+            matches.append((str(row.get("filter")), identity, row["exact_match"] > 0.5))
+        if identity in places:
             dropped["another filter of the same document"] += 1
             continue
-        seen.add(identity)
+        places[identity] = None
         question, gold = _question_and_gold(row)
         if not gold or not gold_is_readable(gold, source):
             dropped["reference answer unreadable"] += 1
             continue
-        problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source)
+        places[identity] = len(paths)
+        sampling = sampling or _sampling(row)
+        problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
             paths.append(Trajectory(problem, (attempt,), stop="end", seed=seed))
     if not paths:
         raise DataError(f"{file}: no usable sample; dropped: {dict(dropped) or 'none, the file is empty'}")
-    return grade_trajectories(paths), dict(dropped)
+    graded = grade_trajectories(paths)
+    agreed: dict[str, tuple[int, int]] = {}
+    for name, identity, matched in matches:
+        first = graded[places[identity]] if places[identity] < len(graded) else None
+        if (
+            first
+            and first.problem.id == f"{file.stem}-{identity[0]}"
+            and (right := is_correct(first.final)) is not None
+        ):
+            same, asked = agreed.get(name, (0, 0))
+            agreed[name] = (same + (matched == right), asked + 1)
+    return SampleLog(graded, dict(dropped), agreed, sampling)
+
+
+def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document's level, subject and the like, which budgets are split by."""
+    doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
+    return {key: doc[key] for key in MATCHED if isinstance(doc.get(key), (str, int, float))}
+
+
+def _sampling(row: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = row.get("arguments")
+    given = arguments.get("gen_args_0", {}).get("arg_1") if isinstance(arguments, Mapping) else None
+    if not isinstance(given, Mapping):
+        return {}
+    is_random = given.get("do_sample", True)
+    temperature = given.get("temperature") if is_random else 0.0
+    return {"temperature": temperature, "top_p": given.get("top_p"), "max_tokens": given.get("max_gen_toks")}
 
 
 def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,36 @@ def test_what_is_no_sample_log_is_refused(tmp_path: Path, broken: dict[str, obje
     write_jsonl(tmp_path / "s.jsonl", [broken])
     with pytest.raises(DataError, match="row 1: not a sample"):
         import_samples(tmp_path / "s.jsonl", "r", "R", "math", tmp_path)
+
+
+LOG = Path(__file__).parent / "data" / "samples_word_problems.jsonl"
+"""Written by lm_eval 0.4.13 (hf model, --log_samples) on an IFT checkpoint: 6 problems, 2 responses, 2 filters."""
+
+
+def test_a_log_of_the_real_harness(tmp_path: Path) -> None:
+    text = " ".join(shown(import_samples(LOG, "theirs", "By the harness", "arithmetic", tmp_path)).split())
+    scores = read_json(tmp_path / "eval" / "theirs" / "scores.json")
+    assert (scores["n"], scores["problems"], scores["seeds"], scores["final"]) == (12, 6, [0, 1], 100.0)
+    assert (scores["temperature"], scores["max_tokens"], scores["model"]) == (1.0, 200, None)
+    assert scores["dropped"] == {"another filter of the same document": 6}
+    assert "filter 'boxed' agrees with our grade on 6 of 6 documents" in text
+    assert "filter 'any-number' agrees with our grade on 4 of 6 documents" in text, "its last number is 08586"
+    first = read_trajectories(tmp_path / "eval" / "theirs")[0]
+    assert first.problem.question.startswith("The school holds 1499 shells.")
+    assert (first.problem.gold, first.problem.meta["level"]) == ("8586", "medium")
+
+
+def test_an_exported_log_has_the_fields_types_and_hashes_of_a_real_one(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    real = [json.loads(line) for line in LOG.read_text().splitlines()]
+    folder = row(tmp_path, EvalRecipe(row="a", label="A"), [path(i, True, p=0.9) for i in range(2)])
+    export_samples(folder, tmp_path / "s.jsonl")
+    ours = json.loads((tmp_path / "s.jsonl").read_text().splitlines()[0])
+    assert {key: type(ours[key]) for key in real[0]} == {key: type(value) for key, value in real[0].items()}
+    for sample in (ours, *real):
+        prompt = sample["arguments"]["gen_args_0"]["arg_0"]
+        doc = json.dumps(sample["doc"], indent=2, ensure_ascii=False)
+        for key, hashed in (("doc_hash", doc), ("prompt_hash", prompt), ("target_hash", sample["target"])):
+            assert sample[key] == sha256(hashed.encode()).hexdigest()
 
 
 def test_export_then_import_gives_the_same_paths(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
