@@ -50,6 +50,7 @@ class ChatCodec:
             )
         self.tokenizer = tokenizer
         self._pieces: dict[int, int] = {}
+        self._replies: dict[str, tuple[int, ...]] = {}
         self._check_append_only()
         self.turn_end: int = self.reply("x")[0]
         ends = {self.turn_end, *stop_ids}
@@ -101,7 +102,9 @@ class ChatCodec:
 
     def reply(self, user: str) -> tuple[int, ...]:
         """Return the ids that follow an assistant message: its end, a user message, the next opening."""
-        return self._template_ids(self._after_sentinel([{"role": "user", "content": user}]))
+        if user not in self._replies:  # a few wordings, asked for on every path
+            self._replies[user] = self._template_ids(self._after_sentinel([{"role": "user", "content": user}]))
+        return self._replies[user]
 
     @cached_property
     def verdict_ids(self) -> tuple[int, int]:

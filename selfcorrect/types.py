@@ -202,8 +202,13 @@ def grade_from_json(row: Mapping[str, Any]) -> Grade:
     )
 
 
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
 def to_json(record: Any) -> Any:
     """Turn records, mappings and sequences into plain JSON values (enums become their text)."""
+    if type(record) in _PLAIN:
+        return record
     if hasattr(record, "__dataclass_fields__"):
         return {name: to_json(getattr(record, name)) for name in record.__dataclass_fields__}
     if isinstance(record, StrEnum):
@@ -211,5 +216,5 @@ def to_json(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {key: to_json(value) for key, value in record.items()}
     if isinstance(record, Sequence) and not isinstance(record, str):
-        return [to_json(value) for value in record]
+        return [value if type(value) in _PLAIN else to_json(value) for value in record]  # token ids are many
     return record
