@@ -31,6 +31,7 @@ PACKAGES = (
     "trl",
     "datasets",
     "accelerate",
+    "peft",
     "sympy",
     "latex2sympy2_extended",
     "vllm",

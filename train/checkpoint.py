@@ -20,6 +20,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.runs import is_done, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 from train.card import write_card
+from train.lora import is_adapted, save_merged
 from train.processes import has_gpu
 from train.reports import Metrics
 from train.settings import TrainerRecipe
@@ -78,6 +79,7 @@ def run_stage(
     The main process locks the folder (`runs.stage_folder`) and writes its card; the others wait for that.
     """
     from accelerate import PartialState
+    from transformers import set_seed
 
     folder = run_folder / "checkpoints" / recipe.name
     with quiet_libraries():
@@ -87,6 +89,7 @@ def run_stage(
             if is_done(folder):
                 return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
             started = time.perf_counter()
+            set_seed(recipe.seed)  # for weights that start at random: adapters, heads
             summary = train(folder) | {"seconds": round(time.perf_counter() - started, 2)}
             if state.is_main_process:
                 write_card(folder, program, summary)
@@ -133,12 +136,16 @@ def remove_printer(trainer: Any) -> None:
 def save_model(trainer: Any, codec: ChatCodec, folder: Path) -> None:
     """Write weights, config, generation config and tokenizer to ``folder``; check that the tokenizer reads back.
 
-    Trained weights are saved through the trainer, which gathers them from all ranks.
+    Trained weights are saved through the trainer, which gathers them from all ranks; those of LoRA to ``adapter/``,
+    and merged to ``folder``.
     """
-    trainer.save_model(str(folder))
+    trained = folder / "adapter" if is_adapted(trainer.model) else folder
+    trainer.save_model(str(trained))
     if not trainer.args.should_save:
         return
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
+    (trained / "training_args.bin").unlink(missing_ok=True)  # a pickle; recipe.yaml says the same
+    if trained != folder:
+        save_merged(trained, folder)
     codec.tokenizer.save_pretrained(str(folder))
     probe = "1+2=3\nIs it? \\boxed{3}\n\n[VERIFY] correct."
     if ChatCodec.load(str(folder)).encode(probe) != codec.encode(probe):

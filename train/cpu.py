@@ -25,6 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from selfcorrect.errors import ModelError
+from train.lora import unwrapped
 
 
 class _Attention(torch.autograd.Function):
@@ -133,6 +134,6 @@ def log_probs_of(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor) -> tu
     """
     next_labels = labels_BT[:, 1:]
     learned = next_labels != -100
-    hidden_NE = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][learned]
+    hidden_NE = unwrapped(model).base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][learned]
     log_probs_NV = F.log_softmax(model.get_output_embeddings()(hidden_NE).float(), -1)
     return log_probs_NV.gather(1, next_labels[learned][:, None])[:, 0], log_probs_NV

@@ -40,6 +40,7 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
 from train.data import training_problems
+from train.lora import peft_config
 from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
 from train.planner import Batch, describe
 from train.processes import process_count
@@ -340,6 +341,7 @@ def build_trainer(
         data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
         train_dataset=Dataset.from_dict(columns),
         processing_class=codec.tokenizer,
+        peft_config=peft_config(recipe.lora),
     )
 
 

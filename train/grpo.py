@@ -39,6 +39,7 @@ from train import checkpoint
 from train.advantages import LOSSES
 from train.data import training_problems
 from train.guards import GuardRecipe
+from train.lora import peft_config
 from train.planner import Batch, describe
 from train.processes import has_gpu, hold_whole_weights, process_count
 from train.reports import Metrics
@@ -236,6 +237,7 @@ def build_trainer(
         args=grpo_config(recipe, folder),
         train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
         processing_class=rollouts.codec.tokenizer,
+        peft_config=peft_config(recipe.lora),
         rollout_func=rollouts,
         outcomes_of_rollout=lambda: rollouts.outcomes,
         advantages_of_rollout=rollouts.advantages,

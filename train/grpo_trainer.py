@@ -15,6 +15,7 @@ The gradient of an update is that of one whole batch under every TRL loss type, 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,9 +124,7 @@ class PathGrpoTrainer(GRPOTrainer):
 
     def _scored_rollout(self, generation_batch: Any) -> dict[str, Tensor]:
         """Roll out and score; the reference model is left to `_with_reference`, which scores fewer columns."""
-        beta = self.beta
-        if self.ref_model is not None:
-            self.beta = 0.0
+        beta, self.beta = self.beta, 0.0
         try:
             batch: dict[str, Tensor] = self._generate_and_score_completions(generation_batch)
         finally:
@@ -186,16 +185,20 @@ class PathGrpoTrainer(GRPOTrainer):
 
     def _with_reference(self, micro: dict[str, Any]) -> dict[str, Any]:
         """Add the reference model's log-probabilities where the loss has a KL term."""
-        if self.beta == 0.0 or self.ref_model is None or "completion_ids" not in micro:
-            return micro
-        with torch.no_grad():
-            micro["ref_per_token_logps"], _, _ = self._get_per_token_logps_and_entropies(
-                self.ref_model,
+        if self.beta != 0.0 and "completion_ids" in micro:
+            micro["ref_per_token_logps"] = self._reference_log_probs(
                 torch.cat([micro["prompt_ids"], micro["completion_ids"]], dim=1),
                 torch.cat([micro["prompt_mask"], micro["completion_mask"]], dim=1),
                 micro["completion_ids"].size(1),
             )
         return micro
+
+    def _reference_log_probs(self, ids: Tensor, mask: Tensor, kept: int) -> Tensor:
+        """Return the start model's log-probabilities of the last ``kept`` columns; under LoRA: adapters off."""
+        adapters_off = self.model.disable_adapter() if self.ref_model is None else nullcontext()
+        with torch.no_grad(), adapters_off:
+            logps: Tensor = self._get_per_token_logps_and_entropies(self.ref_model or self.model, ids, mask, kept)[0]
+        return logps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any

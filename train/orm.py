@@ -49,6 +49,8 @@ class OrmRecipe(TrainerRecipe):
     def __post_init__(self) -> None:
         if not 0 < self.validation < 1 or self.epochs <= 0:
             raise RecipeError("validation is between 0 and 1, epochs above 0")
+        if self.lora is not None:
+            raise RecipeError("lora: the reward model trains all its weights, the new head among them; set lora=null")
         check_batch("rows", self.batch_rows, self.micro_rows)
 
 
@@ -156,10 +158,8 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
-        set_seed,
     )
 
-    set_seed(recipe.seed)  # the score head starts at random
     load = checkpoint.load_model
     model = load(recipe.model, recipe.attention, kind=AutoModelForSequenceClassification, num_labels=2)
     pad = codec.tokenizer.pad_token_id

@@ -2,8 +2,8 @@
 
 States of the optimised weights: weights, gradients and AdamW's two moments, fp32, 16 bytes a parameter, as every
 program here trains them; sharded over N processes as ZeRO does (Rajbhandari et al., arXiv 1910.02054, section 5:
-stage 2 shards gradients and moments, stage 3 and FSDP the weights too). Weights that do not learn (a reference model)
-are 4 bytes a parameter, whole in every process.
+stage 2 shards gradients and moments, stage 3 and FSDP the weights too). Weights that do not learn are 4 bytes a
+parameter: a reference model whole in every process, what LoRA leaves frozen spread as the layout spreads weights.
 
 Activations of a forward pass with R rows of T tokens in 16 bit: with checkpointing one input a layer and one layer's
 inside, without it every layer's inside, 34 bytes a token and unit of width (Korthikanti et al., arXiv 2205.05198, eq. 1
@@ -15,6 +15,7 @@ An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import RenderableType
 from rich.panel import Panel
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from selfcorrect.recipes import to_yaml
 from selfcorrect.tokens import model_path
+from train.lora import LoraRecipe, peft_config
 from train.settings import TrainerRecipe
 
 GB = 1e9
@@ -35,12 +37,13 @@ LAYOUTS = {"one GPU, or DDP": (False, False, False), "zero2": (False, True, True
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the estimate needs to know of a model."""
+    """What the estimate needs to know of a model. ``parameters`` are all of them, adapters among them."""
 
     parameters: int
     layers: int
     width: int
     vocabulary: int
+    trained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +59,27 @@ def describe(
     recipe: TrainerRecipe, batch: Batch, reference: bool = False, value_model: bool = False
 ) -> list[RenderableType]:
     """Return what every ``--dry-run`` begins with: the resolved recipe and the memory that its model takes."""
-    table = memory_table(model_size(recipe.model), batch, int(reference), value_model)
+    size = model_size(recipe.model, recipe.lora)
+    frozen_models = int(reference and recipe.lora is None)  # LoRA's reference is the same model, adapters off
+    table = memory_table(size, batch, frozen_models, value_model)
     return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), table]
 
 
-def model_size(model: str) -> ModelSize:
+def model_size(model: str, lora: LoraRecipe | None = None) -> ModelSize:
     """Return a model's size from its configuration, without loading weights."""
     import torch
+    from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model_path(model))
     with torch.device("meta"):
-        parameters = int(AutoModelForCausalLM.from_config(config).num_parameters())
+        built: Any = AutoModelForCausalLM.from_config(config)
+        if (adapters := peft_config(lora)) is not None:
+            built = get_peft_model(built, adapters)
     text = config.get_text_config()
-    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+    counts = (sum(p.numel() for p in built.parameters() if p.requires_grad or not only) for only in (False, True))
+    parameters, trained = counts
+    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size, trained)
 
 
 def state_bytes(parameters: int, processes: int, layout: str, bytes_each: tuple[float, float, float] = STATES) -> float:
@@ -87,15 +97,20 @@ def activation_bytes(size: ModelSize, batch: Batch) -> float:
 
 def memory_table(size: ModelSize, batch: Batch, frozen_models: int = 0, value_model: bool = False) -> Table:
     """Return GB per GPU by layout and number of GPUs, with and without a KL's reference model and PPO's value model."""
-    learning = size.parameters * (2 if value_model else 1)
+    models = 2 if value_model else 1
+    frozen = models * (size.parameters - size.trained)
     extra = frozen_models * 4.0 * size.parameters + activation_bytes(size, batch)
     recomputed = "layers recomputed" if batch.checkpointing else "layers kept"
-    title = f"GB per GPU: {size.parameters:,} parameters, {batch.rows} x {batch.tokens} tokens, {recomputed}"
+    counted = f"{size.parameters:,} parameters" + (f", {size.trained:,} of them trained" if frozen else "")
+    title = f"GB per GPU: {counted}, {batch.rows} x {batch.tokens} tokens, {recomputed}"
     table = Table(title=title)
     table.add_column("layout")
     for processes in (1, 2, 4, 8):
         table.add_column(f"{processes} GPU" + "s" * (processes > 1), justify="right")
     for layout in LAYOUTS:
-        cells = [f"{(state_bytes(learning, n, layout) + extra) / GB:.1f}" for n in (1, 2, 4, 8)]
-        table.add_row(layout, *cells)
+        states = [
+            state_bytes(models * size.trained, n, layout) + state_bytes(frozen, n, layout, bytes_each=(4.0, 0.0, 0.0))
+            for n in (1, 2, 4, 8)
+        ]
+        table.add_row(layout, *(f"{(held + extra) / GB:.1f}" for held in states))
     return table

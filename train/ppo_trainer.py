@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.advantages import gae, whiten
 from train.grpo_trainer import PathGrpoTrainer
+from train.lora import is_adapted, unwrapped
 
 Critic = Literal["separate", "head"]
+_VALUES = "value_model.safetensors"
 
 
 class ValueModel(nn.Module):
@@ -64,7 +68,7 @@ class PpoTrainer(PathGrpoTrainer):
         self.gamma, self.lam = gamma, lam
         self.value_clip, self.value_weight = value_clip, value_weight
         self.value_learning_rate, self.critic_warmup = value_learning_rate, critic_warmup
-        trunk = copy.deepcopy(self.model.base_model) if critic == "separate" else None
+        trunk = copy.deepcopy(unwrapped(self.model).base_model) if critic == "separate" else None
         hidden_size = self.model.config.get_text_config().hidden_size
         # A submodule of the policy: optimizer, checkpoints and gradient synchronisation then include it.
         self.model.value_model = ValueModel(trunk, hidden_size).to(self.model.device)
@@ -72,6 +76,18 @@ class PpoTrainer(PathGrpoTrainer):
     def release(self) -> None:
         """Take the value model off the policy."""
         del self.model.value_model
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save a checkpoint; PEFT's holds the adapters alone, so what else is trained is put beside them."""
+        super()._save(output_dir, state_dict)
+        if is_adapted(self.model) and hasattr(self.model, "value_model"):
+            trained = {name: p for name, p in self.model.value_model.named_parameters() if p.requires_grad}
+            save_file(trained, Path(output_dir or self.args.output_dir) / _VALUES)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_adapted(self.model) and hasattr(self.model, "value_model"):
+            self.model.value_model.load_state_dict(load_file(Path(resume_from_checkpoint) / _VALUES), strict=False)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Give the value model's parameters their own learning rate."""
@@ -90,7 +106,7 @@ class PpoTrainer(PathGrpoTrainer):
     def _values(self, ids: Tensor, mask: Tensor, kept: int) -> Tensor:
         policy = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
-            values: Tensor = policy.value_model(policy.base_model, ids, mask, kept)
+            values: Tensor = policy.value_model(unwrapped(policy).base_model, ids, mask, kept)
         return values
 
     def _scored_rollout(self, generation_batch: Any) -> dict[str, Tensor]:
@@ -103,10 +119,8 @@ class PpoTrainer(PathGrpoTrainer):
         with torch.no_grad():
             values_BT = torch.cat([self._values(*part) for part in self._chunks(batch)]) * mask_BT
             gap_BT = torch.zeros_like(mask_BT)
-            if self.kl_weight and self.ref_model is not None:
-                parts = [
-                    self._get_per_token_logps_and_entropies(self.ref_model, *part)[0] for part in self._chunks(batch)
-                ]
+            if self.kl_weight:
+                parts = [self._reference_log_probs(*part) for part in self._chunks(batch)]
                 gap_BT = (batch["sampling_per_token_logps"] - torch.cat(parts)) * mask_BT
         token_rewards_BT = -self.kl_weight * gap_BT
         last_B = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)).argmax(1)

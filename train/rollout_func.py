@@ -15,6 +15,7 @@ from selfcorrect.rewards import reward_parts, total, turn_rewards
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role, Span, Trajectory
 from train.advantages import LOSSES, path_advantages, returns_to_go, role_advantages
+from train.lora import unwrapped
 from train.measures import measures, part_means
 from train.processes import has_gpu, process_count
 from train.rollouts import Rollout, graded, roll_out
@@ -49,7 +50,8 @@ class Rollouts:
         if self._engine is None:
             from selfcorrect.engines.transformers import TransformersEngine
 
-            model = trainer.model if has_gpu() else _without_wrappers(trainer.model)
+            model = unwrapped(trainer.model)  # with its adapters
+            model = model if has_gpu() else _without_wrappers(model)
             self._engine = TransformersEngine(model, self.codec.tokenizer, max_batch=self.recipe.max_batch)
         problems = [self.problems[text] for text in prompt_texts]
         rollouts = roll_out(self._engine, self.codec, problems, self._seeds(problems, trainer), self.recipe.sampling)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfcorrect.errors import RecipeError, nearest
+from train.lora import LoraRecipe
 from train.processes import has_gpu, process_count
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -27,6 +28,7 @@ class TrainerRecipe:
     max_grad_norm: float = 1.0
     precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
     attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
+    lora: LoraRecipe | None = None  # train a low-rank update of the linear layers; null: all weights
     trainer: dict[str, Any] = field(default_factory=dict)
 
     @property

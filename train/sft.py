@@ -31,6 +31,7 @@ from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
 from train import checkpoint
 from train.data import SftData, load_sft_data, show_mask
+from train.lora import peft_config
 from train.planner import Batch, describe
 from train.reports import Metrics, reports
 from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
@@ -179,6 +180,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
         args=sft_config(recipe, folder),
         train_dataset=Dataset.from_dict(rows),
         processing_class=codec.tokenizer,
+        peft_config=peft_config(recipe.lora),
     )
 
 

@@ -12,6 +12,7 @@ from selfcorrect.progress import Meter, console
 from selfcorrect.types import Trajectory
 from train import checkpoint
 from train.guards import Finding, findings, healthy_steps, offenders
+from train.lora import is_adapted, reset
 from train.reports import Metrics
 
 if TYPE_CHECKING:
@@ -95,8 +96,13 @@ def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, fo
     healthy = set(healthy_steps(metrics.rows, recipe.guard))
     saved = {checkpoint.step_of(path): path for path in (folder / "resume").glob("checkpoint-*")}
     step = max(healthy & saved.keys(), default=0)
-    source = str(saved[step]) if step else recipe.model
-    weights = checkpoint.load_model(source, recipe.attention).state_dict()
-    trainer.model.load_state_dict(weights)
+    if is_adapted(trainer.model):
+        if step:
+            trainer._load_from_checkpoint(str(saved[step]))
+        else:
+            reset(trainer.model)
+    else:
+        weights = checkpoint.load_model(str(saved[step]) if step else recipe.model, recipe.attention).state_dict()
+        trainer.model.load_state_dict(weights)
     console.print(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")
     return step

@@ -64,7 +64,9 @@ def test_parameters_are_the_published_ones(
 
     getattr(transformers, family)(**settings).save_pretrained(tmp_path)
     size = model_size(str(tmp_path))
-    assert size == ModelSize(parameters, settings["num_hidden_layers"], settings["hidden_size"], settings["vocab_size"])
+    assert size == ModelSize(
+        parameters, settings["num_hidden_layers"], settings["hidden_size"], settings["vocab_size"], parameters
+    )
 
 
 @pytest.mark.parametrize(("layout", "gigabytes"), [("one GPU, or DDP", 120.0), ("zero2", 16.6), ("zero3, fsdp", 1.88)])
@@ -75,7 +77,7 @@ def test_sharding_is_that_of_the_zero_paper(layout: str, gigabytes: float) -> No
 
 
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
-    size = ModelSize(8_030_261_248, 32, 4096, 128256)
+    size = ModelSize(8_030_261_248, 32, 4096, 128256, 8_030_261_248)
     kept, recomputed = (activation_bytes(size, Batch(1, 4096, checkpointing)) for checkpointing in (False, True))
     assert kept / 1e9 == pytest.approx(32 * 34 * 4096 * 4096 / 1e9 + 12 * 4096 * 128256 / 1e9)
     assert recomputed < kept / 2
@@ -83,7 +85,7 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
 
 
 def test_the_table_adds_reference_and_value_model() -> None:
-    size = ModelSize(1_000_000_000, 1, 1, 1)
+    size = ModelSize(1_000_000_000, 1, 1, 1, 1_000_000_000)
     plain = memory_table(size, Batch(1, 1, True))
     assert next(iter(plain.columns[1].cells)) == "16.0"
     assert next(iter(memory_table(size, Batch(1, 1, True), 1, True).columns[1].cells)) == "36.0"

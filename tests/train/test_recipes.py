@@ -28,8 +28,9 @@ PROGRAMS: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_recipe_serves_its_program(path: Path, tmp_path: Path) -> None:
-    program = max((name for name in PROGRAMS if path.stem.endswith(name)), key=len)
+    program = max((name for name in PROGRAMS if path.stem.removesuffix("-lora").endswith(name)), key=len)
     schema, config = PROGRAMS[program]
     recipe = load_recipe(schema, path)
     if config is not None:
         assert config(recipe, tmp_path).learning_rate == recipe.learning_rate
+    assert bool(getattr(recipe, "lora", None)) == path.stem.endswith("-lora")
