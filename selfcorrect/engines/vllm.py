@@ -82,6 +82,25 @@ class VllmEngine:
             )
         return await self._loop.run(self._sample(request))
 
+    def load_weights(self, folder: str | Path) -> None:
+        """Sample from the weights of another checkpoint folder of the same architecture from now on.
+
+        Call it while nothing is being sampled: what is cached of prompts is forgotten with the weights that made it.
+        Raises EngineError where vLLM refuses; the engine then has neither the old nor the new weights: close it.
+        """
+
+        async def load() -> None:
+            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            if not await self._llm.reset_prefix_cache():
+                raise EngineError(f"the engine {self.name} cannot change its weights while it samples")
+
+        try:
+            self._loop.call(load())
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the engine {self.name} could not load {folder}: {_first_line(error)}") from error
+
     async def close(self) -> None:
         """End vLLM's processes; samples under way fail with EngineError."""
 

@@ -265,3 +265,32 @@ def test_a_real_server_gives_the_same_ids_and_log_probabilities(server, engine, 
             [v for step in b.watched for v in step], abs=2e-3
         )
     assert client.counts == {"samples": 90}  # type: ignore[attr-defined]
+
+
+def test_new_weights_are_sampled_from_at_once_and_what_is_cached_is_forgotten(engine, codec, tmp_path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "moved")
+    codec.tokenizer.save_pretrained(tmp_path / "moved")
+    asked = solves(codec, 40, temperature=0.0)
+    before = sample_all(engine, asked)
+    try:
+        engine.load_weights(tmp_path / "moved")
+        moved = sample_all(engine, asked)
+    finally:
+        engine.load_weights(EMBEDDED)
+    other = open_engine(EngineRecipe(model=str(tmp_path / "moved"), threads=1))
+    wanted = sample_all(other, asked)
+    asyncio.run(other.close())
+    assert [s.token_ids for s in moved] == [s.token_ids for s in wanted]
+    assert sum(a.logprobs != b.logprobs for a, b in zip(before, moved, strict=True)) == 40
+    assert [s.token_ids for s in sample_all(engine, asked)] == [s.token_ids for s in before]
+
+
+def test_weights_that_do_not_fit_are_refused(engine, tmp_path) -> None:
+    with pytest.raises(EngineError, match="could not load"):
+        engine.load_weights(tmp_path / "nowhere")
+    engine.load_weights(EMBEDDED)
