@@ -69,12 +69,12 @@ def make_row(run: Path, recipe: EvalRecipe, paths: Sequence[Trajectory], **more:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def path() -> Callable[..., Trajectory]:
     return make_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def row() -> Callable[..., Path]:
     return make_row
 
@@ -177,7 +177,7 @@ class Browser:
         self.process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if not shutil.which("chromium"):
         pytest.skip("no chromium here")

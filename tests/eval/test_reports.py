@@ -33,16 +33,30 @@ def shown(what: object) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path, path, row) -> Path:  # type: ignore[no-untyped-def]
-    """A run with an IFT row on MATH500 of 100 problems: 70 right at turn 1, 80 at the end; and a misled one."""
+    return write_run(tmp_path, path, row)
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory, path, row) -> Path:  # type: ignore[no-untyped-def]
+    """The run with every report made."""
+    folder = write_run(tmp_path_factory.mktemp("reported"), path, row)
+    for name in REPORTS:
+        if name != "figure1":
+            make(name, [folder])
+    return folder
+
+
+def write_run(folder: Path, path, row) -> Path:  # type: ignore[no-untyped-def]
+    """Write a run with an IFT row on MATH500 of 100 problems: 70 right at turn 1, 80 at the end; and a misled one."""
     math500 = ProblemsRecipe(source="data/math500.test.jsonl")
     paths = [path(i, True, p=0.9, meta={"level": i % 3, "subject": "Algebra"}) for i in range(69)]
     paths += [path(69, True, False, p=0.1, meta={"level": 1})]
     paths += [path(i, False, True, p=0.2, meta={"level": 2}) for i in range(70, 81)]
     paths += [path(i, False, p=0.8, meta={"level": 3}) for i in range(81, 100)]
-    row(tmp_path, EvalRecipe(row="ift", label="self-rewarding IFT", problems=math500), paths)
+    row(folder, EvalRecipe(row="ift", label="self-rewarding IFT", problems=math500), paths)
     misled = [path(i, True, i % 2 == 0) for i in range(70)] + [path(i, False, False) for i in range(70, 100)]
-    row(tmp_path, EvalRecipe(row="misled", label="IFT, misled", method="misleading", problems=math500), misled)
-    return tmp_path
+    row(folder, EvalRecipe(row="misled", label="IFT, misled", method="misleading", problems=math500), misled)
+    return folder
 
 
 def test_the_papers_values_are_marked_against_our_interval(run: Path) -> None:
@@ -122,8 +136,8 @@ def test_names_for_the_same_method() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if name != "figure1"])
-def test_every_report_writes_its_files(run: Path, name: str) -> None:
-    make(name, [run])
+def test_every_report_writes_its_files(reported: Path, name: str) -> None:
+    run = reported
     rows = list(csv.reader((run / "tables" / f"{name}.csv").read_text().splitlines()))
     assert len({len(line) for line in rows}) == 1
     assert (run / "tables" / f"{name}.md").read_text().startswith("**")
@@ -173,13 +187,9 @@ def test_text_is_escaped_for_every_output() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-def test_the_latex_compiles(run: Path) -> None:
-    pieces = []
-    for name in REPORTS:
-        if not name.startswith("figure"):
-            make(name, [run])
-            pieces.append(f"\\input{{{run / 'tables' / name}.tex}}")
-    body = "\n".join(pieces)
+def test_the_latex_compiles(reported: Path) -> None:
+    run = reported
+    body = "\n".join(f"\\input{{{run / 'tables' / name}.tex}}" for name in REPORTS if not name.startswith("figure"))
     document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\n\\end{document}"
     (run / "all.tex").write_text(document)
     result = subprocess.run(
