@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 FIRST = 26  # characters of the first column on a terminal
+BESIDE = "paper"  # the head of a column that belongs to the one before it
 WIDE = 8  # columns; a wider table is scaled down to the line
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -108,8 +110,12 @@ class Table:
                 writer.writerow((group, *row) if grouped else row)
         return out.getvalue()
 
-    def to_terminal(self, width: int = 80) -> RenderableType:
-        """Return what Rich prints: a block a heading, its columns broken to fit the width, intervals below values."""
+    def to_terminal(self, width: int | None = None) -> RenderableType:
+        """Return what Rich prints: a block a heading, its columns broken to fit the width, intervals below values.
+
+        ``width`` is that of the terminal, at least 80 characters.
+        """
+        width = width or max(80, shutil.get_terminal_size().columns)
         shown: list[RenderableType] = [Text(self.title, style="bold")]
         section: list[tuple[str, ...]] = []
         for row in [*self.rows, ()]:
@@ -132,14 +138,21 @@ class Table:
             cells = [self.head[column], *(row[column] for row in rows)]
             return 2 + max(len(line) for cell in cells for line in cell.split("\n"))
 
+        together: list[list[int]] = []  # a column, and what it is held against
+        for column in range(1, len(self.head)):
+            if self.head[column] == BESIDE and together:
+                together[-1].append(column)
+            else:
+                together.append([column])
         blocks: list[list[int]] = [[0]]
         room = width - min(FIRST, wide(0))
-        for column in range(1, len(self.head)):
-            if wide(column) > room and len(blocks[-1]) > 1:
+        for columns in together:
+            needed = sum(map(wide, columns))
+            if needed > room and len(blocks[-1]) > 1:
                 blocks.append([0])
                 room = width - min(FIRST, wide(0))
-            blocks[-1].append(column)
-            room -= wide(column)
+            blocks[-1] += columns
+            room -= needed
         return blocks
 
     def _block(self, rows: Sequence[tuple[str, ...]], columns: Sequence[int]) -> RichTable:

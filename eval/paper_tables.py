@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.budget import PARTS, Budget, budgets_by, error_budget, published
 from eval.calibration import Quality, judged, quality
-from eval.layout import Table
+from eval.layout import BESIDE, Table
 from eval.published import (
     BENCHMARKS,
     COLUMNS,
@@ -58,7 +58,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
         groups = groups[:1]  # runs on other problems stand beside one part of the table
     temperature = TEMPERATURES.get(name, 1.0)
     columns = COLUMNS[name]
-    head = ("method", "n", *(text for key in columns for text in (TITLES[key], "paper")))
+    head = ("method", "n", *(text for key in columns for text in (TITLES[key], BESIDE)))
     lines: list[tuple[str, ...]] = []
     commands: list[str] = []
     for place, group in enumerate(groups):
@@ -82,6 +82,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
         "Percent [95% interval]. in, out: the paper's value against our interval, where the benchmark is the same.",
         *_power(rows),
+        *_sampling(rows, temperature),
     ]
     if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
         notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
@@ -144,6 +145,20 @@ def _theirs(member: Published | None, key: str, scores: Mapping[str, Any], compa
     if not comparable or interval is None:
         return f"{value:{sign}.1f}"
     return f"{value:{sign}.1f} {'in' if interval[0] <= value <= interval[1] else 'out'}"
+
+
+def _sampling(rows: Sequence[Row], temperature: float) -> list[str]:
+    """Return a note where ours were not sampled as the paper's were."""
+    ours = sorted({t for row in rows if (t := row.scores.get("temperature")) is not None})
+    chats = {row.scores.get("loop") == "two-turn" for row in rows}
+    if not rows or (ours in ([], [temperature]) and chats == {temperature > 0}):
+        return []
+    kind = "the two-turn chat" if temperature else "one completion (long-CoT)"
+    shown = ", ".join(f"{t:g}" for t in ours) or "unknown"
+    return [
+        f"The paper's were sampled at temperature {temperature:g} in {kind}; ours at {shown}, "
+        f"{'in' if chats == {True} else 'not all in' if True in chats else 'none in'} the two-turn chat."
+    ]
 
 
 def _power(rows: Sequence[Row]) -> list[str]:

@@ -153,7 +153,9 @@ def command(method: str, benchmark: str, temperature: float, run: Path) -> str:
     two_turn = temperature > 0
     settings = next(text for part, text in COMMANDS if part in method)
     if "Gold RM" in method and "IFT" in method:
-        settings = "method={kind} stop=gold engine.model={run}/checkpoints/ift"
+        own = method.removesuffix(" + Gold RM")
+        model = "ift" if is_same_method(own, "Self-rewarding IFT") else slug(own)
+        settings = "method={kind} stop=gold engine.model={run}/checkpoints/" + model
     elif method == "Self-rewarding IFT":
         settings = "method={kind} engine.model={run}/checkpoints/ift"
     settings = settings.format(run=run, kind="two-turn" if two_turn else "self-rewarding", slug=slug(method))

@@ -86,6 +86,28 @@ def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
             assert len(recipe.seeds) == (3 if recipe.temperature else 1)
 
 
+def test_a_gold_verdict_is_given_to_the_model_of_the_row() -> None:
+    made = command("IFT more incorrect + c2c + Gold RM", "MATH", 1.0, Path("r"))
+    assert "stop=gold engine.model=r/checkpoints/ift-more-incorrect-c2c " in made
+    assert "engine.model=r/checkpoints/ift " in command("Self-rewarding IFT + Gold RM", "MATH", 1.0, Path("r"))
+
+
+def test_on_a_terminal_the_papers_value_stays_beside_ours(run: Path) -> None:
+    table = paper_table("table3", find_rows([run]), run)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.to_terminal(width=80))
+    heads = [line.split() for line in console.export_text().splitlines() if line.startswith(" method")]
+    assert len(heads) > 3
+    assert all(head[-1] == "paper" and head.count("paper") < len(head) - 1 for head in heads)
+    assert all(first != "paper" for _, first, *_ in heads)
+
+
+def test_sampling_that_differs_from_the_papers_is_said(run: Path) -> None:
+    assert not any("sampled at temperature" in note for note in paper_table("table3", find_rows([run]), run).notes)
+    notes = paper_table("table8", find_rows([run]), run).notes
+    assert any("at temperature 1 in the two-turn chat; ours at 0, none in the two-turn chat" in note for note in notes)
+
+
 def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     recipe = EvalRecipe(row="ift", label="self-rewarding", problems=ProblemsRecipe(source="math"))
     row(tmp_path, recipe, [path(i, i < 6, p=0.9) for i in range(10)])
