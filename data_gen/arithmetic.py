@@ -29,7 +29,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from selfcorrect import prompts
 from selfcorrect.errors import InputError
@@ -37,7 +37,7 @@ from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS
 
 Split = Literal["train", "validation", "test", "pretraining"]
-OUT_OF_DISTRIBUTION = "ood"
+OUT_OF_DISTRIBUTION: Final = "ood"
 SOURCE = "arithmetic"
 
 # --- the problem space ------------------------------------------------------------------------------------------
@@ -264,7 +264,8 @@ def _chain(
     rng: random.Random, pair: tuple[int, int], clauses: Sequence[int]
 ) -> tuple[int, list[tuple[int, int]]] | None:
     """Return the first number and the (clause, number) changes that lead to the operand; None where one could carry."""
-    value, changes = pair[0], []
+    value = pair[0]
+    changes: list[tuple[int, int]] = []
     for clause in reversed(clauses):
         if _steps_far(value):
             return None

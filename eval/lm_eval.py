@@ -116,12 +116,8 @@ def read_samples(file: Path, source: str) -> SampleLog:
     graded = grade_trajectories(paths)
     agreed: dict[str, tuple[int, int]] = {}
     for name, identity, matched in matches:
-        first = graded[places[identity]] if places[identity] < len(graded) else None
-        if (
-            first
-            and first.problem.id == f"{file.stem}-{identity[0]}"
-            and (right := is_correct(first.final)) is not None
-        ):
+        place = places[identity]
+        if place is not None and (right := is_correct(graded[place].final)) is not None:
             same, asked = agreed.get(name, (0, 0))
             agreed[name] = (same + (matched == right), asked + 1)
     return SampleLog(graded, dict(dropped), agreed, sampling)

@@ -109,14 +109,16 @@ def test_a_foreign_sample_log_is_graded_by_our_grader(tmp_path: Path) -> None:
         foreign(0, gsm8k, ["So #### 7"]),
         foreign(0, gsm8k, ["So #### 7"], "flexible-extract"),
         foreign(1, {**gsm8k, "question": "And 4+3?"}, ["\\boxed{8}"]),
+        foreign(3, {**gsm8k, "answer": "3+4=7\n#### \\begin{cases}"}, ["So #### 7"]),
         foreign(2, {"unknown": "schema"}, ["The answer is 7."]),
     ]
     write_jsonl(tmp_path / "samples_gsm8k.jsonl", rows)
     text = shown(import_samples(tmp_path / "samples_gsm8k.jsonl", "theirs", "Their model", "gsm8k", tmp_path))
     scores = read_json(tmp_path / "eval" / "theirs" / "scores.json")
     assert (scores["n"], scores["final"]) == (3, 66.67)
-    assert scores["dropped"] == {"another filter of the same document": 1}
+    assert scores["dropped"] == {"another filter of the same document": 1, "reference answer unreadable": 1}
     assert "Their model" in text
+    assert "'strict-match' agrees with our grade on 1 of 3 documents" in " ".join(text.split())
     assert read_trajectories(tmp_path / "eval" / "theirs")[2].problem.question.startswith("Question: 3+4?")
 
 
