@@ -8,8 +8,8 @@ A problem has a trivial first step (a sum or difference without carry) and one h
 `problems` gives distinct, seeded problems; the splits share neither a product ``(a, m)`` nor a combination of
 clauses. Three splits are for users; the fourth, ``pretraining``, is all that the base model has seen, so that
 ``train`` problems are as new to it as ``test`` problems. Their ``level`` is easy, medium or hard, by the carries of
-the written product. A fifth split, ``ood``, asks for what no split before it does: larger operands (``4-digit``,
-``5-digit``) or more steps (``3-step``, ``4-step``).
+the written product. A fifth split, ``ood``, asks for what no split before it does: larger operands (``near``: up to
+1,999, ``4-digit``, ``5-digit``) or more steps (``3-step``, ``4-step``).
 
 `conversation` and `drill` write what the base model is taught (docs/embedded_model.md): to solve (the product in one
 go, which it never masters), to check (the product digit by digit, which it does), to revise after a check (copying
@@ -226,7 +226,8 @@ def _steps_far(value: int) -> bool:
 
 
 OOD_LEVELS: dict[str, Shift] = {
-    "4-digit": Shift(_products(range(1501, 10_000, 17))),
+    "near": Shift(_products(range(1501, 2000))),
+    "4-digit": Shift(_products(range(2003, 10_000, 17))),
     "5-digit": Shift(_products(range(10_007, 100_000, 179))),
     "3-step": Shift([pair for pair in PRODUCTS["test"] if not _steps_far(pair[0])], changes=2),
     "4-step": Shift([pair for pair in PRODUCTS["test"] if not _steps_far(pair[0])], changes=3),
