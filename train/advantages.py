@@ -34,9 +34,10 @@ def path_advantages(rewards_N: Tensor, generations: int, rule: Rule = "group", s
     - ``group``: minus the group's mean, over its sample deviation ("batch": over the batch's, "none": over nothing):
       GRPO (arXiv 2402.03300, section 4.1.1), Dr. GRPO without the division (2503.20783);
     - ``leave-one-out``: minus the mean of the OTHER paths of the group: RLOO (2402.14740, section 3.3);
-    - ``positive``: 1 for a group's best paths if they earn anything, else 0: RAFT++ (2504.11343);
-    - ``signed``: 2r - 1 for rewards in [0, 1]: Reinforce with both signs, of which Reinforce-Rej (2504.11343) is the
-      form that drops groups without variance.
+    - ``positive``: 1 for a group's best paths if they earn anything, else 0: RAFT++ (2504.11343, eq. 6);
+    - ``signed``: 2r - 1 for rewards in [0, 1]: token-level Reinforce with rewards of ±1 (2504.11343, eq. 5), of which
+      Reinforce-Rej (section 5) is the form that drops groups without variance, all right or all wrong. In print its
+      ratio is clipped before it meets the reward; its code clips as PPO does, and so does TRL. On-policy they agree.
     """
     groups = rewards_N.view(-1, generations)
     known = ~groups.isnan()

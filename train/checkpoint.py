@@ -21,7 +21,7 @@ from selfcorrect.runs import is_done, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 from train.card import write_card
 from train.lora import is_adapted, save_merged
-from train.processes import has_gpu
+from train.processes import has_gpu, process_rank, wait_for_everyone
 from train.reports import Metrics
 from train.settings import TrainerRecipe
 
@@ -78,20 +78,19 @@ def run_stage(
 
     The main process locks the folder (`runs.stage_folder`) and writes its card; the others wait for that.
     """
-    from accelerate import PartialState
     from transformers import set_seed
 
     folder = run_folder / "checkpoints" / recipe.name
     with quiet_libraries():
-        state = PartialState(cpu=not has_gpu())
-        with stage_folder(folder, recipe) if state.is_main_process else nullcontext():
-            state.wait_for_everyone()
+        main = process_rank() == 0
+        with stage_folder(folder, recipe) if main else nullcontext():
+            wait_for_everyone()
             if is_done(folder):
                 return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
             started = time.perf_counter()
             set_seed(recipe.seed)  # for weights that start at random: adapters, heads
             summary = train(folder) | {"seconds": round(time.perf_counter() - started, 2)}
-            if state.is_main_process:
+            if main:
                 write_card(folder, program, summary)
                 mark_done(folder, summary)
                 shutil.rmtree(folder / "resume", ignore_errors=True)

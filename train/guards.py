@@ -8,10 +8,16 @@
 - ``length``, ``truncation``: padding (against the start), or running into the budget;
 - ``kl``: the policy left the reference (nats a token).
 
-Pure: rows of ``metrics.jsonl`` in, findings out. Rates are averaged over a window of rollouts, and a fall of turn-1
-accuracy must exceed the permitted one by two standard errors: sixteen problems a rollout differ by chance by far more
-than a model does from step to step. A limit of None switches its guard off; a figure that was not measured
-(no wrong attempt in the window, no reference model) raises none.
+Pure: rows of ``metrics.jsonl`` in, findings out. Rates are averaged over a window of rollouts. A limit of None switches
+its guard off; a figure that was not measured (no wrong attempt in the window, no reference model) raises none.
+
+The **turn-1 floor is a sequential test**, for a rollout's problems differ by chance by far more than a model does from
+step to step. Before training the start model attempts every problem of every rollout (``start_paths`` times), so each
+rollout measures a change on ITS problems (``turn1_change``, with a standard error over problems). After each rollout
+the mean changes of the last ``window`` rollouts, of twice as many, four times ... are tested against the permitted one
+(-``max_turn1_drop``) by Student's t, one-sided, at ``false_alarm`` / (rollouts x windows): by Bonferroni's inequality a
+run whose turn 1 never lies lower than permitted is stopped with at most that probability.
+tests/train/test_guards.py simulates it, and the power.
 """
 
 from __future__ import annotations
@@ -22,6 +28,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from scipy.special import stdtr
+
+from selfcorrect.errors import RecipeError
 from selfcorrect.metrics import is_correct
 from selfcorrect.types import Trajectory, Verdict
 
@@ -37,8 +46,12 @@ class GuardRecipe:
 
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
     min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
-    max_turn1_drop: float | None = 0.10  # turn-1 accuracy may fall so far below its start, and by chance further
-    window: int = 3  # rollouts averaged
+    max_turn1_drop: float | None = (
+        0.05  # turn-1 accuracy may fall so far below the start model's, and by chance further
+    )
+    false_alarm: float = 0.05  # probability that a run is stopped whose turn 1 stays within that
+    start_paths: int = 1  # attempts of the start model at each problem of each rollout, before training
+    window: int = 3  # rollouts averaged; turn 1 is also looked at over twice, four times ... as many
     min_observed: int = 20  # attempts or revisions in the window, below which their shares raise no finding
     min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
     min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
@@ -47,6 +60,15 @@ class GuardRecipe:
     max_length_factor: float | None = 3.0  # mean length against its start
     max_truncated: float | None = 0.5  # share of paths cut by the token budget
     max_kl: float | None = 1.0  # nats a token to the reference policy
+
+    def __post_init__(self) -> None:
+        if self.watches_turn1 and (self.start_paths < 1 or not 0 < self.false_alarm < 1):
+            raise RecipeError("guard: max_turn1_drop needs start_paths of at least 1 and false_alarm between 0 and 1")
+
+    @property
+    def watches_turn1(self) -> bool:
+        """True where turn 1 is compared with the start model's."""
+        return self.max_turn1_drop is not None and self.action != "ignore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +82,69 @@ class Finding:
         return f"{self.guard}: {self.message}"
 
 
-def findings(rows: Rows, recipe: GuardRecipe) -> list[Finding]:
-    """Return what is wrong with the last ``window`` rollouts; empty while all is well."""
+def findings(rows: Rows, recipe: GuardRecipe, rollouts: int) -> list[Finding]:
+    """Return what is wrong with the last rollouts of a run that will have ``rollouts``; empty while all is well."""
     rows = [row for row in rows if row.get("turn1") is not None]
-    if recipe.action == "ignore" or len(rows) < recipe.window:
+    if recipe.action == "ignore":
         return []
-    return _broken(rows[: recipe.window], rows[-recipe.window :], recipe)
+    fallen = turn1_fall(rows, recipe, rollouts)
+    found = [] if fallen is None else [fallen.finding]
+    if len(rows) >= recipe.window:
+        found += _broken(rows[: recipe.window], rows[-recipe.window :], recipe)
+    return found
 
 
-def healthy_steps(rows: Rows, recipe: GuardRecipe) -> list[int]:
-    """Return the steps whose weights, by the rollout sampled from them, break no limit on their own."""
+def healthy_steps(rows: Rows, recipe: GuardRecipe, rollouts: int) -> list[int]:
+    """Return the steps whose weights, by the rollout sampled from them, break no limit on their own.
+
+    Where turn 1 fell, those sampled in the window that shows it are not among them.
+    """
     rows = [row for row in rows if row.get("turn1") is not None]
-    return [row["sampled_at"] for row in rows if not _broken(rows[: recipe.window], [row], recipe)]
+    fallen = turn1_fall(rows, recipe, rollouts)
+    before = rows[: len(rows) - fallen.window] if fallen else rows
+    return [row["sampled_at"] for row in before if not _broken(rows[: recipe.window], [row], recipe)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """A fall of turn 1 that chance does not explain: its mean over the last ``window`` rollouts, as shares of 1."""
+
+    window: int
+    change: float
+    standard_error: float
+    p_value: float
+    problems: int
+
+    @property
+    def finding(self) -> Finding:
+        """What the guard says of it."""
+        return Finding(
+            "turn1-floor",
+            f"turn-1 accuracy is {-self.change:.1%} ± {2 * self.standard_error:.1%} below the start model's on the "
+            f"{self.problems} problems of the last {self.window} rollouts (p = {self.p_value:.1g})",
+        )
+
+
+def turn1_fall(rows: Rows, recipe: GuardRecipe, rollouts: int) -> Fall | None:
+    """Return the clearest fall of turn 1 below the permitted one, None where chance may explain them all."""
+    changes = [row for row in rows if row.get("turn1_change") is not None]
+    if recipe.max_turn1_drop is None or not changes:
+        return None
+    windows = [recipe.window * 2**n for n in range((rollouts // recipe.window).bit_length())]
+    falls = [_fall(changes[-window:], recipe.max_turn1_drop) for window in windows if window <= len(changes)]
+    clearest = min(falls, key=lambda fall: fall.p_value, default=None)
+    tests = rollouts * len(windows)
+    return clearest if clearest and clearest.p_value < recipe.false_alarm / tests else None
+
+
+def _fall(rows: Rows, permitted: float) -> Fall:
+    """Test the mean change of some rollouts against the permitted fall."""
+    change = fmean(row["turn1_change"] for row in rows) / 100
+    error = math.sqrt(sum(row["turn1_change_se"] ** 2 for row in rows)) / len(rows) / 100
+    problems = sum(row["problems"] for row in rows)
+    excess = -change - permitted
+    t = excess / error if error else math.copysign(math.inf, excess)
+    return Fall(len(rows), change, error, float(stdtr(max(1, problems - len(rows)), -t)), problems)
 
 
 def offenders(paths: Sequence[Trajectory], guard: str) -> list[Trajectory]:
@@ -100,11 +173,6 @@ def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
     check("revise-always", figures["revised"], None, revised, "{} of paths have a revision")
     check("never-change", figures["unchanged"], None, unchanged, "{} of revisions repeat the condemned answer")
     check("truncation", figures["truncated"], None, truncated, "{} of paths are cut by the token budget")
-    if recipe.max_turn1_drop is not None:
-        fall, chance = _fall(first, last)
-        if fall > recipe.max_turn1_drop + chance:
-            message = f"turn-1 accuracy is {fall:.1%} below its start (two standard errors: {chance:.1%})"
-            found.append(Finding("turn1-floor", message))
     start, length, kl = _mean(first, "mean_length"), figures["mean_length"], figures["kl"]
     if recipe.max_length_factor is not None and start and length and length > recipe.max_length_factor * start:
         found.append(Finding("length", f"paths are {length / start:.1f} times as long as at the start"))
@@ -124,13 +192,6 @@ def _pooled(rows: Rows, name: str, count: str, least: int) -> float | None:
     known = [(row[name], row[count]) for row in rows if row.get(name) is not None]
     observed = sum(n for _, n in known)
     return sum(value * n for value, n in known) / observed if observed >= least else None
-
-
-def _fall(first: Rows, last: Rows) -> tuple[float, float]:
-    """Return by how much turn-1 accuracy fell between rollouts, and two standard errors of that, as shares."""
-    fall = fmean(row["turn1"] for row in first) - fmean(row["turn1"] for row in last)
-    variance = sum(sum(row["turn1_se"] ** 2 for row in part) / len(part) ** 2 for part in (first, last))
-    return fall / 100, 2 * math.sqrt(variance) / 100
 
 
 def _first_verdict(path: Trajectory) -> Verdict | None:

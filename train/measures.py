@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfcorrect.metrics import is_correct, score
 from selfcorrect.types import Trajectory
 
 
-def measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], generations: int) -> dict[str, Any]:
-    """Return the row of a rollout: the scores of the result tables in percent, and what matters to RL."""
+def measures(
+    paths: Sequence[Trajectory],
+    rewards: Sequence[float | None],
+    generations: int,
+    start: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return the row of a rollout: the scores of the result tables in percent, and what matters to RL.
+
+    ``start`` is the start model's turn-1 accuracy on each problem, as a share.
+    """
     given = [reward for reward in rewards if reward is not None]
     groups = [set(rewards[start : start + generations]) - {None} for start in range(0, len(rewards), generations)]
     row: dict[str, Any] = {
@@ -35,16 +43,24 @@ def measures(paths: Sequence[Trajectory], rewards: Sequence[float | None], gener
     row |= {name: share.percent for name, share in shares.items()}
     row |= {"right_judged": scores.rm_C.n, "wrong_judged": scores.rm_W.n}
     row |= {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
-    return row | {"turn1_se": _turn1_standard_error(paths, generations)}
+    right = turn1_by_problem(paths, generations)
+    row |= {"problems": len(right), "turn1_se": _standard_error([share for _, share in right])}
+    if start:
+        changes = [share - start[problem] for problem, share in right]
+        row |= {"turn1_start": 100 * statistics.fmean(start[problem] for problem, _ in right)}
+        row |= {"turn1_change": 100 * statistics.fmean(changes), "turn1_change_se": _standard_error(changes)}
+    return row
 
 
-def _turn1_standard_error(paths: Sequence[Trajectory], generations: int) -> float:
-    """Return the standard error of turn-1 accuracy in points: problems are the units, paths of one are not."""
-    by_problem = [
-        statistics.fmean(bool(is_correct(path.first)) for path in paths[start : start + generations])
-        for start in range(0, len(paths), generations)
-    ]
-    return 100 * statistics.stdev(by_problem) / math.sqrt(len(by_problem)) if len(by_problem) > 1 else 50.0
+def turn1_by_problem(paths: Sequence[Trajectory], generations: int) -> list[tuple[str, float]]:
+    """Return each group's problem and the share of its first attempts that are right."""
+    groups = [paths[first : first + generations] for first in range(0, len(paths), generations)]
+    return [(group[0].problem.id, statistics.fmean(bool(is_correct(path.first)) for path in group)) for group in groups]
+
+
+def _standard_error(shares: Sequence[float]) -> float:
+    """Return the standard error of the mean in points: problems are the units, paths of one are not."""
+    return 100 * statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else 50.0
 
 
 def part_means(parts: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

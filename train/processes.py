@@ -25,11 +25,18 @@ def process_count() -> int:
     return found
 
 
-def is_main_process() -> bool:
-    """True in the process that writes files."""
+def process_rank() -> int:
+    """Return this process's number; 0 is the one that writes files."""
     from accelerate import PartialState
 
-    return bool(PartialState(cpu=not has_gpu()).is_main_process)
+    return int(PartialState(cpu=not has_gpu()).process_index)
+
+
+def wait_for_everyone() -> None:
+    """Return when every process has come here."""
+    from accelerate import PartialState
+
+    PartialState(cpu=not has_gpu()).wait_for_everyone()
 
 
 def hold_whole_weights() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.progress import Meter
-from train.processes import is_main_process
+from train.processes import process_rank
 
 
 class Metrics:
@@ -25,7 +25,7 @@ class Metrics:
         self.rows: list[dict[str, Any]] = []
         if path.exists():
             self.rows = [row for row in _whole_lines(path) if row["step"] <= first_step]
-        self._writes = is_main_process()
+        self._writes = process_rank() == 0
         if self._writes:
             write_jsonl(path, self.rows)
 

@@ -69,7 +69,7 @@ def watch_over(
                 self.guard(row["step"], args, control)
 
         def guard(self, step: int, args: Any, control: Any) -> None:
-            for found in findings(metrics.rows, recipe.guard):
+            for found in findings(metrics.rows, recipe.guard, recipe.steps):
                 if found.guard not in watch.seen and args.should_save:
                     _save_offenders(found, step, rollouts.paths, metrics.path.parent)
                 watch.seen.add(found.guard)
@@ -93,7 +93,7 @@ def _save_offenders(found: Finding, step: int, paths: Sequence[Trajectory], fold
 
 def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, folder: Path) -> int:
     """Put the last healthy weights back into the trainer's model and return their step; 0 is the start model."""
-    healthy = set(healthy_steps(metrics.rows, recipe.guard))
+    healthy = set(healthy_steps(metrics.rows, recipe.guard, recipe.steps))
     saved = {checkpoint.step_of(path): path for path in (folder / "resume").glob("checkpoint-*")}
     step = max(healthy & saved.keys(), default=0)
     if is_adapted(trainer.model):

@@ -119,7 +119,7 @@ def test_the_canary_sees_stale_weights(recipe: GrpoRecipe, tiny_model: Path, tmp
 
     codec = ChatCodec.load(recipe.model)
     rollouts = Rollouts(recipe, codec, problem_order(recipe, PROBLEMS))
-    rollouts._engine = TransformersEngine.load(str(tiny_model))
+    rollouts.sampler._engine = TransformersEngine.load(str(tiny_model))  # type: ignore[attr-defined]
     rollouts.rewards = []
 
     class AnyReward(Rollouts):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
-from train.guards import GuardRecipe, findings, healthy_steps, offenders
+from train.guards import GuardRecipe, findings, healthy_steps, offenders, turn1_fall
 
 HEALTHY = {
-    "turn1_se": 3.0,
+    "problems": 16,
+    "turn1_change": 0.0,
+    "turn1_change_se": 3.0,
     "verdict_rate": 99.0,
     "rm_C": 90.0,
     "rm_W": 80.0,
@@ -34,7 +38,7 @@ def rows(turn1: list[float], judged: list[float] | None = None) -> list[dict[str
 
 
 def said(history: list[dict[str, float | None]], recipe: GuardRecipe | None = None) -> list[str]:
-    return [str(finding) for finding in findings(history, recipe or GuardRecipe())]
+    return [str(finding) for finding in findings(history, recipe or GuardRecipe(), rollouts=40)]
 
 
 def test_silent_on_a_healthy_run() -> None:
@@ -46,7 +50,6 @@ def test_silent_on_a_healthy_run() -> None:
     ("turn1", "judged", "expected"),
     [
         ([70, 70, 70, 70], [99, 96, 94, 90], "unjudged: only 93.3% of first attempts are judged"),
-        ([70, 70, 70, 54, 54, 54], [99] * 6, "turn1-floor: turn-1 accuracy is 16.0% below its start"),
     ],
 )
 def test_fires_on_a_collapse_of_its_window(turn1: list[float], judged: list[float], expected: str) -> None:
@@ -70,7 +73,7 @@ def test_fires_on_a_collapse_of_its_window(turn1: list[float], judged: list[floa
 def test_each_guard_fires_alone_and_can_be_switched_off(guard: str, figure: str, value: float, limit: str) -> None:
     history = rows([70] * 6)
     history[3:] = [row | {figure: value} for row in history[3:]]
-    assert [finding.guard for finding in findings(history, GuardRecipe())] == [guard]
+    assert [finding.guard for finding in findings(history, GuardRecipe(), 40)] == [guard]
     assert not said(history, replace(GuardRecipe(), **{limit: None}))
     assert not said([row | {figure: None} for row in history])
     assert limit in {field.name for field in fields(GuardRecipe)}
@@ -88,19 +91,77 @@ def test_a_share_of_few_is_no_finding() -> None:
 def test_one_bad_rollout_is_noise_but_no_result() -> None:
     history = rows([70, 70, 70, 40, 70], [99, 99, 99, 80, 99])
     assert not said(history[:3])
-    assert healthy_steps(history, GuardRecipe()) == [0, 1, 2, 4]
+    assert healthy_steps(history, GuardRecipe(), 40) == [0, 1, 2, 4]
 
 
 def test_rollouts_that_could_not_be_graded_are_left_out() -> None:
     history = [*rows([70, 70, 70]), {"turn1": None}]
     assert not said(history)
-    assert healthy_steps(history, GuardRecipe()) == [0, 1, 2]
+    assert healthy_steps(history, GuardRecipe(), 40) == [0, 1, 2]
 
 
-def test_a_fall_within_chance_is_no_finding() -> None:
-    history = rows([70, 70, 70, 57, 57, 57])  # 13 points; 10 are permitted, 4.9 are chance
-    assert not said(history)
-    assert said([row | {"turn1_se": 1.0} for row in history])
+def fallen(change: float, count: int, error: float = 6.0) -> list[dict[str, float | None]]:
+    return [row | {"turn1_change": change, "turn1_change_se": error} for row in rows([70.0] * count)]
+
+
+def test_a_fall_is_one_where_chance_does_not_explain_it() -> None:
+    """5 points are permitted. Ten more in three rollouts are 2.9 standard errors, in twelve rollouts 5.8."""
+    assert not said(fallen(-15.0, 3))
+    assert said(fallen(-15.0, 12)) == [
+        "turn1-floor: turn-1 accuracy is 15.0% ± 3.5% below the start model's on the 192 problems of the last 12 "
+        "rollouts (p = 2e-08)"
+    ]
+    assert not said(fallen(-4.0, 40, error=0.1))
+    assert not said(fallen(-15.0, 12), GuardRecipe(max_turn1_drop=None))
+    assert not said([row | {"turn1_change": None} for row in fallen(-15.0, 12)])
+
+
+def test_the_weights_from_before_a_fall_are_the_healthy_ones() -> None:
+    history = fallen(0.0, 6) + fallen(-25.0, 3)
+    history = [row | {"sampled_at": step} for step, row in enumerate(history)]
+    assert said(history)[0].startswith("turn1-floor: turn-1 accuracy is 25.0%")
+    assert healthy_steps(history, GuardRecipe(), 40) == [0, 1, 2, 3, 4, 5]
+    assert healthy_steps(history[:6], GuardRecipe(), 40) == [0, 1, 2, 3, 4, 5]
+
+
+def simulated(drops: np.ndarray, problems: int, start_paths: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return a run's rows: problems as different as the embedded model's (mean 0.52, deviation 0.36), 8 paths each.
+
+    ``drops`` are how far the model's turn 1 lies below the start model's in each rollout, as shares of 1.
+    """
+    mean, deviation, paths = 0.52, 0.36, 8
+    spread = mean * (1 - mean) / deviation**2 - 1
+    right_at_start = rng.beta(mean * spread, (1 - mean) * spread, (len(drops), problems))
+    now = rng.binomial(paths, right_at_start * (1 - drops[:, None] / mean)) / paths
+    changes = 100 * (now - rng.binomial(start_paths, right_at_start) / start_paths)
+    errors = changes.std(1, ddof=1) / problems**0.5
+    return [
+        HEALTHY | {"sampled_at": t, "turn1": 50.0, "problems": problems, "turn1_change": c, "turn1_change_se": e}
+        for t, (c, e) in enumerate(zip(changes.mean(1).tolist(), errors.tolist(), strict=True))
+    ]
+
+
+def stopped(drops: np.ndarray, runs: int, problems: int, start_paths: int) -> int:
+    """Return how many of so many simulated runs are stopped."""
+    rng, recipe = np.random.default_rng(7), GuardRecipe(action="stop", start_paths=start_paths)
+    count = 0
+    for _ in range(runs):
+        history = simulated(drops, problems, start_paths, rng)
+        count += any(turn1_fall(history[: t + 1], recipe, len(drops)) for t in range(len(drops)))
+    return count
+
+
+@pytest.mark.parametrize(("problems", "start_paths"), [(16, 2), (24, 1)])
+def test_false_alarms_are_rarer_than_stated(problems: int, start_paths: int) -> None:
+    """At the worst of what is permitted, 5 points low in every rollout, 5% is stated; less at 2 points."""
+    assert stopped(np.full(40, 0.05), 200, problems, start_paths) <= 10
+    assert stopped(np.full(40, 0.02), 200, problems, start_paths) <= 4
+
+
+@pytest.mark.parametrize(("problems", "start_paths", "least"), [(16, 2, 0.95), (24, 1, 0.95)])
+def test_a_drift_of_twenty_points_is_seen(problems: int, start_paths: int, least: float) -> None:
+    """Linear over 40 rollouts: 20 points at their end, 10 on average."""
+    assert stopped(np.linspace(0, 0.20, 40), 200, problems, start_paths) >= 200 * least
 
 
 def path(first: str, verdict: Verdict | None, second: str | None = None, stop: str = "verdict") -> Trajectory:

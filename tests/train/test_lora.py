@@ -103,7 +103,7 @@ def test_rollouts_sample_from_the_adapted_weights(recipe: GrpoRecipe, tmp_path: 
 
 def test_the_canary_sees_an_engine_without_the_adapters(recipe: GrpoRecipe, tmp_path: Path) -> None:
     trainer, rollouts = trainer_of(replace(recipe, lora=LORA, zero_variance="keep"), tmp_path)
-    rollouts._engine = TransformersEngine.load(recipe.model)
+    rollouts.sampler._engine = TransformersEngine.load(recipe.model)  # type: ignore[attr-defined]
     push(trainer.model)
     with pytest.raises(GuardError, match="samples from other weights"):
         trainer.train()

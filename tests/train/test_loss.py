@@ -136,6 +136,7 @@ def reference_loss(
         if not use:
             continue
         terms = 0.0
+        off_policy = sum(-off * old for old, learned in zip(path.old, path.learned, strict=True) if learned)
         for t, learned in enumerate(path.learned):
             if not learned:
                 continue
@@ -146,6 +147,9 @@ def reference_loss(
             elif loss == "sapo":
                 temperature = 1.0 if weights[t] > 0 else 1.05
                 policy = -4 / temperature / (1 + math.exp(-temperature * (ratio - 1))) * weights[t]
+            elif loss == "vespo":  # weighs a whole sequence by its ratio w: w^k e^(d - dw), 1 at w = 1
+                power, decay = (2.0, 3.0) if weights[t] >= 0 else (3.0, 2.0)
+                policy = -math.exp(decay + power * off_policy - decay * math.exp(off_policy)) * weights[t] * row[t]
             else:
                 policy = -min(ratio * weights[t], clipped * weights[t])
             difference = path.reference[t]  # reference - new; TRL weighs the estimate by the ratio, off-policy
@@ -172,7 +176,7 @@ def spread(values: torch.Tensor, paths: list[Ragged]) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("off", [0.0, 1.0], ids=["on-policy", "off-policy"])
-@pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "luspo", "sapo", *LOSSES])
+@pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "luspo", "sapo", "vespo", *LOSSES])
 def test_each_variant(trainer: Any, paths: list[Ragged], loss: str, off: float) -> None:
     aggregation, rule = LOSSES.get(loss, (loss, "group"))
     advantages = path_advantages(torch.tensor(REWARDS), GENERATIONS, rule)
