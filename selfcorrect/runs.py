@@ -11,6 +11,7 @@ import difflib
 import fcntl
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ PACKAGES = (
 def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
     """Open a stage's output folder: create or resume it, refuse another recipe or a second writer.
 
-    Writes ``recipe.yaml`` and ``provenance.json`` at the start; the stage itself calls `mark_done` at its end.
+    Writes ``recipe.yaml`` and ``provenance.json`` at the start; the stage itself calls `mark_done` at its end. A stage
+    that fails before it has written anything leaves no folder.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,12 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
         _same_recipe(path / "recipe.yaml", recipe)
         if not (path / "provenance.json").exists():
             write_json(path / "provenance.json", provenance())
-        yield path
+        try:
+            yield path
+        except Exception:
+            if {file.name for file in path.iterdir()} <= {".lock", "recipe.yaml", "provenance.json"}:
+                shutil.rmtree(path)  # it made nothing: the next try may have another recipe
+            raise
 
 
 def _same_recipe(path: Path, recipe: Any) -> None:

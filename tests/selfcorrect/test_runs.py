@@ -74,3 +74,13 @@ def test_a_setting_that_is_gone_or_broken_is_shown(tmp_path: Path, older: str, s
         pass
     for text in shown:
         assert text in str(error.value)
+
+
+def test_a_stage_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError), stage_folder(tmp_path / "new", Recipe()):
+        raise InputError("no file")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError), stage_folder(tmp_path / "new", Recipe(row="b")) as folder:
+        (folder / "rows.jsonl").touch()
+        raise InputError("half-way")
+    assert (tmp_path / "new" / "recipe.yaml").exists()

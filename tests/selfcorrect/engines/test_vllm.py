@@ -272,7 +272,7 @@ def test_new_weights_are_sampled_from_at_once_and_what_is_cached_is_forgotten(en
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
+            parameter += 0.1 * parameter.std().clamp(min=0.1) * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "moved")
     codec.tokenizer.save_pretrained(tmp_path / "moved")
     asked = solves(codec, 40, temperature=0.0)
@@ -286,7 +286,9 @@ def test_new_weights_are_sampled_from_at_once_and_what_is_cached_is_forgotten(en
     wanted = sample_all(other, asked)
     asyncio.run(other.close())
     assert [s.token_ids for s in moved] == [s.token_ids for s in wanted]
-    assert sum(a.logprobs != b.logprobs for a, b in zip(before, moved, strict=True)) == 40
+    for a, b in zip(moved, wanted, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
+    assert sum(a.token_ids != b.token_ids for a, b in zip(before, moved, strict=True)) > 20
     assert [s.token_ids for s in sample_all(engine, asked)] == [s.token_ids for s in before]
 
 
