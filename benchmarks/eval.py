@@ -31,7 +31,7 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # beside this file, ``eval`` would be this file
 
-from eval.run import EvalRecipe, sample_paths
+from eval.run import PATHS_A_PLACE, EvalRecipe, sample_paths
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine
 from selfcorrect.jsonl import Journal
 from selfcorrect.problems import ProblemsRecipe, load_problems
@@ -67,7 +67,7 @@ def measure(recipe: EvalRecipe, rounds: int) -> dict[str, Any]:
     """Return the figures of one method on one model."""
     codec = ChatCodec.load(recipe.engine.model)
     waiting = [(f"{p.id}#{s}", p, s) for s in recipe.seeds for p in load_problems(recipe.problems).problems]
-    at_once = 4 * recipe.engine.max_batch
+    at_once = PATHS_A_PLACE * recipe.engine.capacity
 
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         engine = Recording(open_engine(recipe.engine))

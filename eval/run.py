@@ -46,6 +46,9 @@ from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
+PATHS_A_PLACE = 2
+"""Paths under way for each place in the engine's batch: enough that no place is empty, few enough that a path's next
+message still finds the keys and values of its last one (with 4, a third more tokens went through the model)."""
 GRADED_AT_ONCE = 64  # paths graded and journalled together; a kill redoes at most these
 
 
@@ -187,7 +190,14 @@ async def _fill(
             progress.advance(len(journal.rows))
             settings = recipe.loop(rule)
             await sample_paths(
-                journal, settings, waiting, engine, codec, progress, judge, at_once=4 * recipe.engine.capacity
+                journal,
+                settings,
+                waiting,
+                engine,
+                codec,
+                progress,
+                judge,
+                at_once=PATHS_A_PLACE * recipe.engine.capacity,
             )
     finally:
         await engine.close()
