@@ -1,4 +1,4 @@
-"""Throughput of our vLLM engine against a bare `LLM.generate` on the same requests, interleaved in one process.
+"""Throughput of our vLLM engine against a bare `LLM.generate` on the same requests, interleaved in one program.
 
     make engines && .venv-engines/bin/python benchmarks/engine_vllm.py       # the embedded model
     … --model .models/smollm2 --dtype bfloat16 --requests 48 --batch 16
@@ -10,8 +10,8 @@ the same lengths that ask for neither log-probabilities nor watched tokens: what
 
 Each round times every side, in an order that turns; a ratio is the geometric mean over rounds, with a 95% t-interval
 of its logarithm. ``cpu_ratio`` is of processor seconds of this process and its children: steadier than the wall clock
-beside other work. The bare `LLM` runs in this process, its fastest on a CPU; ``--multiprocessing`` gives it a process
-of its own, as vLLM does by default and `AsyncLLM` always. The last line is JSON for machines.
+beside other work. The bare `LLM` has a process of its own, vLLM's default and `AsyncLLM`'s only way; ``--in-process``
+takes that away, which on a CPU is faster. The last line is JSON for machines.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--multiprocessing", action="store_true", help="the bare LLM in a process of its own")
+    parser.add_argument("--in-process", action="store_true", help="the bare LLM without a process of its own")
     given = parser.parse_args()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -133,7 +133,7 @@ def main() -> None:
     from selfcorrect.engines.vllm import sampling_params
 
     arguments = engine.arguments | {"model": model_path(given.model)}  # type: ignore[attr-defined]
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if given.multiprocessing else "0"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if given.in_process else "1"
     llm = LLM(**arguments)
     solves = solve_requests(codec, given.requests, given.max_tokens)
     requests = pipeline_requests(codec, solves, sample_all(engine, solves))
@@ -187,7 +187,7 @@ def main() -> None:
         "model": given.model,
         "dtype": given.dtype,
         "threads": given.threads,
-        "bare_in_process": not given.multiprocessing,
+        "bare_in_process": given.in_process,
         "versions": {"python": platform.python_version(), "vllm": vllm.__version__},
     }
     asyncio.run(engine.close())
