@@ -103,8 +103,16 @@ def open_metrics(folder: Path) -> Metrics:
 
 
 def fit(trainer: Any, folder: Path) -> None:
-    """Train to the end, from the newest checkpoint under ``folder/resume``."""
+    """Train to the end, from the newest checkpoint under ``folder/resume``.
+
+    TensorBoard's files go to ``folder/tensorboard``: its own place is among the checkpoints, which are removed.
+    """
+    from transformers.integrations import TensorBoardCallback
+
     remove_printer(trainer)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(folder / "tensorboard")
     resume_from = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 

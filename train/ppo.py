@@ -37,7 +37,7 @@ class PpoRecipe(GrpoRecipe):
     beta: float = 0.01  # weight of the KL to the start model in the reward of each token; 0: no reference model
     critic: Critic = "separate"  # a trunk of its own, copied from the policy, or a head on the policy's trunk
     gamma: float = 1.0  # discount a token
-    lam: float = 0.95  # GAE's lambda
+    lam: float = 1.0  # GAE's lambda; below 1 the reward reaches early tokens through the value model alone
     value_clip: float = 0.2  # the value may move so far from the rollout's; inf: not clipped
     value_weight: float = 0.5  # of the value loss in the sum
     value_learning_rate: float = 1e-3

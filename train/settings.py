@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,10 @@ def trl_config(schema: type[Any], recipe: TrainerRecipe, folder: Path, **own: An
             raise RecipeError(f"trainer: {schema.__name__} has no setting {key!r}{nearest(key, known)}")
         if key in reserved:
             raise RecipeError(f"trainer: {key!r} follows from the recipe's own fields; set those")
+    loggers = recipe.trainer.get("report_to", "none")
+    for logger in [loggers] if isinstance(loggers, str) else loggers:
+        if logger not in ("none", "all") and find_spec(logger) is None:
+            raise RecipeError(f"trainer.report_to={logger} needs a package that is not installed: pip install {logger}")
     shared = {
         "output_dir": str(folder / "resume"),
         "seed": recipe.seed,

@@ -220,3 +220,15 @@ def test_settings_that_would_change_the_sampling_are_refused(tmp_path: Path) -> 
     with pytest.raises(RecipeError, match='did you mean "entropy_coef"'):
         grpo_config(GrpoRecipe(trainer={"entropy_cof": 0.1}), tmp_path)
     assert grpo_config(GrpoRecipe(trainer={"entropy_coef": 0.1}), tmp_path).entropy_coef == 0.1
+
+
+def test_tensorboard_keeps_the_measures_of_the_paths(recipe: GrpoRecipe, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(replace(recipe, trainer={"report_to": "tensorboard"}), tmp_path)
+    events = EventAccumulator(str(tmp_path / "checkpoints/grpo/tensorboard"))
+    events.Reload()
+    turn1 = [(event.step, round(event.value, 3)) for event in events.Scalars("train/path/turn1")]
+    assert turn1 == [(row["step"], round(row["turn1"], 3)) for row in metrics_of(tmp_path)]
+    with pytest.raises(RecipeError, match="pip install trackio"):
+        grpo_config(GrpoRecipe(trainer={"report_to": "trackio"}), tmp_path)
