@@ -11,7 +11,9 @@ order; figures are medians over rounds, `ratio_vs_trl` the median of the rounds'
 
 Seconds are split into generation, scoring (grading and advantages), and update (forward, backward, optimizer).
 `loss_abs_diff` is between both sides' losses on ONE AND THE SAME rollout, stock TRL's; `gradient_relative_diff` is of
-the gradients there, in the training precision. The last line is JSON for machines.
+the gradients there, in the training precision; the same in fp32 stands beside them. In bf16 the two round at different
+places (ours keeps scores and norms in bf16, TRL's widens them): what fp32 does not show is that rounding.
+The last line is JSON for machines.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +212,7 @@ def main() -> None:
     measured: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
     with checkpoint.quiet_libraries():
         difference, distance = same_loss(recipe, codec, chosen)
+        exact_difference, exact_distance = same_loss(replace(recipe, precision="fp32"), codec, chosen)
         for round_ in range(arguments.rounds):
             with sides(recipe, codec, chosen) as both:
                 for name in sorted(both, reverse=bool(round_ % 2)):
@@ -232,6 +236,8 @@ def main() -> None:
         "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "loss_abs_diff": difference,
         "gradient_relative_diff": distance,
+        "loss_abs_diff_fp32": exact_difference,
+        "gradient_relative_diff_fp32": exact_distance,
         "rounds": len(ratios),
         "model": arguments.model,
         "precision": "bf16" if use_bf16(recipe.precision) else "fp32",
