@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ LATEX = {
     "–": "--",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }
 
 
@@ -169,7 +171,8 @@ class Table:
 
 def latex(text: str) -> str:
     """Return text that LaTeX prints as it is; characters that pdflatex does not know become ``?``."""
-    pieces = [LATEX.get(character, character if character.isascii() else "?") for character in text]
+    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a hyphen before a number is a minus
+    pieces = [LATEX.get(character, character if character.isascii() else "?") for character in signed]
     return "".join(pieces).replace("\n", " ")
 
 

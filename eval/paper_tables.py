@@ -86,7 +86,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
     ]
     if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
         notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
-    return Table(f"{name.replace('table', 'Table ')}, ours beside the paper's", head, lines, notes, commands)
+    return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
 
 
 def _belongs(row: Row, benchmark: str, is_first: bool) -> bool:

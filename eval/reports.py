@@ -102,7 +102,7 @@ def _figure1(places: Sequence[Path], out: Path) -> RenderableType:
     ]
     from eval import figures
 
-    table = Table("Figure 1: learning dynamics", head, lines, notes)
+    table = Table("Learning dynamics, as in the paper's figure 1", head, lines, notes)
     return Group(_written(table, "figure1", out), *_paths(figures.figure1(found, out)))
 
 
@@ -129,7 +129,9 @@ def _figure2(rows: Sequence[Row], out: Path, run: Path) -> RenderableType:
             low, high = point.interval
             cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}")
             lines.append((curve.method, str(point.n), *cost, f"{point.accuracy:.1f} [{low:.1f} {high:.1f}]"))
-    shown: list[RenderableType] = [_written(Table("Figure 2: voting", head, lines, notes, commands), "figure2", out)]
+    shown: list[RenderableType] = [
+        _written(Table("Voting, as in the paper's figure 2", head, lines, notes, commands), "figure2", out)
+    ]
     if drawn:
         from eval import figures
 

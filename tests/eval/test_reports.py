@@ -175,7 +175,7 @@ def test_figures_are_drawn(run: Path, path, row) -> None:  # type: ignore[no-unt
     assert "grpo" in shown(make("figure1", [run]))
     several = [path(i, i % 2 == 0, True, p=0.3, seed=s) for i in range(12) for s in range(4)]
     row(run, EvalRecipe(row="vote", label="IFT, T = 1", temperature=1.0, seeds=(0, 1, 2, 3)), several)
-    assert "Figure 2" in shown(make("figure2", [run]))
+    assert "figure 2" in shown(make("figure2", [run]))
     for name in ("figure1", "figure2"):
         assert (run / "tables" / f"{name}.png").stat().st_size > 10_000
     equal = (run / "tables" / "figure2-equal-budget.csv").read_text()
@@ -202,6 +202,9 @@ def test_the_budget_by_level(run: Path) -> None:
 def test_text_is_escaped_for_every_output() -> None:
     table = Table("a_b & 50%", ("method", "Δ i→c"), [("x|y{z}~^\\", "1 < 2"), ("group",), ("é", "–")], ["#1"])
     assert r"x\|y{z}~^\ " in table.to_markdown().replace("\\ |", "\\ ")
+    assert latex("-5.7 [-7.4 -4.0], long-CoT, 1-2 |D1|") == (
+        r"$-$5.7 [$-$7.4 $-$4.0], long-CoT, 1-2 \textbar{}D1\textbar{}"
+    )
     assert latex("a_b & 50% $x$ {#} \\ ~ ^ é Δ") == (
         r"a\_b \& 50\% \$x\$ \{\#\} \textbackslash{} \textasciitilde{} \textasciicircum{} ? $\Delta$"
     )
