@@ -163,16 +163,19 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         f"most {recipe.sampling.budget} tokens: at most {recipe.steps * samples * recipe.sampling.budget:,} tokens; "
         f"{recipe.steps * recipe.steps_per_rollout} optimizer steps"
     )
+    if recipe.guard.watches_turn1:
+        first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
+        shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
     try:
         problems = training_problems(recipe.prompts, recipe.problems, run_folder)
     except DataError as error:
         return Group(*shown, f"no problems yet: {error}")
     codec = ChatCodec.load(recipe.model)
-    first = problem_order(recipe, problems)[0]
-    opening = codec.decode(codec.opening(prompts.solve_messages(first.question)))
+    problem = problem_order(recipe, problems)[0]
+    opening = codec.decode(codec.opening(prompts.solve_messages(problem.question)))
     epochs = recipe.steps * recipe.prompts_per_step / len(problems)
     shown.append(f"{len(problems)} problems, each used {epochs:.2f} times")
-    shown.append(Panel(Text(opening), title=f"first prompt ({first.id})"))
+    shown.append(Panel(Text(opening), title=f"first prompt ({problem.id})"))
     return Group(*shown)
 
 

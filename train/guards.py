@@ -46,9 +46,7 @@ class GuardRecipe:
 
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
     min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
-    max_turn1_drop: float | None = (
-        0.05  # turn-1 accuracy may fall so far below the start model's, and by chance further
-    )
+    max_turn1_drop: float | None = 0.05  # turn 1 may fall so far below the start model's, and by chance further
     false_alarm: float = 0.05  # probability that a run is stopped whose turn 1 stays within that
     start_paths: int = 1  # attempts of the start model at each problem of each rollout, before training
     window: int = 3  # rollouts averaged; turn 1 is also looked at over twice, four times ... as many
