@@ -93,11 +93,12 @@ def journal_seconds(folder: Path, into: Path) -> float:
     return seconds
 
 
-async def measure(recipe: GenRecipe, folder: Path, rounds: int) -> dict[str, Any]:
-    """Run the three schedules in alternation and return their figures, seconds as medians of the rounds."""
+async def measure(recipe: GenRecipe, folder: Path, rounds: int, passes: bool) -> dict[str, Any]:
+    """Run the schedules in alternation and return their figures, seconds as medians of the rounds."""
     problems = load(recipe)[0].problems
     fixed = replace(recipe, schedule="fixed", quota=Quota(), baselines=False)
-    figures: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in ("fixed", "three passes", "adaptive")}
+    names = ("fixed", *(["three passes"] if passes else []), "adaptive")
+    figures: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in names}
     async with open_models(recipe) as models:
         warm = replace(recipe, schedule="adaptive", attempts=1, quota=Quota(2, 2, 2), baselines=False)
         await sample(warm, problems, folder / "warm", models)
@@ -114,8 +115,9 @@ async def measure(recipe: GenRecipe, folder: Path, rounds: int) -> dict[str, Any
         for _ in range(rounds):
             gathered = await timed("fixed", lambda into: sample(fixed, problems, into, models))
             figures["fixed"] |= {"rows": classes(gathered.kept), "tokens": gathered.tokens.total()}
-            tokens = await timed("three passes", lambda into: three_passes(fixed, problems, into, models))
-            figures["three passes"] |= {"rows": figures["fixed"]["rows"], "tokens": tokens.total()}
+            if passes:
+                tokens = await timed("three passes", lambda into: three_passes(fixed, problems, into, models))
+                figures["three passes"] |= {"rows": figures["fixed"]["rows"], "tokens": tokens.total()}
             wanted = figures["fixed"]["rows"]
             adaptive = replace(
                 recipe,
@@ -139,13 +141,14 @@ def main() -> None:
     parser.add_argument("--recipe", default="embedded", help="a shipped recipe of gen")
     parser.add_argument("--problems", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--no-passes", dest="passes", action="store_false", help="leave out the three passes")
     parser.add_argument("overrides", nargs="*", help="key=value, as of `selfcorrect gen`")
     options = parser.parse_args()
     papers = ["attempts=50", "evaluations=8", "revisions=8", "confirmations=4", "cap_per_problem=4", "steer=true"]
     papers += [f"problems.count={options.problems}", "prompts=0", "pilot=0"]
     recipe = load_recipe(GenRecipe, RECIPES / f"{options.recipe}.yaml", [*papers, *options.overrides])
     with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(measure(recipe, Path(folder), options.rounds))
+        figures = asyncio.run(measure(recipe, Path(folder), options.rounds, options.passes))
 
     table = Table("schedule", "D1", "D2", "D3", "tokens", "tokens a row", "seconds", title=recipe.engine.model)
     for name, figure in figures.items():
@@ -156,13 +159,14 @@ def main() -> None:
         cells += [f"{figure['tokens']:,}", f"{figure['tokens_per_row']:,.0f}", f"{figure['seconds']:,.1f}"]
         table.add_row(name, *cells)
     Console().print(table)
-    fixed, passes, adaptive = figures.values()
+    fixed, adaptive = figures["fixed"], figures["adaptive"]
+    waiting = figures["three passes"]["seconds"] if options.passes else None
     print(
         json.dumps(
             {
                 "tokens_ratio": round(fixed["tokens_per_row"] / adaptive["tokens_per_row"], 2),
-                "wall_ratio": round(passes["seconds"] / adaptive["seconds"], 2),
-                "barrier_ratio": round(passes["seconds"] / fixed["seconds"], 2),
+                "wall_ratio": round(waiting / adaptive["seconds"], 2) if waiting else None,
+                "barrier_ratio": round(waiting / fixed["seconds"], 2) if waiting else None,
                 "class_counts_equal": fixed["rows"] == adaptive["rows"],
                 "rows": adaptive["rows"],
                 "journal_share": round(fixed["journal_s"] / fixed["seconds"], 4),
