@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -21,6 +22,7 @@ from eval.paper_tables import Believed
 from eval.voting import Curve
 from selfcorrect.metrics import Share
 
+RUNNING = 5  # steps that a learning curve is the mean of
 FEWEST = 20  # attempts; risk is not drawn at coverages of fewer
 COLOURS = ("#2c6fad", "#cf5a2b", "#23807a", "#94690f", "#7a4fa3", "#5d646d")
 STYLE: Any = {
@@ -51,16 +53,22 @@ def drawing(name: str, out: Path, panels: int, written: list[Path]) -> Iterator[
 
 
 def figure1(curves: Mapping[str, Sequence[Mapping[str, float]]], out: Path) -> list[Path]:
-    """Draw turn-1 and final accuracy, and response length, against the RL step; one colour a checkpoint."""
+    """Draw turn-1 and final accuracy, and response length, against the RL step; one colour a checkpoint.
+
+    Each step has problems of its own, so its figures scatter: they are pale, the mean of the last `RUNNING` in colour.
+    """
     written: list[Path] = []
     with drawing("figure1", out, 2, written) as (left, right):
         for colour, (name, steps) in zip(COLOURS * len(curves), curves.items(), strict=False):
             x = [step["step"] for step in steps]
-            left.plot(x, [step["turn1"] for step in steps], "--", color=colour, lw=1.2, label=f"{name}: turn 1")
-            left.plot(x, [step["final"] for step in steps], color=colour, lw=1.6, label=f"{name}: final")
-            if all("mean_length" in step for step in steps):
-                right.plot(x, [step["mean_length"] for step in steps], color=colour, lw=1.6, label=name)
-        left.set(xlabel="RL step", ylabel="accuracy on the step's rollouts, %")
+            shown = [(left, "turn1", "--", f"{name}: turn 1"), (left, "final", "-", f"{name}: final")]
+            shown += [(right, "mean_length", "-", name)] if all("mean_length" in step for step in steps) else []
+            for axes, key, line, label in shown:
+                y = [step[key] for step in steps]
+                axes.plot(x, y, line, color=colour, lw=0.7, alpha=0.3)
+                smooth = [statistics.fmean(y[max(0, at - RUNNING + 1) : at + 1]) for at in range(len(y))]
+                axes.plot(x, smooth, line, color=colour, lw=1.6, label=label)
+        left.set(xlabel="RL step", ylabel=f"accuracy on rollouts, %; mean of {RUNNING} steps")
         right.set(xlabel="RL step", ylabel="response length, tokens")
         left.legend(fontsize=7)
     return written
