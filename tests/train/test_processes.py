@@ -16,6 +16,7 @@ from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.recipes import to_yaml
 from train import launch, processes
 from train.grpo import GrpoRecipe
+from train.guards import GuardRecipe
 from train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,7 @@ def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tm
 
     sft = SftRecipe(model=recipe.model, epochs=2, batch_rows=12, precision="fp32", learning_rate=1e-3, log_every=1)
     grpo = replace(recipe, prompts_per_step=4, learning_rate=1e-3, max_logprob_gap=1e-3, normalise="role", beta=0.01)
+    grpo = replace(grpo, guard=GuardRecipe(action="warn"))
     rows: dict[str, list[list[dict[str, Any]]]] = {"sft": [], "grpo": []}
     folders = []
     for name, options in (("one", ()), ("two", ("--launch", "cpu"))):
@@ -108,5 +110,7 @@ def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tm
     for one, two in (rows["sft"], rows["grpo"]):
         assert [row["step"] for row in one] == [row["step"] for row in two]
         assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=1e-5)
+    one, two = rows["grpo"]
+    assert [row["turn1_start"] for row in one] == [row["turn1_start"] for row in two]
     for name in ("ift", "grpo"):
         assert moved_apart(Path(recipe.model), *(folder / name for folder in folders)) < 0.01
