@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.errors import InputError
-from selfcorrect.types import Attempt, Outcome, Trajectory, Verdict
+from selfcorrect.types import Attempt, Outcome, Role, Trajectory, Verdict
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000  # of problems, in every bootstrap; the percentile bounds of 95% then rest on 50 resamples each
@@ -207,9 +207,11 @@ def path_faults(trajectory: Trajectory) -> list[str]:
     """Return by name what is odd about a path: each name at most once. A clean path gives an empty list.
 
     ``mark doubled`` and ``mark malformed`` are about self-evaluations that hold marks but give no verdict, ``mark
-    missing`` about those that hold none; ``no self-evaluation`` is a path that was due to judge and did not.
+    missing`` about those that hold none; ``no self-evaluation`` is a path that was due to judge and did not. A last
+    revision in a message of its own, asked for by a user message, is not due to be judged.
     """
     faults = set()
+    in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
     if trajectory.stop == "length":
         faults.add("truncated")
     if trajectory.stop == "no-verdict" and len(trajectory.evaluations) < len(trajectory.attempts):
@@ -224,7 +226,7 @@ def path_faults(trajectory: Trajectory) -> list[str]:
             faults.add("answer boxed in a self-evaluation")
     if any(len(_BOX.findall(attempt.text)) > 1 for attempt in trajectory.attempts):
         faults.add("several boxed answers")
-    if trajectory.evaluations and 1 < len(trajectory.attempts) > len(trajectory.evaluations):
+    if in_one_message and trajectory.evaluations and 1 < len(trajectory.attempts) > len(trajectory.evaluations):
         faults.add("revision without a verdict")
     return sorted(faults)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from selfcorrect.errors import InputError
 from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
-from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
+from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
 FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="limit"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
@@ -168,3 +169,13 @@ def test_faults_of_whole_paths() -> None:
         "revision without a verdict",
         "truncated",
     ]
+
+
+def test_a_revision_is_due_to_be_judged_in_one_message_only() -> None:
+    """Asked for each part, the loop ends with the last revision: nobody asked for a verdict on it."""
+    one = path(0, WRONG, RIGHT, Verdict.WRONG)
+    kinds = (Role.EXTERNAL, Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
+    spans = [Span(role, i, i + 1, sampled=role is not Role.EXTERNAL) for i, role in enumerate(kinds)]
+    assert path_faults(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
+    asked = (*spans[:3], Span(Role.EXTERNAL, 3, 4, sampled=False), Span(Role.REVISION, 4, 5))
+    assert path_faults(replace(one, spans=asked)) == []
