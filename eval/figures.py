@@ -87,9 +87,13 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
             axes.set_xscale("log", base=2)
             axes.set(xlabel=f"{unit} a problem", ylabel="accuracy, %")
             axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        _legend_below(panels[0])
     return written
+
+
+def _legend_below(axes: Axes) -> None:
+    """Name the curves of an axes once for the whole figure, below it."""
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
 
 
 def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
@@ -105,7 +109,7 @@ def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
             bins = equal_count_bins(row.points)
             x, y = [mean for mean, _ in bins], [share.percent or 0.0 for _, share in bins]
             whiskers = np.abs(np.array([share.interval or (0.0, 100.0) for _, share in bins]).T - np.array(y))
-            left.errorbar(x, y, whiskers, fmt="o-", ms=3, lw=1, elinewidth=0.8, color=colour, label=row.row.label)
+            left.errorbar(x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=row.row.label)
             p, right_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
             coverage, risk = risk_coverage(p, right_N)
             right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=row.row.label)
@@ -114,7 +118,7 @@ def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
         left.xaxis.set_minor_formatter(lambda value, place: "")
         left.set(xlabel="P(correct), in log-odds", ylabel="right, %", ylim=(0, 100))
         right.set(xlabel="coverage: share of attempts kept, most certain first, %", ylabel="wrong among them, %")
-        left.legend(fontsize=7)
+        _legend_below(left)
     return written
 
 

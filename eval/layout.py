@@ -171,12 +171,16 @@ class Table:
 
 def latex(text: str) -> str:
     """Return text that LaTeX prints as it is; characters that pdflatex does not know become ``?``."""
+    if text.startswith("  "):
+        return r"\quad " + latex(text.lstrip())
     signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a hyphen before a number is a minus
     pieces = [LATEX.get(character, character if character.isascii() else "?") for character in signed]
     return "".join(pieces).replace("\n", " ")
 
 
 def _plain(text: str) -> str:
+    if text.startswith("  "):  # Markdown drops spaces: a part of the row above
+        return "&emsp;" + _plain(text.lstrip())
     return text.replace("|", r"\|").replace("\n", " ")
 
 

@@ -52,7 +52,7 @@ SAME_METHOD = {  # the paper's name: ours for the same method
     "Self-rewarding IFT + PPO w correctness": ("PPO step 220 (selected)", "self-rewarding IFT + PPO"),
     "Self-rewarding IFT + DPO w correctness": ("DPO iteration 5 (selected)", "self-rewarding IFT + DPO"),
     "+ M-DPO D1,D2,D3 (tuned)": ("+ M-DPO D1,D2,D3", "self-rewarding IFT + M-DPO"),
-    "Llama-3-SFT + Self-rewarding RM": ("cross-judged",),
+    "Llama-3-SFT + Self-rewarding RM": ("cross-judged", "Self-rewarding RM"),
 }
 COMMANDS = (  # part of a method's name: the settings that make its row; the first that fits
     ("Gold RM", "method=gold"),

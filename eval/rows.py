@@ -27,8 +27,10 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tables call it."""
-        return str(self.scores.get("label") or self.name)
+        """What tables call it; a row off the synthetic test split says so, for it is another result."""
+        label, split = str(self.scores.get("label") or self.name), self.scores.get("split")
+        is_other = self.scores.get("benchmark") == "arithmetic" and split in ("validation", "ood")
+        return f"{label} ({split})" if is_other else label
 
     def trajectories(self) -> list[Trajectory]:
         """Return its graded paths."""

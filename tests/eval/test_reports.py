@@ -108,6 +108,16 @@ def test_sampling_that_differs_from_the_papers_is_said(run: Path) -> None:
     assert any("at temperature 1 in the two-turn chat; ours at 0, none in the two-turn chat" in note for note in notes)
 
 
+def test_a_run_out_of_distribution_is_not_taken_for_the_result(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    for name, split in (("a", "ood"), ("b", "test")):
+        recipe = EvalRecipe(row=name, label="self-rewarding IFT", problems=ProblemsRecipe(split=split))
+        row(tmp_path, recipe, [path(i, name == "b", p=0.9) for i in range(10)])
+    table = paper_table("table3", find_rows([tmp_path]), tmp_path)
+    finals = {line[0]: line[4] for line in table.rows if len(line) > 1 and line[1] != "missing"}
+    assert finals["Self-rewarding IFT"].startswith("100.0")
+    assert finals["self-rewarding IFT (ood)"].startswith("0.0")
+
+
 def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     recipe = EvalRecipe(row="ift", label="self-rewarding", problems=ProblemsRecipe(source="math"))
     row(tmp_path, recipe, [path(i, i < 6, p=0.9) for i in range(10)])
@@ -193,7 +203,8 @@ def test_what_a_figure_lacks_is_said(run: Path) -> None:
 def test_the_budget_by_level(run: Path) -> None:
     make("budget", [run], by="level")
     text = (run / "tables" / "budget.md").read_text()
-    assert "level 0" in text
+    assert "| &emsp;level 0 |" in text
+    assert r"\quad level 0 & 23 &" in (run / "tables" / "budget.tex").read_text()
     assert "| self-rewarding IFT | 100 | 30.0 | 19.0 [" in text
     with pytest.raises(InputError, match="no problem has a 'colour'"):
         make("budget", [run], by="colour")
