@@ -81,9 +81,10 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
         for axes, unit in zip(panels, ("responses", "tokens"), strict=True):
             for colour, (label, curve) in zip(COLOURS * len(curves), curves, strict=False):
                 x = [getattr(point, unit) for point in curve.points]
+                line = "--" if curve.method == "verdict-weighted" else "-"  # it often covers best-of-n
                 low, high = zip(*(point.interval for point in curve.points), strict=True)
                 axes.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
-                axes.plot(x, [point.accuracy for point in curve.points], "o-", ms=3, color=colour, lw=1.4, label=label)
+                axes.plot(x, [p.accuracy for p in curve.points], f"o{line}", ms=3, color=colour, lw=1.4, label=label)
             axes.set_xscale("log", base=2)
             axes.set(xlabel=f"{unit} a problem", ylabel="accuracy, %")
             axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")

@@ -28,6 +28,7 @@ from markupsafe import Markup
 from eval.budget import error_budget
 from eval.paper_tables import FEWEST_JUDGED
 from eval.report_charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
+from eval.rows import label_of
 from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_jsonl, write_whole
@@ -237,7 +238,7 @@ class _Row:
     def read(cls, folder: Path, prefix: str = "") -> _Row:
         scores = read_object(folder / "scores.json")
         paths = list(_read_paths(folder / "trajectories.jsonl"))
-        label = str(scores.get("label") or scores.get("method") or folder.name)
+        label = label_of(scores) or str(scores.get("method") or folder.name)
         return cls(folder.name, prefix + label, scores, _read_text(folder / "recipe.yaml"), sorted(paths, key=_natural))
 
 

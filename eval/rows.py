@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tables call it; a row off the synthetic test split says so, for it is another result."""
-        label, split = str(self.scores.get("label") or self.name), self.scores.get("split")
-        is_other = self.scores.get("benchmark") == "arithmetic" and split in ("validation", "ood")
-        return f"{label} ({split})" if is_other else label
+        """What tables call it."""
+        return label_of(self.scores) or self.name
 
     def trajectories(self) -> list[Trajectory]:
         """Return its graded paths."""
         return read_trajectories(self.folder)
+
+
+def label_of(scores: Mapping[str, Any]) -> str:
+    """Return a row's label; a row off the synthetic test split says so, for it is another result."""
+    label, split = str(scores.get("label") or ""), scores.get("split")
+    is_other = scores.get("benchmark") == "arithmetic" and split in ("validation", "ood")
+    return f"{label} ({split})" if label and is_other else label
 
 
 def find_rows(places: Iterable[Path]) -> list[Row]:
