@@ -318,7 +318,9 @@ def _never_judges(row: Mapping[str, Any]) -> bool:
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return max((row for row in rows if _is_number(row.get("final"))), key=lambda row: float(row["final"]), default=None)
+    """Return the row of the highest Final among those that do not look at the reference answers, None without any."""
+    able = [row for row in rows if _is_number(row.get("final")) and "gold" not in (row.get("loop"), row.get("stop"))]
+    return max(able, key=lambda row: float(row["final"]), default=None)
 
 
 def _transition_bar(row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -279,3 +279,11 @@ def test_numbers_as_text() -> None:
     assert show_interval(None) == ""
     assert (show_p(0.0309), show_p(1e-9)) == ("0.031", "< 0.001")
     assert flat({"kept": {"D1": 4540}, "seeds": [1, 2]}) == {"kept · D1": "4,540", "seeds": "1, 2"}
+
+
+def test_the_best_method_is_one_that_does_not_see_the_reference_answers(tmp_path: Path) -> None:
+    for name, rights, more in (("gold", 9, {"loop": "gold"}), ("told", 8, {"stop": "gold"}), ("ift", 6, {})):
+        paths = [path(RIGHT if i < rights else WRONG, verdict=Verdict.CORRECT, p=0.9, key=f"p-{i}") for i in range(10)]
+        row = write_row(tmp_path, name, paths, label=name)
+        write_json(tmp_path / "eval" / name / "scores.json", row | more)
+    assert "Best final accuracy: ift, 60.0%" in " ".join(read(tmp_path).text.split())
