@@ -22,7 +22,7 @@ test-slow: $(STAMP)
 
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
 test-engines: $(ENGINES_STAMP)
-	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines
+	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/test_samplers.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
