@@ -186,15 +186,26 @@ def debiased_ece(gap_B: Floats, noise_RB: Floats) -> tuple[float, float, float]:
 
     Gaps of ``s`` times the observed ones, plus resampling noise, would show some ECE: at the bounds the observed one
     lies at the edges of its middle 95%, at the estimate it is the median (a bootstrap test inverted, Carpenter 1999).
-    Percentiles of resampled ECE would never cover 0. Where even s = 0 shows more, the upper bound is the observed one.
+    Percentiles of resampled ECE would never cover 0. An observed ECE below what noise alone shows by median would bound
+    too tightly from above: there the bound is that of the median (a power-constrained limit, Cowan et al. 2011).
     """
-    seen = float(np.abs(gap_B).sum())
+    seen, by_noise = float(np.abs(gap_B).sum()), float(np.median(np.abs(noise_RB).sum(axis=1)))
+    if seen >= by_noise:
+        least_B = gap_B
+    else:
+        direction_B = gap_B if seen else noise_RB.std(axis=0)
+        least_B = direction_B * by_noise / max(np.abs(direction_B).sum(), 1e-12)
+    estimate, low = _compatible(gap_B, noise_RB, seen, (50, 97.5))
+    (high,) = _compatible(least_B, noise_RB, max(seen, by_noise), (2.5,))
+    return estimate, low, high
+
+
+def _compatible(gap_B: Floats, noise_RB: Floats, seen: float, percents: Sequence[float]) -> list[float]:
+    """Return the largest ECE, a multiple of the gaps', whose resamples show at most ``seen`` at each percentile."""
     scales = np.linspace(0, 4, 161)
     shown_SR = np.array([np.abs(scale * gap_B + noise_RB).sum(axis=1) for scale in scales])
-    high, middle, low = (
-        float(scales[quantile <= seen].max(initial=0)) for quantile in np.percentile(shown_SR, [2.5, 50, 97.5], axis=1)
-    )
-    return seen * middle, seen * low, seen * max(1.0, high)
+    quantile_PS = np.percentile(shown_SR, percents, axis=1)
+    return [seen * float(scales[quantile_S <= seen].max(initial=0)) for quantile_S in quantile_PS]
 
 
 def _bin_gaps(p_N: Floats, right_N: Floats) -> Floats:

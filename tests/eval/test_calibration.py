@@ -96,10 +96,10 @@ def test_measures_by_hand() -> None:
 
 @pytest.mark.parametrize(("scale", "shift", "truth"), [(1.0, 0.0, 0.0), (1.5, 0.3, 5.5), (3.0, 1.0, 16.2)])
 def test_the_interval_of_ece_covers_the_truth(scale: float, shift: float, truth: float) -> None:
-    """200 samples of 200: nominal 95% of intervals hold the truth (of 2 M paths), also where nothing is to be found."""
+    """100 samples of 200: nominal 95% of intervals hold the truth (of 2 M paths), also where nothing is to be found."""
     rng = np.random.default_rng(1)
     covered, estimates, binned = 0, [], []
-    for _ in range(200):
+    for _ in range(100):
         z = rng.normal(0, 4, size=200)
         p, right = 1 / (1 + np.exp(-z)), rng.random(200) < 1 / (1 + np.exp(-(z - shift) / scale))
         bins, gap_N = np.minimum(9, (p * 10).astype(int)), (p - right) / 2  # in points of 200 paths
@@ -111,7 +111,8 @@ def test_the_interval_of_ece_covers_the_truth(scale: float, shift: float, truth:
         estimates.append(estimate)
         binned.append(np.abs(gap_B).sum())
         assert 0 <= low <= estimate <= high
-    assert 180 <= covered <= 200
+        assert high > 3, "200 paths cannot bound it closer, however small the observed one is"
+    assert 90 <= covered <= 100
     assert abs(np.mean(estimates) - truth) < abs(np.mean(binned) - truth)
     assert np.mean(estimates) == pytest.approx(truth, abs=2.2)
 
