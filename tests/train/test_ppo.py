@@ -67,7 +67,7 @@ def test_the_clipped_value_loss_takes_the_larger_error() -> None:
 @pytest.fixture
 def ppo_recipe(recipe: GrpoRecipe) -> PpoRecipe:
     shared = {field.name: getattr(recipe, field.name) for field in fields(GrpoRecipe)}
-    own = {"name": "ppo", "zero_variance": "keep", "updates": 2, "beta": 0.05, "generations": 4}
+    own = {"name": "ppo", "zero_variance": "keep", "updates": 2, "beta": 0.05, "generations": 4, "lam": 0.95}
     return PpoRecipe(**(shared | own), value_learning_rate=3e-3)
 
 

@@ -44,6 +44,7 @@ def talker(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPath
     return folder / "checkpoints/ift"
 
 
+@pytest.mark.slow
 def test_a_chat_is_rolled_out_rewarded_by_turn_and_learned(talker: Path, tmp_path: Path) -> None:
     names = ("id", "question", "gold", "source")
     (tmp_path / "data").mkdir()
