@@ -66,7 +66,8 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
         try:
             yield path
         except Exception:
-            if {file.name for file in path.iterdir()} <= {".lock", "recipe.yaml", "provenance.json"}:
+            ours = {".lock", "recipe.yaml", "provenance.json"}
+            if all(file.name in ours or (file.is_file() and not file.stat().st_size) for file in path.iterdir()):
                 shutil.rmtree(path)  # it made nothing: the next try may have another recipe
             raise
 

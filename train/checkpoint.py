@@ -20,7 +20,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.runs import is_done, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 from train.card import write_card
-from train.lora import is_adapted, save_merged
+from train.lora import is_adapted, named_targets, save_merged
 from train.processes import has_gpu, process_rank, wait_for_everyone
 from train.reports import Metrics
 from train.settings import TrainerRecipe
@@ -89,7 +89,9 @@ def run_stage(
                 return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
             started = time.perf_counter()
             set_seed(recipe.seed)  # for weights that start at random: adapters, heads
-            summary = train(folder) | {"seconds": round(time.perf_counter() - started, 2)}
+            with named_targets() if recipe.lora else nullcontext():
+                summary = train(folder)
+            summary |= {"seconds": round(time.perf_counter() - started, 2)}
             if main:
                 write_card(folder, program, summary)
                 mark_done(folder, summary)

@@ -7,6 +7,8 @@ weights, and the reference policy is the same module with the adapters off. A fi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,17 @@ def peft_config(lora: LoraRecipe | None) -> LoraConfig | None:
     if targets != "all-linear":
         targets = [name.strip() for name in lora.targets.split(",")]
     return LoraConfig(task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
+
+
+@contextmanager
+def named_targets() -> Iterator[None]:
+    """Turn PEFT's complaint about ``lora.targets`` that the model has not into a RecipeError."""
+    from peft.utils.error import NoMatchingPeftModuleError
+
+    try:
+        yield
+    except NoMatchingPeftModuleError as error:
+        raise RecipeError(f"lora.targets: {error}") from error
 
 
 def unwrapped(model: Any) -> Any:

@@ -76,11 +76,17 @@ def test_a_setting_that_is_gone_or_broken_is_shown(tmp_path: Path, older: str, s
         assert text in str(error.value)
 
 
-def test_a_stage_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError), stage_folder(tmp_path / "new", Recipe()):
+def fail(path: Path, recipe: Recipe, rows: str) -> None:
+    """Be a stage that writes ``rows`` and fails."""
+    with stage_folder(path, recipe) as folder:
+        (folder / "rows.jsonl").write_text(rows)
         raise InputError("no file")
+
+
+def test_a_stage_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        fail(tmp_path / "new", Recipe(), "")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError), stage_folder(tmp_path / "new", Recipe(row="b")) as folder:
-        (folder / "rows.jsonl").touch()
-        raise InputError("half-way")
+    with pytest.raises(InputError):
+        fail(tmp_path / "new", Recipe(row="b"), "{}\n")
     assert (tmp_path / "new" / "recipe.yaml").exists()

@@ -204,3 +204,9 @@ def test_the_recipe_names_rank_alpha_and_targets(tmp_path: Path) -> None:
     assert load_recipe(SftRecipe, None, ["lora={}"]).lora == LoraRecipe()
     with pytest.raises(RecipeError, match="rank is at least 1"):
         load_recipe(GrpoRecipe, None, ["lora.rank=0"])
+
+
+def test_targets_that_the_model_has_not_are_named(recipe: GrpoRecipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"lora\.targets: .*foo_proj"):
+        grpo.run(replace(recipe, lora=LoraRecipe(targets="foo_proj")), tmp_path)
+    assert not (tmp_path / "checkpoints" / recipe.name).exists()
