@@ -5,10 +5,11 @@
 
 Both sides use one engine. ``eval`` is `eval.run.sample_paths`: it solves, parses, grades and journals every problem.
 ``bare`` replays the very requests that a first pass made, all at once and to nobody: the same prompts, seeds and
-tokens, without a loop. Rounds interleave the sides in alternating order; `overhead` is the median over rounds of
-``eval seconds / bare seconds - 1``, `cpu_overhead` the same of this process's processor seconds (the grader works in
-processes of its own). A method of several messages can be faster bare than any loop can be: its later requests do not
-wait for earlier ones. The last line is JSON for machines.
+tokens, without a loop; requests that a loop can only make after earlier ones wait for nothing there, which no loop can
+match. ``in turn`` replays them too, but those of one path one after the other. Rounds interleave the sides in turning
+order; `overhead` is the median over rounds of ``eval seconds / bare seconds - 1``, `overhead_in_turn` against ``in
+turn``, `cpu_…` the same of this process's processor seconds (the grader works in processes of its own). The last line
+is JSON for machines.
 """
 
 # ruff: noqa: E402 - the path has to be mended before our own imports
@@ -44,11 +45,11 @@ class Recording:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.name = engine, engine.name
-        self.requests: list[SampleRequest] = []
+        self.paths: dict[asyncio.Task[Any] | None, list[SampleRequest]] = {}  # a path is sampled by a task of its own
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Note the request and pass it on."""
-        self.requests.append(request)
+        self.paths.setdefault(asyncio.current_task(), []).append(request)
         return await self.engine.sample(request)
 
     async def close(self) -> None:
@@ -78,34 +79,45 @@ def measure(recipe: EvalRecipe, rounds: int) -> dict[str, Any]:
                 runner.run(sample_paths(journal, recipe.loop(), waiting, engine, codec, progress, at_once=at_once))
 
         evaluate("recorded")  # warms the engine and the grader's workers, too
-        requests = list(engine.requests)
+        in_turn = list(engine.paths.values())
+        bare = [[request] for requests in in_turn for request in requests]
 
-        async def replay() -> list[Sample]:
+        async def replay(paths: list[list[SampleRequest]]) -> list[Sample]:
             room = asyncio.Semaphore(at_once)
 
-            async def one(request: SampleRequest) -> Sample:
+            async def one(requests: list[SampleRequest]) -> list[Sample]:
                 async with room:
-                    return await engine.engine.sample(request)
+                    return [await engine.engine.sample(request) for request in requests]
 
-            return list(await asyncio.gather(*map(one, requests)))
+            return [sample for samples in await asyncio.gather(*map(one, paths)) for sample in samples]
 
-        tokens = sum(len(sample.token_ids) + 1 for sample in runner.run(replay()))
-        runs: dict[str, list[tuple[float, float]]] = {"eval": [], "bare": []}
+        tokens = sum(len(sample.token_ids) + 1 for sample in runner.run(replay(bare)))
+        sides: dict[str, Callable[[int], Any]] = {
+            "eval": lambda round_: evaluate(str(round_)),
+            "bare": lambda round_: runner.run(replay(bare)),
+            "in turn": lambda round_: runner.run(replay(in_turn)),
+        }
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        names = list(sides)
         for round_ in range(rounds):
-            for name in ("eval", "bare") if round_ % 2 else ("bare", "eval"):
-                run = partial(evaluate, str(round_)) if name == "eval" else lambda: runner.run(replay())
-                runs[name].append(timed(run))
+            for name in names[round_ % 3 :] + names[: round_ % 3]:
+                runs[name].append(timed(partial(sides[name], round_)))
         runner.run(engine.close())
-    pairs = list(zip(runs["eval"], runs["bare"], strict=True))
-    overheads, cpu_overheads = ([a[i] / b[i] - 1 for a, b in pairs] for i in (0, 1))
+
+    def over(side: str, clock: int) -> list[float]:
+        pairs = zip(runs["eval"], runs[side], strict=True)
+        return [round(ours[clock] / theirs[clock] - 1, 4) for ours, theirs in pairs]
+
     return {
-        "overhead": round(statistics.median(overheads), 4),
-        "overheads": [round(value, 4) for value in overheads],
-        "cpu_overhead": round(statistics.median(cpu_overheads), 4),
-        "eval_s": round(statistics.median(seconds for seconds, _ in runs["eval"]), 2),
-        "bare_s": round(statistics.median(seconds for seconds, _ in runs["bare"]), 2),
+        "overhead": statistics.median(over("bare", 0)),
+        "overheads": over("bare", 0),
+        "cpu_overhead": statistics.median(over("bare", 1)),
+        "overhead_in_turn": statistics.median(over("in turn", 0)),
+        "overheads_in_turn": over("in turn", 0),
+        "cpu_overhead_in_turn": statistics.median(over("in turn", 1)),
+        "seconds": {name: round(statistics.median(wall for wall, _ in measured), 2) for name, measured in runs.items()},
         "paths": len(waiting),
-        "requests": len(requests),
+        "requests": len(bare),
         "tokens": tokens,
     }
 
