@@ -44,7 +44,7 @@ class Sampler(Protocol):
 
 
 def open_sampler(kind: SamplerKind, codec: ChatCodec, model: str, max_batch: int, options: dict[str, Any]) -> Sampler:
-    """Return the sampler of a recipe; ``options`` are vLLM's engine arguments."""
+    """Return the sampler of a recipe; ``options`` are vLLM's engine arguments, ``dtype`` and ``threads``."""
     if kind == "vllm":
         if process_count() > 1:
             raise RecipeError("sampler=vllm trains in one process; use sampler=live with --launch")
@@ -86,9 +86,7 @@ class VllmSampler:
     def __init__(self, model: str, max_batch: int, options: dict[str, Any]) -> None:
         from selfcorrect.engines.vllm import VllmEngine
 
-        loading = {name: options[name] for name in ("dtype", "threads") if name in options}
-        arguments = {name: value for name, value in options.items() if name not in loading}
-        self._engine = VllmEngine.load(model, max_batch=max_batch, **loading, **arguments)
+        self._engine = VllmEngine.load(model, max_batch=max_batch, **options)
 
     def follow(self, model: Any) -> None:
         """Hand the weights over, adapters merged into them."""
