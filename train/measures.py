@@ -22,7 +22,7 @@ def measures(
     ``start`` is the start model's turn-1 accuracy on each problem, as a share.
     """
     given = [reward for reward in rewards if reward is not None]
-    groups = [set(rewards[start : start + generations]) - {None} for start in range(0, len(rewards), generations)]
+    groups = [set(rewards[first : first + generations]) - {None} for first in range(0, len(rewards), generations)]
     row: dict[str, Any] = {
         "reward": sum(given) / len(given) if given else None,
         "ungradable": len(rewards) - len(given),
