@@ -20,6 +20,7 @@ from eval.published import (
     COLUMNS,
     TEMPERATURES,
     Published,
+    belongs,
     benchmark_of,
     command,
     is_same_method,
@@ -61,35 +62,51 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
     head = ("method", "n", *(text for key in columns for text in (TITLES[key], BESIDE)))
     lines: list[tuple[str, ...]] = []
     commands: list[str] = []
+    guessed: list[Row] = []
     for place, group in enumerate(groups):
         members = [row for row in theirs if row.group == group]
-        fitting = [row for row in rows if _belongs(row, members[0].benchmark, place == 0)]
+        fitting = [row for row in rows if _is_of_group(row, members[0].benchmark, place == 0)]
         benchmarks = sorted({benchmark_of(row) for row in fitting})
         ours = f"; ours on {', '.join(benchmarks)}" if benchmarks and benchmarks != [members[0].benchmark] else ""
         lines.append((f"{group}{ours}",))
         left = list(fitting)
         for member in members:
-            mine = next((row for row in left if is_same_method(row.label, member.method)), None)
-            if mine is None:
-                commands.append(
-                    command(member.method, benchmarks[0] if benchmarks else member.benchmark, temperature, run)
-                )
-            else:
-                left.remove(mine)
-            lines.append(_line(member.method, mine, member, columns, every))
-        lines += [_line(row.label, row, None, columns, every) for row in left if _fills(row, columns)]
+            mine = [row for row in fitting if belongs(row, member.method, temperature > 0)]
+            left = [row for row in left if row not in mine]
+            if not mine:
+                like = fitting[0] if fitting else None
+                asked = benchmarks[0] if benchmarks else member.benchmark
+                commands.append(command(member.method, asked, temperature, run, like))
+                lines.append(_line(member.method, None, member, columns, every))
+            for row in mine:  # several runs may be this row: each is shown, by its name and model
+                title = member.method if len(mine) == 1 else f"{member.method}: {row.name}, {_model(row)}"
+                lines.append(_line(title, row, member, columns, every))
+        guessed += [row for row in fitting if row.has_default_label and not row.checkpoint and row not in left]
+        lines += [_line(_title(row), row, None, columns, every) for row in left if _fills(row, columns)]
     notes = [
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
         "Percent [95% interval]. in, out: the paper's value against our interval, where the benchmark is the same.",
         *_power(rows),
         *_sampling(rows, temperature),
+        *(
+            f"{row.name} has no label of its own, so {_model(row)} stands where its method does: label= says what it is."
+            for row in guessed
+        ),
     ]
     if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
         notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
     return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
 
 
-def _belongs(row: Row, benchmark: str, is_first: bool) -> bool:
+def _title(row: Row) -> str:
+    return f"{row.label} ({row.checkpoint})" if row.has_default_label and row.checkpoint else row.label
+
+
+def _model(row: Row) -> str:
+    return row.checkpoint or str(row.scores.get("model") or "model unknown")
+
+
+def _is_of_group(row: Row, benchmark: str, is_first: bool) -> bool:
     mine = benchmark_of(row)
     return mine == benchmark if mine in BENCHMARKS.values() else is_first
 

@@ -1,7 +1,9 @@
 """The paper's tables as rows, which of our runs belongs beside which, and the command that makes a missing one.
 
-``published_tables.json`` holds the figures (arXiv 2502.19613). A run of ours is held against a published row by its
-label: the paper's name of the method, or one of ours for the same thing (`SAME_METHOD`); set it with ``label=``.
+``published_tables.json`` holds the figures (arXiv 2502.19613). A run of ours belongs beside a published row (`belongs`)
+where it was made as that row's own command would make it, by the same method, stop decision, judge and format, and where
+its label names that row (`SAME_METHOD`). A run whose label was left at its default says nothing of its model; then the
+name of the checkpoint decides.
 """
 
 from __future__ import annotations
@@ -45,9 +47,10 @@ IN_TABLE_7 = (  # the rows about who judges; the others of table 8 are about wha
     "IFT balanced + c2c + Gold RM",
 )
 SAME_METHOD = {  # the paper's name: ours for the same method
-    "Prompt with Gold RM": ("gold verdict", "Llama-3-SFT + Gold RM"),
+    "Intrinsic self-correction": ("intrinsic",),
+    "Prompt with Gold RM": ("gold", "gold verdict", "Llama-3-SFT + Gold RM"),
     "Prompt with External ORM": ("external ORM", "Self-correct with External ORM", "Llama-3-SFT + External ORM"),
-    "Self-rewarding IFT": ("self-rewarding", "IFT balanced + c2c"),
+    "Self-rewarding IFT": ("self-rewarding", "two-turn", "IFT balanced + c2c"),
     "Self-rewarding IFT + Gold RM": ("self-rewarding IFT + gold verdict", "IFT balanced + c2c + Gold RM"),
     "Self-rewarding IFT + PPO w correctness": ("PPO step 220 (selected)", "self-rewarding IFT + PPO"),
     "Self-rewarding IFT + DPO w correctness": ("DPO iteration 5 (selected)", "self-rewarding IFT + DPO"),
@@ -62,6 +65,8 @@ COMMANDS = (  # part of a method's name: the settings that make its row; the fir
     ("Single-turn PPO", "method=single-turn engine.model={run}/checkpoints/ppo-single-turn"),
     ("Single-turn DPO", "method=single-turn engine.model={run}/checkpoints/dpo-single-turn"),
     ("Single-turn", "method=single-turn engine.model={run}/checkpoints/raft-single-turn"),
+    ("iteration 2", "method={kind} engine.model={run}/checkpoints/{slug}"),  # not the checkpoint that was selected
+    ("step 100", "method={kind} engine.model={run}/checkpoints/{slug}"),
     ("RAFT+", "method=intrinsic engine.model={run}/checkpoints/raft-plus"),
     ("RAFT", "method=intrinsic engine.model={run}/checkpoints/raft"),
     ("PPO", "method={kind} engine.model={run}/checkpoints/ppo"),
@@ -141,29 +146,59 @@ def _plain(name: str) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a name fit for a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
+    """Return a name fit for a folder; a plus that ends a word is spelt out (RAFT+ is not RAFT)."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=\w)\+", " plus", name.casefold())).strip("-")
 
 
-def command(method: str, benchmark: str, temperature: float, run: Path) -> str:
-    """Return the command that makes the row of a method; ``MODEL`` stands for the base model.
+def settings_of(method: str, two_turn: bool, run: Path = Path(".")) -> dict[str, str]:
+    """Return the recipe keys that make a published row: how it is run, and the checkpoint in ``run``, if it has one.
 
-    The paper's sampled tables (temperature > 0) are in the two-turn format, its greedy ones are long-CoT.
+    The paper's sampled tables are in the two-turn format, its greedy ones are long-CoT.
     """
-    two_turn = temperature > 0
-    settings = next(text for part, text in COMMANDS if part in method)
+    text = next(text for part, text in COMMANDS if part in method)
     if "Gold RM" in method and "IFT" in method:
         own = method.removesuffix(" + Gold RM")
         model = "ift" if is_same_method(own, "Self-rewarding IFT") else slug(own)
-        settings = "method={kind} stop=gold engine.model={run}/checkpoints/" + model
-    elif method == "Self-rewarding IFT":
-        settings = "method={kind} engine.model={run}/checkpoints/ift"
-    settings = settings.format(run=run, kind="two-turn" if two_turn else "self-rewarding", slug=slug(method))
-    if "engine.model" not in settings.replace("judge.engine.model", ""):
-        settings += " engine.model=MODEL"
-    recipe = next((name for name, shown in BENCHMARKS.items() if shown == benchmark), None)
-    if recipe is None:
-        recipe = "embedded" if benchmark == "arithmetic" else f"math500 problems.source={benchmark}"
-    name = slug(f"{benchmark}-{method}")
-    sampling = f" temperature={temperature}" if two_turn else ""
-    return f"selfcorrect eval {recipe} row={name} {shlex.quote(f'label={method}')} {settings}{sampling} --run {run}"
+        text = "method={kind} stop=gold engine.model={run}/checkpoints/" + model
+    elif is_same_method(method, "Self-rewarding IFT"):
+        text = "method={kind} engine.model={run}/checkpoints/ift"
+    settings = dict(setting.split("=", 1) for setting in text.split())
+    filled = {"run": str(run), "kind": "two-turn" if two_turn else "self-rewarding", "slug": slug(method)}
+    return {key: value.format(**filled) for key, value in settings.items()}
+
+
+def belongs(row: Row, method: str, two_turn: bool) -> bool:
+    """True where a run of ours may stand beside a published row, ``method``."""
+    if not _is_made_alike(row, settings_of(method, two_turn)):
+        return False
+    if row.has_default_label and row.checkpoint:
+        return _checkpoint(settings_of(method, two_turn)) == row.checkpoint
+    return is_same_method(row.label, method)
+
+
+def _is_made_alike(row: Row, settings: Mapping[str, str]) -> bool:
+    judge = str(row.scores.get("judge") or "").partition(":")[0]
+    ours = (row.scores.get("loop"), row.scores.get("stop") or "sampled", judge)
+    return ours == (settings["method"], settings.get("stop", "sampled"), settings.get("judge.kind", ""))
+
+
+def _checkpoint(settings: Mapping[str, str]) -> str:
+    model = Path(settings.get("engine.model", ""))
+    return model.name if model.parent.name == "checkpoints" else ""
+
+
+def command(method: str, benchmark: str, temperature: float, run: Path, like: Row | None = None) -> str:
+    """Return the command that makes the row of a method; ``MODEL`` stands for the base model.
+
+    ``like`` is a row of ours in the same part of the table: the command asks for the same problems.
+    """
+    settings = settings_of(method, temperature > 0, run)
+    settings.setdefault("engine.model", "MODEL")
+    if temperature > 0:
+        settings["temperature"] = str(temperature)
+    recipe, problems = ("", {}) if like is None else like.problems()
+    if not recipe:
+        recipe = next((name for name, shown in BENCHMARKS.items() if shown == benchmark), "embedded")
+    words = ["selfcorrect", "eval", recipe, f"row={slug(f'{benchmark}-{method}')}", f"label={method}"]
+    words += [f"{key}={value}" for key, value in {**problems, **settings}.items()]
+    return shlex.join([*words, "--run", str(run)])

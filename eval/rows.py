@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import read_jsonl
+from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.recipes import to_values
 from selfcorrect.types import Trajectory
 
 
@@ -30,9 +34,53 @@ class Row:
         """What tables call it."""
         return label_of(self.scores) or self.name
 
+    @property
+    def has_default_label(self) -> bool:
+        """True where nobody named the row: its label says the method and no more."""
+        return self.scores.get("label") == default_label(
+            str(self.scores.get("loop")), str(self.scores.get("stop") or "sampled")
+        )
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of the model's folder where it is a checkpoint of a run; empty for any other model."""
+        model = Path(str(self.scores.get("model") or ""))
+        return model.name if model.parent.name == "checkpoints" else ""
+
+    def problems(self) -> tuple[str, dict[str, str]]:
+        """Return the shipped recipe of the row's benchmark, and the ``problems.*`` overrides that give its problems."""
+        source = str(self.scores.get("benchmark") or "")
+        name = "embedded" if source == "arithmetic" else Path(source).name.split(".")[0]
+        shipped = {path.stem: path for path in (Path(__file__).parent / "recipes").glob("*.yaml")}
+        recipe = name if name in shipped else "math500"
+        known = to_values(ProblemsRecipe())
+        theirs = known | _problems_in(shipped[recipe])
+        ours = _problems_in(self.folder / "recipe.yaml") or {"source": source, "split": self.scores.get("split")}
+        wanted = {key: value for key, value in ours.items() if key in known and value != theirs[key]}
+        return recipe, {f"problems.{key}": _inline(value) for key, value in wanted.items()}
+
     def trajectories(self) -> list[Trajectory]:
         """Return its graded paths."""
         return read_trajectories(self.folder)
+
+
+def default_label(method: str, stop: str) -> str:
+    """Return what tables call a row that nobody named: its method, and the stop decision where it is not the paper's."""
+    return method if stop == "sampled" else f"{method}, stop={stop}"
+
+
+def _problems_in(recipe: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    problems = values.get("problems") if isinstance(values, dict) else None
+    return problems if isinstance(problems, dict) else {}
+
+
+def _inline(value: Any) -> str:
+    """Return a value as an override writes it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
 
 
 def label_of(scores: Mapping[str, Any]) -> str:

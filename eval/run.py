@@ -28,7 +28,7 @@ from rich.text import Text
 
 from eval.budget import error_budget
 from eval.calibration import refuse_seen
-from eval.rows import read_json
+from eval.rows import default_label, read_json
 from selfcorrect import prompts
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
@@ -57,7 +57,7 @@ class EvalRecipe:
     """Settings of one evaluation: one method of one model on one problem set."""
 
     row: str = "self-rewarding"  # folder name of this row under <run>/eval/
-    label: str = "Self-rewarding"  # the row's name in tables
+    label: str = ""  # the row's name in tables; "": the method, and the stop decision where it is not "sampled"
     method: Method = "self-rewarding"  # see selfcorrect.correction
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
@@ -73,6 +73,8 @@ class EvalRecipe:
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
 
     def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", default_label(self.method, self.stop))
         if not self.seeds:
             object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:

@@ -19,6 +19,7 @@ from eval.published import COLUMNS, command, is_same_method, published_rows
 from eval.reports import REPORTS, make
 from eval.rows import find_rows
 from eval.run import EvalRecipe
+from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
@@ -86,6 +87,76 @@ def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
             assert len(recipe.seeds) == (3 if recipe.temperature else 1)
 
 
+def test_a_run_stands_only_where_its_method_stop_judge_and_format_are_the_papers(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    ours = [
+        EvalRecipe(row="asked", label="Self-rewarding IFT", method="asked"),
+        EvalRecipe(row="argmax", label="Self-rewarding IFT", stop="argmax"),
+        EvalRecipe(row="chat", label="Self-rewarding IFT", method="two-turn"),
+        EvalRecipe(row="raft", label="STaR/RAFT for self-correction", method="gold"),
+        EvalRecipe(row="told", label="Intrinsic self-correction", method="intrinsic"),
+    ]
+    for recipe in ours:
+        row(tmp_path, recipe, [path(i, i < 5, p=0.9) for i in range(10)])
+    table3 = {line[0]: line[1] for line in paper_table("table3", find_rows([tmp_path]), tmp_path).rows if len(line) > 1}
+    assert table3["Intrinsic self-correction"] == "10"
+    assert table3["STaR/RAFT for self-correction"] == "10", "ours, below the paper's rows"
+    lines = [line[:2] for line in paper_table("table3", find_rows([tmp_path]), tmp_path).rows]
+    assert ("Self-rewarding IFT", "missing") in lines
+    assert ("STaR/RAFT for self-correction", "missing") in lines
+    assert lines.count(("Self-rewarding IFT", "10")) == 3, "shown as rows of their own"
+    chats = [line[:2] for line in paper_table("table10", find_rows([tmp_path]), tmp_path).rows]
+    assert ("Self-rewarding IFT", "missing") not in chats[: chats.index(("Self-rewarding IFT", "10")) + 1]
+
+
+def test_a_label_left_at_its_default_is_the_method_and_the_checkpoint_places_the_run(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    assert EvalRecipe(method="asked").label == "asked"
+    assert EvalRecipe(stop="gold").label == "self-rewarding, stop=gold"
+    for recipe in (Path(__file__).parents[2] / "eval" / "recipes").glob("*.yaml"):
+        label = load_recipe(EvalRecipe, recipe, ["method=asked", "stop=sampled"]).label
+        assert label in ("asked", "calibration paths"), recipe
+    for name, method in (("ift", "self-rewarding"), ("grpo", "self-rewarding"), ("raft", "intrinsic")):
+        engine = EngineRecipe(model=f"runs/x/checkpoints/{name}")
+        row(tmp_path, EvalRecipe(row=name, method=method, engine=engine), [path(i, name == "ift") for i in range(10)])
+    table = paper_table("table3", find_rows([tmp_path]), tmp_path)
+    finals = {line[0]: line[4][:5] for line in table.rows if len(line) > 1 and line[1] == "10"}
+    assert finals == {
+        "Self-rewarding IFT": "100.0",
+        "STaR/RAFT for self-correction": "0.0 [",
+        "self-rewarding (grpo)": "0.0 [",
+    }
+
+
+def test_two_runs_for_one_published_row_are_both_shown(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    for name, right in (("a", 4), ("b", 8)):
+        recipe = EvalRecipe(row=name, label="self-rewarding IFT", engine=EngineRecipe(model=f"m/{name}"))
+        row(tmp_path, recipe, [path(i, i < right, p=0.9) for i in range(10)])
+    rows = paper_table("table3", find_rows([tmp_path]), tmp_path).rows
+    shown = {line[0]: (line[4][:4], line[5]) for line in rows if len(line) > 1 and line[1] == "10"}
+    assert shown == {"Self-rewarding IFT: a, m/a": ("40.0", "77.2"), "Self-rewarding IFT: b, m/b": ("80.0", "77.2")}
+
+
+def test_a_command_asks_for_the_problems_of_the_rows_that_are_there(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    problems = ProblemsRecipe(source="my data/math500.test.jsonl", count=50, where={"level": [4, 5]})
+    row(tmp_path, EvalRecipe(row="ift", label="self-rewarding IFT", problems=problems), [path(0, True, p=0.9)])
+    table = paper_table("table3", find_rows([tmp_path]), tmp_path, beside="MATH500")
+    assert table.commands
+    for line in table.commands:
+        _, _, recipe, *rest = shlex.split(line)
+        shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+        assert load_recipe(EvalRecipe, shipped, rest[: rest.index("--run")]).problems == problems
+
+
+def test_no_two_commands_write_one_row(tmp_path: Path) -> None:
+    for name in COLUMNS:
+        for benchmark in {row.group for row in published_rows(name)}:
+            table = paper_table(name, [], tmp_path, beside=benchmark)
+            written = [next(word for word in shlex.split(c) if word.startswith("row=")) for c in table.commands]
+            models = [next(w for w in shlex.split(c) if w.startswith("engine.model=")) for c in table.commands]
+            assert len(set(written)) == len(written), name
+            trained = [model for model in models if "checkpoints" in model and "/ift" not in model]
+            assert len(set(trained)) == len(trained), name
+
+
 def test_a_gold_verdict_is_given_to_the_model_of_the_row() -> None:
     made = command("IFT more incorrect + c2c + Gold RM", "MATH", 1.0, Path("r"))
     assert "stop=gold engine.model=r/checkpoints/ift-more-incorrect-c2c " in made
@@ -119,7 +190,7 @@ def test_a_run_out_of_distribution_is_not_taken_for_the_result(tmp_path: Path, p
 
 
 def test_p_c2i_comes_from_the_run_that_was_misled(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
-    recipe = EvalRecipe(row="ift", label="self-rewarding", problems=ProblemsRecipe(source="math"))
+    recipe = EvalRecipe(row="ift", label="self-rewarding", method="two-turn", problems=ProblemsRecipe(source="math"))
     row(tmp_path, recipe, [path(i, i < 6, p=0.9) for i in range(10)])
     other = replace(recipe, row="calibration", stop="never", problems=ProblemsRecipe(source="math", split="validation"))
     row(tmp_path, other, [path(i, True, False) for i in range(10)])  # other problems: not these
