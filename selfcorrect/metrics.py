@@ -4,9 +4,9 @@ Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
 ``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
 Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
 
-What is scored: an attempt without a readable answer is the model's failure and counts as incorrect
-(``unanswered`` shows how many); a problem on which the GRADER failed is taken out of n and counted in
-``ungradable``.
+What is scored: an attempt without a readable answer, or with one beyond the grader's limits, is the model's failure
+and counts as incorrect (``unanswered`` shows how many, the fault ``over the grader's limits`` how many of those were
+too large); a problem on which the GRADER failed is taken out of n and counted in ``ungradable``.
 """
 
 from __future__ import annotations
@@ -226,6 +226,8 @@ def path_faults(trajectory: Trajectory) -> list[str]:
             faults.add("answer boxed in a self-evaluation")
     if any(len(_BOX.findall(attempt.text)) > 1 for attempt in trajectory.attempts):
         faults.add("several boxed answers")
+    if any(attempt.grade is not None and attempt.grade.method == "limit" for attempt in trajectory.attempts):
+        faults.add("over the grader's limits")
     if in_one_message and trajectory.evaluations and 1 < len(trajectory.attempts) > len(trajectory.evaluations):
         faults.add("revision without a verdict")
     return sorted(faults)

@@ -2,8 +2,8 @@
 
 A reward is a weighted sum of named parts (`RewardRecipe`); each part that has a weight is logged on its own. A path's
 parts are read from the graded `Trajectory` alone. ``None`` means that no reward can be given (the grader failed): such
-a sample must be left out of the update, never scored 0. A response without any readable answer is the policy's fault
-and earns 0.
+a sample must be left out of the update, never scored 0. A response without any readable answer, or with one beyond the
+grader's limits, is the policy's fault and earns 0.
 
 Parts that teach, parts that are known to be hacked, and controls that must not teach (arXiv 2506.10947: a random reward
 raised one model family's scores, so a gain means little before these have been run) stand side by side, so that an

@@ -42,8 +42,12 @@ class Role(StrEnum):
     EXTERNAL = "external"
 
 
-NO_ANSWER = ("nothing-extracted", "response-unreadable")
-"""Values of `Grade.method` that blame the response, not the reference answer or the grader."""
+NO_ANSWER = ("nothing-extracted", "response-unreadable", "limit")
+"""Values of `Grade.method` that blame the response, not the reference answer or the grader.
+
+``limit``: the response is longer, deeper or harder to evaluate than the grader's bounds. It is unanswered, so that no
+answer gains by being too large to grade.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Grade:
 
     @property
     def unanswered(self) -> bool:
-        """True where the grade is UNGRADABLE through the response's own fault: it holds no readable answer."""
+        """True where the response is to blame for an UNGRADABLE grade: no answer that can be read and evaluated."""
         return self.outcome is Outcome.UNGRADABLE and self.method in NO_ANSWER
 
 

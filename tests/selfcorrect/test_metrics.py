@@ -14,7 +14,7 @@ from selfcorrect.metrics import Share, clustered_interval, compare, delta_interv
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
-FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="limit"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
+FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="undecided"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
 
 
 def path(i: int, first: Grade, final: Grade | None = None, verdict: Verdict | None = None) -> Trajectory:
@@ -49,6 +49,14 @@ def test_a_hand_counted_table() -> None:
     assert row["turn1"] == 33.33
     assert row["rm_W_n"] == 3
     assert row["stops"] == {"horizon": 3, "verdict": 4}
+
+
+def test_answers_too_large_to_grade_are_wrong_and_counted_by_name() -> None:
+    """70 wrong answers of 100 written as 9^{9^{9^9}}: accuracy stays 30% of n = 100 (it was 100% of n = 30)."""
+    too_large = Grade(Outcome.UNGRADABLE, method="limit")
+    scores = score("m", [path(i, RIGHT if i < 30 else too_large) for i in range(100)])
+    assert (scores.n, scores.final.percent, scores.unanswered, scores.ungradable) == (100, 30.0, 70, 0)
+    assert scores.faults["over the grader's limits"] == 70
 
 
 @given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, EMPTY]), st.sampled_from([RIGHT, WRONG, EMPTY])), min_size=1))

@@ -31,9 +31,10 @@ def test_the_grader_speaks(response: str, gold: str, reward: float | None) -> No
     assert correctness(grade(response, gold)) == reward
 
 
-def test_a_limit_is_nobodys_zero() -> None:
-    assert correctness(Grade(Outcome.UNGRADABLE, method="limit")) is None
-    assert correctness(Grade(Outcome.UNGRADABLE, method="gold-unreadable")) is None
+def test_an_answer_beyond_the_limits_earns_nothing_and_a_failure_of_the_grader_is_nobodys_zero() -> None:
+    assert correctness(Grade(Outcome.UNGRADABLE, method="limit")) == 0.0
+    for method in ("gold-unreadable", "undecided", "grader-error"):
+        assert correctness(Grade(Outcome.UNGRADABLE, method=method)) is None
 
 
 def test_final_correctness_wants_a_grade() -> None:
@@ -41,7 +42,7 @@ def test_final_correctness_wants_a_grade() -> None:
         final_correctness(Trajectory(Problem("p", "q", "1", "math"), (Attempt("a"),)))
 
 
-GRADES = {"r": Grade(Outcome.CORRECT), "w": Grade(Outcome.WRONG), "?": Grade(Outcome.UNGRADABLE, method="limit")}
+GRADES = {"r": Grade(Outcome.CORRECT), "w": Grade(Outcome.WRONG), "?": Grade(Outcome.UNGRADABLE, method="undecided")}
 VERDICTS = {"C": Verdict.CORRECT, "W": Verdict.WRONG, "-": None}
 
 

@@ -120,7 +120,7 @@ def test_a_mix_takes_as_many_as_its_scarcest_kind_allows() -> None:
 
 def test_fresh_pairs_are_one_right_and_one_wrong_path_of_a_problem() -> None:
     def rollout(problem: str, outcome: Outcome, token: int) -> Rollout:
-        path = Trajectory(Problem(problem, "", "", "math"), (Attempt("", None, Grade(outcome, method="limit")),))
+        path = Trajectory(Problem(problem, "", "", "math"), (Attempt("", None, Grade(outcome, method="undecided")),))
         return Rollout(path, (1, 2), (token, 9), (0.0, 0.0), (1, 0), ())
 
     right, wrong, unknown = Outcome.CORRECT, Outcome.WRONG, Outcome.UNGRADABLE
