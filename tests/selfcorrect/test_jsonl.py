@@ -81,7 +81,7 @@ def test_full_disk_is_a_clear_error_and_loses_nothing(tmp_path: Path) -> None:
                 journal.append("y", {"v": "long" * 100})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert path.read_text() == '{"key":"x","v":1}\n', "no half-written line"
+        assert [row["v"] for row in read_jsonl(path)] == [1], "no half-written line"
         journal.append("y", {"v": 2})
         assert [row["v"] for row in journal.rows.values()] == [1, 2]
     with Journal(path) as journal:
@@ -94,8 +94,8 @@ def test_run_folder_refuses_another_recipe_and_a_second_writer(tmp_path: Path) -
     with stage_folder(tmp_path / "s", EngineRecipe()), pytest.raises(RunFolderError, match="in use"):  # noqa: SIM117
         with stage_folder(tmp_path / "s", EngineRecipe()):
             pass
-    with stage_folder(tmp_path / "s", EngineRecipe()):
-        pass
+    with stage_folder(tmp_path / "s", EngineRecipe()) as folder:
+        (folder / "made.txt").write_text("something")
     with pytest.raises(RunFolderError, match=r"-max_batch: 256\n\+max_batch: 64"):  # noqa: SIM117
         with stage_folder(tmp_path / "s", EngineRecipe(max_batch=64)):
             pass
