@@ -70,13 +70,11 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
     made: list[Path] = []
     try:
         with _lock(path, made):
-            if is_done(path):
-                _same_recipe(path, recipe)
-            elif _same_recipe(path, recipe) or not (path / "provenance.json").exists():
+            if _is_to_begin(path, recipe):
                 (path / "inputs.json").unlink(missing_ok=True)
                 write_json(path / "provenance.json", provenance())
                 write_whole(path / "recipe.yaml", [to_yaml(recipe)])
-            else:
+            elif not is_done(path):
                 _note_resumed(path / "provenance.json")
             yield path
     except BaseException:
@@ -144,8 +142,8 @@ def _holds_nothing(path: Path) -> bool:
     return (path / "provenance.json").exists() and not any(_is_made(path, entry) for entry in path.rglob("*"))
 
 
-def _same_recipe(path: Path, recipe: Any) -> bool:
-    """Return whether the folder is to be begun, with the recipe asked for; RunFolderError where it has another."""
+def _is_to_begin(path: Path, recipe: Any) -> bool:
+    """Return whether the folder is still to be given the recipe asked for; RunFolderError where it has another."""
     file = path / "recipe.yaml"
     if not file.exists():
         if is_done(path) or ((path / "provenance.json").exists() and not _holds_nothing(path)):
@@ -283,8 +281,12 @@ def provenance() -> dict[str, Any]:
 
 
 def _note_resumed(path: Path) -> None:
-    """Add to a folder's provenance what continues it, where that is not what made it last."""
-    old, now = _read_object(path), provenance()
+    """Add to a folder's provenance what continues it, where other versions than those now were the last to work there."""
+    now = provenance()
+    if not path.exists():
+        write_json(path, now)
+        return
+    old = _read_object(path)
     last = (old.get("resumed") or [old])[-1]
     if any(last.get(name) != now[name] for name in ("selfcorrect", "git", "python", "packages", "machine")):
         write_json(path, old | {"resumed": [*old.get("resumed", []), now]})
