@@ -1,9 +1,9 @@
 """The paper's tables as rows, which of our runs belongs beside which, and the command that makes a missing one.
 
-``published_tables.json`` holds the figures (arXiv 2502.19613). A run of ours belongs beside a published row (`belongs`)
-where it was made as that row's own command would make it, by the same method, stop decision, judge and format, and where
-its label names that row (`SAME_METHOD`). A run whose label was left at its default says nothing of its model; then the
-name of the checkpoint decides.
+``published_tables.json`` holds the figures (arXiv 2502.19613). A run of ours stands beside a published row (`belongs`)
+where it was made as that row's own command would make it, by the same method, stop decision, judge and format, and
+where its label names that row (`SAME_METHOD`). A label left at its default says nothing of the model;
+there the name of the checkpoint decides.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Row:
 
 
 def default_label(method: str, stop: str) -> str:
-    """Return what tables call a row that nobody named: its method, and the stop decision where it is not the paper's."""
+    """Return what tables call a row that nobody named: its method, and a stop decision of its own."""
     return method if stop == "sampled" else f"{method}, stop={stop}"
 
 

@@ -30,6 +30,7 @@ from eval.budget import error_budget
 from eval.calibration import refuse_seen
 from eval.rows import default_label, read_json
 from selfcorrect import prompts
+from selfcorrect.choices import check_choices
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import DataError, InputError
@@ -73,14 +74,13 @@ class EvalRecipe:
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.label:
             object.__setattr__(self, "label", default_label(self.method, self.stop))
         if not self.seeds:
             object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:
             raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
-        if self.horizon < 1 or self.max_tokens < 1 or (self.path_tokens is not None and self.path_tokens < 1):
-            raise InputError("horizon, max_tokens and path_tokens are at least 1")
         needs_judge = self.method == "judged" or self.stop == "judge"
         if needs_judge != (self.judge.kind != "none"):
             raise InputError(

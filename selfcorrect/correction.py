@@ -23,11 +23,13 @@ decided verdict, whose tokens are recorded as not sampled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from selfcorrect import prompts
+from selfcorrect.choices import check_choices
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.grading import extract_answer, grade, grade_many
@@ -64,6 +66,17 @@ class LoopSettings:
     rule: StopRule = field(default_factory=StopRule)  # of stop="threshold"
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        if self.horizon < 1 or self.max_tokens < 1 or (self.path_tokens is not None and self.path_tokens < 1):
+            raise InputError(
+                "horizon, max_tokens and path_tokens are at least 1; "
+                f"got horizon={self.horizon}, max_tokens={self.max_tokens}, path_tokens={self.path_tokens}"
+            )
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1):
+            raise InputError(
+                "temperature is 0 (greedy) or more, and top_p above 0 and at most 1; "
+                f"got temperature={self.temperature}, top_p={self.top_p}"
+            )
         if self.stop != "sampled" and self.method not in JUDGES_ITSELF:
             raise InputError(
                 f"stop={self.stop} replaces the model's own verdict, and method {self.method!r} has none; "
@@ -139,12 +152,16 @@ async def _decide(path: _Path, evaluation: SelfEvaluation, attempt: Attempt, jud
         case "never":
             return Verdict.WRONG
         case "gold":
-            right = grade(attempt.text, path.problem.gold, source=path.problem.source).correct
+            right = _is_right(attempt.text, path.problem)
             return Verdict.CORRECT if right else Verdict.WRONG
         case "judge":
             assert judge is not None
             return (await judge.judge(path.problem, attempt.text)).verdict or evaluation.verdict
     return evaluation.verdict
+
+
+def _is_right(text: str, problem: Problem) -> bool:
+    return grade(text, problem.gold, source=problem.source, tolerance=problem.meta.get("tolerance")).correct
 
 
 async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
@@ -155,7 +172,8 @@ async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
             return path.end("length")
         sample = await engine.sample(path.request(watch_ids=watched))
         text = codec.decode(sample.token_ids)
-        path.attempts.append(Attempt(text, extract_answer(text, source=path.problem.source)))
+        cut = sample.finish == "length"
+        path.attempts.append(Attempt(text, extract_answer(text, source=path.problem.source, cut=cut), cut=cut))
         last = len(path.attempts) == horizon
         if method == "two-turn" and sample.finish != "length":
             p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids), watched)
@@ -166,7 +184,7 @@ async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
             return path.end("length")
         if method == "single-turn" or last:
             return path.end("horizon" if method != "single-turn" else "end")
-        if method == "gold" and grade(text, path.problem.gold, source=path.problem.source).correct:
+        if method == "gold" and _is_right(text, path.problem):
             return path.end("end")
         if method == "judged":
             assert judge is not None
@@ -287,6 +305,8 @@ def grade_trajectories(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
     graded = {i: list(trajectory.attempts) for i, trajectory in enumerate(ungraded)}
     for source, places in by_source.items():
         pairs = [(ungraded[i].attempts[h].text, ungraded[i].problem.gold) for i, h in places]
-        for (i, h), result in zip(places, grade_many(pairs, source=source), strict=True):
+        cut = [ungraded[i].attempts[h].cut for i, h in places]
+        tolerances = [ungraded[i].problem.meta.get("tolerance") for i, _ in places]
+        for (i, h), result in zip(places, grade_many(pairs, source=source, cut=cut, tolerance=tolerances), strict=True):
             graded[i][h] = replace(graded[i][h], grade=result, answer=result.extracted)
     return [replace(trajectory, attempts=tuple(graded[i])) for i, trajectory in enumerate(ungraded)]

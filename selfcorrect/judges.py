@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from selfcorrect import prompts
+from selfcorrect.choices import check_choices
 from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine
 from selfcorrect.errors import ModelError
 from selfcorrect.parsing import verdict_probability, yes_no_ids
@@ -40,6 +41,9 @@ class JudgeRecipe:
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     threshold: float = 0.5  # of P(correct), for orm
     max_tokens: int = 512  # of one judgement
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def open_judge(recipe: JudgeRecipe) -> Judge | None:

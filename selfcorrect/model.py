@@ -8,15 +8,18 @@ print(model.solve("Mia has 40 shells and buys 12 more. How many shells now?").fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from selfcorrect.correction import LoopSettings, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import InputError
-from selfcorrect.stopping import load_rule
+from selfcorrect.recipes import build_recipe
+from selfcorrect.stopping import StopRule, load_rule
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
@@ -30,23 +33,25 @@ class SelfCorrectModel:
         self.settings = settings or LoopSettings()
 
     @classmethod
-    def load(cls, model: str, *, engine: EngineRecipe | None = None, **settings: Any) -> SelfCorrectModel:
+    def load(cls, model: str | Path, *, engine: EngineRecipe | None = None, **settings: Any) -> SelfCorrectModel:
         """Load a model folder, a hub id, or ``"embedded"``; ``settings`` are those of `LoopSettings`.
 
         The embedded base model is not fine-tuned to judge itself in one pass, so it is asked for each part
         (``method="asked"``) unless a method is given. ``stop="threshold"`` stops by the calibrated P(correct) that
         ``selfcorrect eval calibrate`` saved with the checkpoint. Raises ModelError, EngineError, or DataError where
-        there is no calibration.
+        there is no calibration; InputError for a setting that is none of `LoopSettings`, or a value it does not take.
         """
-        if settings.get("stop") == "threshold":
-            settings.setdefault("rule", load_rule(model_path(model)))
+        model = os.fspath(model)
         if model == "embedded":
             settings.setdefault("method", "asked")
+        loop = _loop(settings)  # refuses before anything is loaded
+        if loop.stop == "threshold" and "rule" not in settings:
+            loop = replace(loop, rule=load_rule(model_path(model)))
         opened = open_engine(replace(engine or EngineRecipe(), model=model))
         context = getattr(opened, "context", None)
-        if context:  # leave at least half of a short context to the question
-            settings.setdefault("max_tokens", min(LoopSettings().max_tokens, context // 2))
-        return cls(opened, ChatCodec.load(model), LoopSettings(**settings))
+        if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
+            loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))
+        return cls(opened, ChatCodec.load(model), loop)
 
     def solve(self, question: str, *, seed: int = 0) -> Trajectory:
         """Return the path of one question; ``.final.answer`` is the answer, ``.evaluations`` the verdicts."""
@@ -54,6 +59,8 @@ class SelfCorrectModel:
 
     def solve_many(self, questions: Sequence[str], *, seed: int = 0) -> list[Trajectory]:
         """Return the paths of many questions, sampled together, in their order."""
+        if isinstance(questions, str):
+            raise InputError("solve_many takes a list of questions; use solve for one")
         for question in questions:
             if not isinstance(question, str) or not question.strip():
                 raise InputError(f"a question is a non-empty text; got {question!r}")
@@ -78,3 +85,13 @@ class SelfCorrectModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _loop(settings: Mapping[str, Any]) -> LoopSettings:
+    """Return the settings of the loop, each checked as a recipe's would be."""
+    plain = {key: value for key, value in settings.items() if key != "rule"}
+    loop = build_recipe(LoopSettings, plain, where="SelfCorrectModel.load")
+    rule = settings.get("rule", loop.rule)
+    if not isinstance(rule, StopRule):
+        raise InputError(f"rule: expected a StopRule (selfcorrect.stopping.load_rule reads one), got {rule!r:.80}")
+    return replace(loop, rule=rule)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from selfcorrect.errors import EngineError, RecipeError, nearest
+from selfcorrect.choices import check_choices
+from selfcorrect.errors import EngineError, RecipeError, RequestRefused, nearest
 
 
 def sample_seed(*identity: object) -> int:
@@ -90,18 +91,27 @@ def sample_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[Sample
 
 
 def check_request(request: SampleRequest, engine: str, context: int | None) -> None:
-    """Refuse, with EngineError, a request that cannot be served within ``context`` tokens (None: no known limit)."""
+    """Refuse a request that cannot be served within ``context`` tokens (None: no known limit).
+
+    Raises RequestRefused where its prompt is too long, EngineError where no prompt could be served with its settings.
+    """
     if not request.prompt_ids or request.max_tokens < 1 or request.temperature < 0 or not 0 < request.top_p <= 1:
         raise EngineError(
             "a request needs a prompt, max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
             f"{len(request.prompt_ids)} prompt tokens, max_tokens={request.max_tokens}, "
             f"temperature={request.temperature}, top_p={request.top_p}"
         )
+    if context is not None and request.max_tokens >= context:
+        raise EngineError(
+            f"max_tokens={request.max_tokens} leaves no room for a prompt: the context of {engine} holds {context} "
+            "tokens; lower max_tokens"
+        )
     total = len(request.prompt_ids) + request.max_tokens
     if context is not None and total > context:
-        raise EngineError(
+        raise RequestRefused(
             f"a prompt of {len(request.prompt_ids)} tokens and max_tokens={request.max_tokens} need {total} tokens; "
-            f"the context of {engine} holds {context}: shorten the prompt or lower max_tokens"
+            f"the context of {engine} holds {context}: shorten the prompt or lower max_tokens",
+            "prompt-too-long",
         )
 
 
@@ -124,6 +134,9 @@ class EngineRecipe:
     replica: Literal["transformers", "vllm"] = "transformers"  # ray: the kind of each
     actor: dict[str, Any] = field(default_factory=dict)  # ray: options of each actor: num_gpus, num_cpus, runtime_env
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def capacity(self) -> int:
