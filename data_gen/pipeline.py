@@ -18,14 +18,11 @@ N2, M1 and M2 samples.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from data_gen.asking import Asking, Examples
 from data_gen.board import board
@@ -35,12 +32,12 @@ from data_gen.draws import GradeMany
 from data_gen.forecast import plan
 from data_gen.recipe import GenRecipe, PairQuota, Quota
 from data_gen.sampling import Gathered, load, open_models, sample
-from selfcorrect import prompts
+from selfcorrect import printing, prompts
 from selfcorrect.engines import Engine
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import Loaded
-from selfcorrect.recipes import to_values
-from selfcorrect.runs import is_done, mark_done, stage_folder
+from selfcorrect.recipes import recorded, to_values
+from selfcorrect.runs import finished, mark_done, stage_folder
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 
@@ -62,18 +59,25 @@ def run(
     folder is only read. Raises SelfCorrectError; Ctrl-C passes through, and the next run resumes.
     """
     with stage_folder(run_folder / "gen", recipe) as folder:
-        if is_done(folder):
-            finished: dict[str, Any] = json.loads((folder / "DONE").read_text(encoding="utf-8"))
-            return finished
+        if (summary := finished(folder)) is not None:
+            return summary
         loaded, set_aside = load(recipe)
         codec = codec or ChatCodec.load(recipe.engine.model)
         started = time.perf_counter()
         gathered = asyncio.run(_sample(recipe, loaded.problems, folder, (engine, codec), teacher, grade))
         summary = _write(recipe, loaded, set_aside, gathered, codec, run_folder)
         summary["seconds"] = round(time.perf_counter() - started, 1)
-        mark_done(folder, summary)
-        Console().print(show(summary))
+        mark_done(folder, summary, also=_data_files(recipe, run_folder / "data"))
+        printing.show(show(summary))
         return summary
+
+
+def _data_files(recipe: GenRecipe, data: Path) -> list[Path]:
+    """Return the files of the data sets that a recipe asks for, cards for readers left out."""
+    sets = ["self-rewarding", *(("raft", "raft-plus") if recipe.baselines else ())]
+    names = [f"sft/{name}" for name in sets] + (["preferences/pairs"] if recipe.wants_pairs else [])
+    files = [data / f"{name}{ending}" for name in names for ending in (".jsonl", ".card.json")]
+    return files + [data / "pass_rates.jsonl", *([data / "prompts.jsonl"] if recipe.prompts else ())]
 
 
 async def _sample(
@@ -103,7 +107,7 @@ def _write(
         "model": recipe.engine.model,
         "tokenizer": codec.fingerprint(),
         "prompts": prompts.fingerprint(),
-        "recipe": to_values(recipe),
+        "recipe": recorded(recipe),
         "problems": {"sampled from": len(loaded.problems), "dropped": dict(loaded.dropped)},
         "samples": gathered.acceptance(),
     }

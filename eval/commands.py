@@ -21,7 +21,7 @@ from eval.rows import Row, find_rows, read_trajectories
 from eval.run import EvalRecipe, regrade, run, summary
 from eval.tables import show_rows
 from selfcorrect.errors import InputError
-from selfcorrect.jsonl import write_json, write_jsonl
+from selfcorrect.jsonl import write_journal, write_json, write_jsonl
 from selfcorrect.metrics import compare, is_correct, power_note
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs import mark_done, stage_folder
@@ -166,9 +166,10 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
     )
     folder = run_folder / "eval" / row
     with stage_folder(folder, recipe):
-        write_jsonl(
+        (folder / "DONE").unlink(missing_ok=True)  # importing again makes the row anew
+        write_journal(
             folder / "trajectories.jsonl",
-            ({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()} for t in log.paths),
+            ((f"{t.problem.id}#{t.seed}", {"trajectory": t.to_json()}) for t in log.paths),
         )
         unknown = dict.fromkeys(("model", "temperature", "top_p", "max_tokens", "horizon", "prompts", "versions"))
         scores = summary(recipe, log.paths, log.dropped) | unknown | log.sampling | {"imported": str(file)}

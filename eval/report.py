@@ -31,8 +31,9 @@ from eval.report_charts import Band, Reliability, Series, band_panel, curve_pane
 from eval.rows import label_of
 from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.jsonl import read_jsonl, write_whole
+from selfcorrect.jsonl import read_journal, read_jsonl, write_whole
 from selfcorrect.metrics import is_correct
+from selfcorrect.runs import finished
 from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verdict
 
 HERE = Path(__file__).parent
@@ -139,7 +140,9 @@ def _render(run: Path, beside: Path | None) -> str:
             for row in evaluated
             if row.reliability.n >= FEWEST_JUDGED and row.scores.get("stop", "sampled") in ("sampled", "never")
         ],
-        generation=grouped(read_object(run / "gen" / "DONE")),
+        generation=grouped(
+            {name: value for name, value in read_object(run / "gen" / "DONE").items() if name != "files"}
+        ),
         cards=cards,
         card_keys=list(dict.fromkeys(key for card in cards.values() for key in card)),
         seconds=flat(_mapping(demo.get("seconds"))),
@@ -236,6 +239,7 @@ class _Row:
 
     @classmethod
     def read(cls, folder: Path, prefix: str = "") -> _Row:
+        finished(folder)
         scores = read_object(folder / "scores.json")
         paths = list(_read_paths(folder / "trajectories.jsonl"))
         label = label_of(scores) or str(scores.get("method") or folder.name)
@@ -245,7 +249,7 @@ class _Row:
 def _read_paths(path: Path) -> Iterator[Trajectory]:
     if not path.exists():
         return
-    for number, row in enumerate(read_jsonl(path), 1):
+    for number, row in enumerate(read_journal(path), 1):
         try:
             yield Trajectory.from_json(row["trajectory"] | {"token_ids": (), "logprobs": ()})
         except (DataError, KeyError, TypeError) as error:

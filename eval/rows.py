@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from selfcorrect.errors import DataError
-from selfcorrect.jsonl import read_jsonl
+from selfcorrect.jsonl import read_journal
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.recipes import to_values
+from selfcorrect.runs import finished
 from selfcorrect.types import Trajectory
 
 
@@ -93,7 +94,7 @@ def label_of(scores: Mapping[str, Any]) -> str:
 def find_rows(places: Iterable[Path]) -> list[Row]:
     """Return the rows of run folders (all of theirs) and row folders, in order, each once.
 
-    Raises DataError for a place that is neither.
+    Raises DataError for a place that is neither, RunFolderError for a finished row that lost something since.
     """
     rows: dict[Path, Row] = {}
     for place in places:
@@ -104,6 +105,7 @@ def find_rows(places: Iterable[Path]) -> list[Row]:
         else:
             raise DataError(f"{place} is neither a run folder (with eval/) nor an evaluated row (with scores.json)")
         for folder in folders:
+            finished(folder)
             rows.setdefault(folder.resolve(), Row(folder, read_json(folder / "scores.json")))
     return list(rows.values())
 
@@ -112,7 +114,7 @@ def read_trajectories(folder: Path) -> list[Trajectory]:
     """Return the graded trajectories of a finished evaluation, in order of their keys."""
     file = folder / "trajectories.jsonl"
     rows = {}
-    for number, row in enumerate(read_jsonl(file), 1):
+    for number, row in enumerate(read_journal(file), 1):
         try:
             rows[row["key"]] = Trajectory.from_json(row["trajectory"])
         except (KeyError, DataError) as error:

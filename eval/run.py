@@ -35,13 +35,13 @@ from selfcorrect.correction import LoopSettings, Method, grade_trajectories, sol
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.grading import grader_fingerprint
-from selfcorrect.jsonl import Journal, write_json, write_jsonl
+from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done, provenance, stage_folder
+from selfcorrect.runs import finished, locked, mark_done, plain_name, provenance, reopen, stage_folder
 from selfcorrect.stopping import Stop, StopRule, load_rule
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
@@ -75,6 +75,7 @@ class EvalRecipe:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        plain_name(self.row, "row")
         if not self.label:
             object.__setattr__(self, "label", default_label(self.method, self.stop))
         if not self.seeds:
@@ -113,7 +114,7 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
     """Evaluate and return the table row (``Scores.row()`` and what made it); finished folders are only read."""
     folder = run_folder / "eval" / recipe.row
     with stage_folder(folder, recipe):
-        if is_done(folder):
+        if finished(folder) is not None:
             return read_json(folder / "scores.json")
         rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
         loaded = load_whole(recipe.problems)
@@ -167,7 +168,7 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     paths = len(problems) * len(recipe.seeds)
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
-        Panel(Text(first), title=f"first prompt ({problems[0].id})"),
+        Panel(Text(first), title=Text(f"first prompt ({problems[0].id})")),
         f"writes {run_folder / 'eval' / recipe.row}",
         f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
         f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
@@ -278,16 +279,26 @@ def summary(
 def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Grade the stored paths of a finished row again; return its new scores and how many grades changed, by kind.
 
-    The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated.
+    The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated. While it works the
+    row counts as unfinished; one that was cut off is taken up again.
     """
-    if not is_done(folder):
-        raise DataError(f"{folder} holds no finished evaluation; finish it with the command in its recipe.yaml")
+    with locked(folder):
+        done = reopen(folder)
+        if done is None:
+            raise DataError(f"{folder} holds no finished evaluation; finish it with the command in its recipe.yaml")
+        row, changed = _regrade(folder)
+        mark_done(folder, done)
+        return row, changed
+
+
+def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     old = read_json(folder / "scores.json")
     keys, before = [], []
-    with Journal(folder / "trajectories.jsonl") as journal:
-        for key, row in journal.rows.items():
-            keys.append(key)
-            before.append(Trajectory.from_json(row["trajectory"]))
+    for row in read_journal(folder / "trajectories.jsonl"):
+        keys.append(row["key"])
+        before.append(Trajectory.from_json(row["trajectory"]))
+    if not before:
+        raise DataError(f"{folder / 'trajectories.jsonl'} holds no paths to grade again; evaluate the row anew")
     after = grade_trajectories(before)
     changed: dict[str, int] = {}
     for was, now in zip(before, after, strict=True):
@@ -298,8 +309,8 @@ def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     scores = score(str(old["label"]), after).row()
     row = old | scores | {"budget": error_budget(after).row(), "grader": grader_fingerprint()}
     if old.get("grader") != row["grader"]:
-        write_json(folder / f"scores.{old.get('grader', 'unknown')}.json", old)
-    rows = ({"key": key, "trajectory": path.to_json()} for key, path in zip(keys, after, strict=True))
-    write_jsonl(folder / "trajectories.jsonl", rows)
+        write_json(folder / plain_name(f"scores.{old.get('grader', 'unknown')}.json", "grader"), old)
+    paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(keys, after, strict=True))
+    write_journal(folder / "trajectories.jsonl", paths)
     write_json(folder / "scores.json", row)
     return row, changed

@@ -26,7 +26,7 @@ from typing import Any
 
 from selfcorrect import __version__
 from selfcorrect.errors import InputError, RecipeError, RunFolderError
-from selfcorrect.files import make_folder, manifest, open_own, sync_tree, unlike
+from selfcorrect.files import make_folder, manifest, open_own, sync_folder, sync_tree, unlike
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.recipes import load_recipe, recorded, to_yaml
 from selfcorrect.redaction import redacted_command
@@ -51,6 +51,9 @@ START = (".lock", "provenance.json", "recipe.yaml", "inputs.json")
 
 NOT_KEPT = ("resume", "pretraining")
 """Folders of what only an unfinished stage needs: they go when it is done."""
+
+REOPENED = ".DONE.reopened"
+"""What DONE is called while a finished stage is being changed."""
 
 CARD = "README.md"  # the user's to edit, so no DONE stands for it
 
@@ -219,6 +222,7 @@ def mark_done(path: Path, summary: Mapping[str, Any], also: Iterable[Path] = ())
     for folder in {file.parent for file in also}:
         sync_tree(folder)
     write_json(path / "DONE", {**summary, "files": manifest(files, path)})
+    (path / REOPENED).unlink(missing_ok=True)
 
 
 def _outputs(path: Path) -> list[Path]:
@@ -227,8 +231,23 @@ def _outputs(path: Path) -> list[Path]:
     for folder, inner, names in os.walk(path):
         inner[:] = [name for name in inner if name not in NOT_KEPT]
         found += [Path(folder, name) for name in names if not name.endswith(".partial")]
-    aside = {path / name for name in (".lock", "DONE", CARD)}
+    aside = {path / name for name in (".lock", "DONE", REOPENED, CARD)}
     return [file for file in found if file not in aside and file.is_file() and not file.is_symlink()]
+
+
+def reopen(path: Path) -> dict[str, Any] | None:
+    """Make a finished stage unfinished, to change what it made, and return its summary for `mark_done`; None of others.
+
+    One that was reopened, and cut off before it was done again, still counts as one that was finished.
+    """
+    summary = finished(path)
+    if summary is not None:
+        os.replace(path / "DONE", path / REOPENED)
+        sync_folder(path)
+    elif (path / REOPENED).exists():
+        summary = _read_object(path / REOPENED)
+        summary.pop("files", None)
+    return summary
 
 
 def is_done(path: Path) -> bool:
@@ -244,8 +263,11 @@ def finished(path: Path, by_hash: bool = False) -> dict[str, Any] | None:
     if not is_done(path):
         return None
     summary = _read_object(path / "DONE")
-    files = summary.pop("files", {})
-    if found := unlike(files, path, by_hash):
+    try:
+        found = unlike(summary.pop("files", {}), path, by_hash)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path / 'DONE'}: 'files' is no record of files; remove DONE and run again") from error
+    if found:
         raise RunFolderError(
             f"{path} says that it is finished, but {'; '.join(found)}.\n"
             f"Put that back; or remove {path / 'DONE'} and run the same command: what is recorded is kept, the rest is "
@@ -281,7 +303,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _note_resumed(path: Path) -> None:
-    """Add to a folder's provenance what continues it, where other versions than those now were the last to work there."""
+    """Add to a folder's provenance what continues it, where that is not what worked there last."""
     now = provenance()
     if not path.exists():
         write_json(path, now)

@@ -20,7 +20,7 @@ from selfcorrect import prompts
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError
-from selfcorrect.jsonl import read_jsonl
+from selfcorrect.jsonl import read_journal, read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Grade
@@ -449,11 +449,11 @@ def test_a_failing_grader_stops_the_run(recipe, tmp_path, codec) -> None:
 
 def test_samples_are_journalled_with_their_tokens_and_judgements(recipe, tmp_path, codec) -> None:
     sample(recipe, tmp_path, codec)
-    attempt = next(read_jsonl(tmp_path / "gen" / "attempts.jsonl"))
+    attempt = next(read_journal(tmp_path / "gen" / "attempts.jsonl"))
     assert set(attempt) == {"key", "text", "finish", "token_ids", "logprobs", "fate", "grade"}
     assert len(attempt["logprobs"]) == len(attempt["token_ids"])
     assert attempt["grade"]["outcome"] in ("correct", "wrong")
-    evaluation = next(read_jsonl(tmp_path / "gen" / "evaluations.jsonl"))
+    evaluation = next(read_journal(tmp_path / "gen" / "evaluations.jsonl"))
     assert set(evaluation) == {"key", "text", "finish", "token_ids", "logprobs", "verdict", "p_correct"}
     assert evaluation["p_correct"] == 0.9
     assert evaluation["text"].endswith(f"[VERIFY] {evaluation['verdict']}.")
