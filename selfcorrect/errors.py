@@ -7,6 +7,7 @@
     ├── RunFolderError      a run folder in use, or made with another recipe
     ├── ModelError          a checkpoint that cannot serve: no tokenizer, no chat template, empty loss mask
     ├── EngineError         an engine that cannot start or failed while sampling
+    │   └── RequestRefused  one request that cannot be served: the outcome of its problem, not the end of a run
     ├── MissingExtraError   an optional package is absent; the message is the install command
     └── GuardError          a training guard stopped the run
 
@@ -45,6 +46,17 @@ class ModelError(SelfCorrectError):
 
 class EngineError(SelfCorrectError):
     """An engine could not start, or failed while sampling."""
+
+
+class RequestRefused(EngineError):
+    """One request cannot be served. ``outcome`` is how its problem ends: ``prompt-too-long`` or ``refused``."""
+
+    def __init__(self, message: str, outcome: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[type[RequestRefused], tuple[str, str]]:
+        return type(self), (str(self), self.outcome)
 
 
 class MissingExtraError(SelfCorrectError):

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.redaction import redacted
 
 R = TypeVar("R")
 
@@ -63,9 +64,15 @@ def to_values(recipe: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
 
 
+def recorded(recipe: Any) -> dict[str, Any]:
+    """Return a recipe's values as they may be written down and shown: without secrets (`selfcorrect.redaction`)."""
+    values: dict[str, Any] = redacted(to_values(recipe))
+    return values
+
+
 def to_yaml(recipe: Any) -> str:
-    """Return a recipe as YAML text; `load_recipe` reads it back to an equal recipe."""
-    return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True, width=100)
+    """Return a recipe as YAML text without secrets; `load_recipe` reads it back to a recipe equal in all else."""
+    return yaml.safe_dump(recorded(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

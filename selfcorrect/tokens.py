@@ -35,6 +35,17 @@ def model_path(model: str) -> str:
     return str(Path(model).expanduser()) if looks_local or Path(model).is_dir() else model
 
 
+def vocabulary_size(model: str, tokenizer: Any) -> int:
+    """Return how many token ids a model can write: its tokenizer's, and what its output layer is padded to."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model_path(model)).get_text_config(decoder=True)
+    except (OSError, ValueError, KeyError):  # a folder with a tokenizer alone
+        return len(tokenizer)
+    return max(len(tokenizer), getattr(config, "vocab_size", None) or 0)
+
+
 class ChatCodec:
     """Turns messages into ids and ids into text with one tokenizer and its chat template.
 

@@ -6,15 +6,23 @@ everything that arrives is checked before it is believed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from selfcorrect.engines import SampleRequest
 from selfcorrect.engines.endings import UNKNOWN
-from selfcorrect.errors import EngineError
+from selfcorrect.engines.faults import broken
+from selfcorrect.printing import clean
 
 TOKEN_ID = "token_id:"
+
+LONGEST_TOKEN = 1000
+"""Characters: more than any token has."""
+
+ROUNDING = 0.01
+"""A log-probability above 0 by no more than this is 0, rounded."""
 
 LIKELIEST = 5
 """Likeliest tokens to report at each step where ids are watched: OpenAI's limit."""
@@ -56,8 +64,13 @@ def body(request: SampleRequest, model: str, *, token_ids: bool, server_stops: b
 
 @dataclass(slots=True)
 class Completion:
-    """One choice, joined from the events of its stream. ``token_ids`` is None while the server has given none."""
+    """One choice, joined from the events of its stream. ``token_ids`` is None while the server has given none.
 
+    Ids must be below ``vocabulary``; no more than ``max_tokens`` of them and the id that ends the sample are taken.
+    """
+
+    vocabulary: int
+    max_tokens: int
     text: str = ""
     token_ids: list[int] | None = None
     prompt_ids: list[int] | None = None
@@ -66,45 +79,75 @@ class Completion:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
-    def take(self, event: Any) -> None:
-        """Add one event of the stream; raises EngineError where it is not of the format."""
-        try:
-            for choice in event["choices"]:
-                self._take(choice)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            shown = str(event)[:200]
-            raise EngineError(f"not an answer of /v1/completions ({type(error).__name__}: {error}): {shown}") from error
+    def take(self, event: Any) -> bool:
+        """Add one event of the stream; return whether it brought a token, or the end.
 
-    def _take(self, choice: Mapping[str, Any]) -> None:
+        An event without choices (usage, a sign of life) brings nothing. Raises ServerFault where it is not of the
+        format, or not to be believed.
+        """
+        try:
+            choices = event["choices"]
+            if choices is None or choices == []:
+                return False
+            (choice,) = choices if isinstance(choices, list) and len(choices) == 1 else (None,)
+            if choice is None or choice.get("index", 0) != 0:
+                raise broken("two choices", f"one sample was asked for, and the server sends several: {_shown(event)}")
+            return self._take(choice)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            said = f"not an answer of /v1/completions ({type(error).__name__}: {error}): {_shown(event)}"
+            raise broken("malformed event", said) from error
+
+    def _take(self, choice: Mapping[str, Any]) -> bool:
         text = choice.get("text") or ""
         text.encode()  # JSON can carry half a surrogate pair
-        self.text += text
         scores = choice.get("logprobs") or {}
-        ids = choice.get("token_ids")
+        ids, logprobs, likeliest = choice.get("token_ids"), [], []
         if "content" in scores:  # llama.cpp
-            steps = scores["content"]
+            steps = scores["content"] or []
             ids = [step["id"] for step in steps] if ids is None and all("id" in step for step in steps) else ids
-            self.logprobs += [float(step["logprob"]) for step in steps]
-            self.likeliest += [
-                {top.get("id", top["token"]): float(top["logprob"]) for top in step.get("top_logprobs") or ()}
+            logprobs = [_logprob(step["logprob"]) for step in steps]
+            likeliest = [
+                {top.get("id", top["token"]): _logprob(top["logprob"]) for top in step.get("top_logprobs") or ()}
                 for step in steps
             ]
         elif scores:
             names = scores["tokens"]
             if ids is None and names and all(name.startswith(TOKEN_ID) for name in names):
                 ids = [int(name.removeprefix(TOKEN_ID)) for name in names]
-            self.logprobs += [UNKNOWN if score is None else float(score) for score in scores["token_logprobs"]]
-            self.likeliest += [
-                {_token(name): float(score) for name, score in (step or {}).items()}
+            logprobs = [UNKNOWN if score is None else _logprob(score) for score in scores["token_logprobs"]]
+            likeliest = [
+                {_token(name): _logprob(score) for name, score in (step or {}).items()}
                 for step in scores.get("top_logprobs") or [None] * len(names)
             ]
+        finish = choice.get("finish_reason")
+        if finish is not None and not isinstance(finish, str):
+            raise TypeError(f"finish_reason is {finish!r}")
+        if self.finish_reason is not None and (text or ids or finish not in (None, self.finish_reason)):
+            raise broken("events after the end", f"the sample had ended by {clean(self.finish_reason[:40])!r}")
+        self.text += text
+        self.logprobs += logprobs
+        self.likeliest += likeliest
         if ids is not None:
-            self.token_ids = [*(self.token_ids or ()), *map(_token_id, ids)]
+            self.token_ids = self.token_ids or []
+            self.token_ids += map(self._token_id, ids)
         if choice.get("prompt_token_ids") is not None:
             self.prompt_ids = list(choice["prompt_token_ids"])
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        self.finish_reason = finish or self.finish_reason
         reason = choice.get("stop_reason", choice.get("matched_stop"))
         self.stop_reason = self.stop_reason if reason is None else reason
+        taken = max(len(self.token_ids or ()), len(self.logprobs), len(self.likeliest))
+        if taken > self.max_tokens + 1 or len(self.text) > LONGEST_TOKEN * self.max_tokens:
+            most = self.max_tokens
+            raise broken("no end", f"the server does not end at max_tokens={most}: asked for at most {most} tokens")
+        return bool(text or ids or finish)
+
+    def _token_id(self, value: Any) -> int:
+        if type(value) is not int or value < 0:
+            raise broken("impossible token id", f"a token id is a natural number, not {clean(repr(value)[:80])}")
+        if value >= self.vocabulary:
+            shown = value if value < 10**12 else "one of more than 12 digits"
+            raise broken("impossible token id", f"{shown} is beyond the vocabulary of {self.vocabulary:,} tokens")
+        return value
 
     def watched(self, watch_ids: tuple[int, ...], decode: Callable[[tuple[int, ...]], str]) -> list[tuple[float, ...]]:
         """Return each step's log-probabilities of the watched ids, UNKNOWN where the server did not report one."""
@@ -119,7 +162,12 @@ def _token(name: str) -> str | int:
     return int(name.removeprefix(TOKEN_ID)) if name.startswith(TOKEN_ID) else name
 
 
-def _token_id(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"a token id is a natural number, not {value!r}")
-    return value
+def _logprob(value: Any) -> float:
+    score = float(value)
+    if math.isnan(score) or score > ROUNDING:
+        raise broken("impossible log-probability", f"{score} is no log-probability: expected a number of at most 0")
+    return min(0.0, score)
+
+
+def _shown(event: Any) -> str:
+    return clean(str(event)[:200])

@@ -14,14 +14,16 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from selfcorrect.engines.faults import LONGEST_PAUSE_S
+from selfcorrect.redaction import redacted_text
 
 FIRST_LIMIT = 8.0
 """Requests under way at a server that has not answered yet."""
 
 STRIKES = 3
 """Failures without an answer between them that are no accident."""
-
-LONGEST_PAUSE_S = 60.0
 
 
 def pause_s(first_s: float, failures: int) -> float:
@@ -31,7 +33,10 @@ def pause_s(first_s: float, failures: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One server: how many requests it is given at once, and how it has fared."""
+    """One server: how many requests it is given at once, and how it has fared.
+
+    ``url`` has no login; that is in ``auth``. ``shown`` is the URL as messages name it.
+    """
 
     url: str
     most: int
@@ -44,9 +49,25 @@ class Endpoint:
     resumes_at: float = 0.0
     growing: bool = True  # until the first rest
     counts: Counter[str] = field(default_factory=Counter)
+    auth: tuple[str, str] | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
+        login, at, host = urlsplit(self.url).netloc.rpartition("@")
+        if at:
+            user, _, password = login.partition(":")
+            self.auth = unquote(user), unquote(password)
+            self.url = self.url.replace(f"{login}@{host}", host, 1)
         self.limit = min(self.limit, float(self.most))
+
+    @property
+    def shown(self) -> str:
+        """The URL for messages: without secrets in its query, either."""
+        return redacted_text(self.url)
+
+    @property
+    def password(self) -> str | None:
+        """The login's password, or what stands in its place: a login without one is a token."""
+        return self.auth and (self.auth[1] or self.auth[0])
 
     def has_room(self, now: float) -> bool:
         """True where one more request may be sent."""

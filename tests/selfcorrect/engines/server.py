@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -37,6 +39,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.codec, self.dialect, self.faults, self.models, self.delay_s = codec, dialect, faults, models, delay_s
         self.engine = ScriptedEngine(script, codec)
+        self.listing: Fault | None = None  # what answers GET /v1/models in place of the list
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.under_way = self.most_under_way = 0
@@ -68,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.listing is not None:
+            self.server.listing(self)
+            return
         self.send_json(200, {"data": [{"id": model, "max_model_len": 4096} for model in self.server.models]})
 
     def do_POST(self) -> None:
@@ -82,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(server.delay_s)
             fault = server.faults(number)
+            self.body = body
             if fault is not None:
                 fault(self)
                 return
@@ -252,3 +259,185 @@ FAULTS: dict[str, Fault] = {
     "an aborted request": aborted,
     "something else than a stream": not_a_stream,
 }
+
+
+# --- odd answers: what a hostile or broken server can send -----------------------------------------------------------
+
+ONE = {"text": "a", "token_ids": [65], "finish_reason": None}
+
+
+def headed(handler: Handler, code: int = 200, kind: str = "text/event-stream", **headers: str) -> None:
+    """Begin an answer whose body goes on until the connection ends."""
+    handler.send_response(code)
+    handler.send_header("Content-Type", kind)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+
+
+def endless(
+    what: bytes, pause_s: float = 0.0, code: int = 200, kind: str = "text/event-stream", seconds: float = 30.0
+) -> Fault:
+    """Send the same bytes again and again, until the client hangs up (or, so that no test hangs, the time is over)."""
+
+    def fault(handler: Handler) -> None:
+        headed(handler, code, kind)
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at:
+            handler.wfile.write(what)
+            time.sleep(pause_s)
+
+    return fault
+
+
+def event(choices: Any, **fields: Any) -> bytes:
+    return f"data: {json.dumps({'choices': choices} | fields)}\n\n".encode()
+
+
+def raw(*parts: bytes, hold_s: float = 0.0) -> Fault:
+    """Send an event stream of these bytes; ``hold_s`` keeps the connection open after them."""
+
+    def fault(handler: Handler) -> None:
+        headed(handler)
+        for part in parts:
+            handler.wfile.write(part)
+        handler.wfile.flush()
+        time.sleep(hold_s)
+
+    return fault
+
+
+def bomb(code: int) -> Fault:
+    """Answer 400 MB of blanks in 400 kB of gzip."""
+
+    def fault(handler: Handler) -> None:
+        headed(handler, code, Content_Encoding="gzip")
+        packer = zlib.compressobj(level=1, wbits=31)
+        for _ in range(400):
+            handler.wfile.write(packer.compress(b"\n" * (1 << 20)))
+        handler.wfile.write(packer.flush())
+
+    return fault
+
+
+def with_last(**fields: Any) -> Fault:
+    """Serve the request, with fields of the last event's choice replaced; a function gets the choice."""
+
+    def fault(handler: Handler) -> None:
+        *events, last = handler.events(handler.body)
+        (choice,) = last["choices"]
+        changed = {name: value(choice) if callable(value) else value for name, value in fields.items()}
+        handler.stream([*events, {"choices": [choice | changed]}])
+
+    return fault
+
+
+def with_events(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Fault:
+    """Serve the request, with the list of its events changed."""
+    return lambda handler: handler.stream(change(handler.events(handler.body)))
+
+
+def listed(*models: dict[str, Any]) -> Fault:
+    """List these models."""
+    return lambda handler: handler.send_json(200, {"data": models})
+
+
+def informational(handler: Handler) -> None:
+    """Send 100 Continue without end."""
+    ends_at = time.monotonic() + 30
+    while time.monotonic() < ends_at:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.01)
+
+
+def endless_headers(handler: Handler) -> None:
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    ends_at = time.monotonic() + 30
+    while time.monotonic() < ends_at:
+        handler.wfile.write(b"X-More: yes\r\n" * 1000)
+
+
+def without_done(handler: Handler) -> None:
+    """Serve the request and keep the connection open, without the end of the stream."""
+    handler.stream(handler.events(handler.body), whole=False)
+    time.sleep(8)
+
+
+def scored(value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return the choice's log-probabilities, the first of them replaced."""
+    return lambda choice: choice["logprobs"] | {"token_logprobs": [value, *choice["logprobs"]["token_logprobs"][1:]]}
+
+
+USAGE = {"choices": None, "usage": {"prompt_tokens": 6, "completion_tokens": 20}}
+COUNTED = {"choices": [], "usage": {"prompt_tokens": 6, "completion_tokens": 20}}
+
+ODD: dict[str, tuple[Fault, str]] = {
+    # what passes: asked again, counted as a retry of this name
+    "an error of 1.5 GB": (endless(b"x" * (1 << 20), code=500), "retries: HTTP 500"),
+    "an error that unpacks to 400 MB": (bomb(500), "retries: HTTP 500"),
+    "a stream that unpacks to 400 MB": (bomb(200), "retries: garbled stream"),
+    "comments without end": (endless(b": ping\n\n", 0.005), "retries: no progress"),
+    "many comments without end": (endless(b": ping\n\n" * 4096), "retries: no progress"),
+    "empty events without end": (endless(event([]), 0.005), "retries: no progress"),
+    "null events without end": (endless(event(None), 0.005), "retries: no progress"),
+    "empty tokens without end": (endless(event([{"text": "", "finish_reason": None}]), 0.005), "retries: no progress"),
+    "100 Continue without end": (informational, "retries: no progress"),
+    "an error that trickles": (endless(b"x", 0.01, code=500), "retries: no progress"),
+    "headers without end": (endless_headers, "retries: cut stream"),
+    "a line without end": (endless(b"x" * (1 << 20)), "retries: garbled stream"),
+    "an event without end": (endless(b"data: x\n" * 4096), "retries: garbled stream"),
+    "an event of 2 MB": (raw(event([ONE | {"text": "a" * (2 << 20)}])), "retries: garbled stream"),
+    "deep JSON": (raw(b'data: {"choices": ' + b"[" * 100_000 + b"\n\n"), "retries: garbled stream"),
+    "a number of 6,000 digits": (
+        raw(b'data: {"choices": [{"token_ids": [' + b"9" * 6000 + b"]}]}\n\n"),
+        "retries: garbled stream",
+    ),
+    "broken JSON": (raw(b'data: {"choices": [}\n\n'), "retries: garbled stream"),
+    "bytes that are no text": (raw(b"data: \xff\xfe\x00\n\n"), "retries: garbled stream"),
+    "an error event without a code": (raw(b'data: {"error": "dead"}\n\n'), "retries: HTTP None"),
+    # what does not pass: an error at once, counted under this name
+    "tokens without end": (endless(event([ONE]) * 64), "errors: no end"),
+    "text without end": (endless(event([{"text": "a" * 65536, "finish_reason": None}])), "errors: no end"),
+    "tokens that hardly come": (endless(event([ONE]), 0.1), "errors: too slow"),
+    "two choices in an event": (
+        with_events(lambda events: [{"choices": events[0]["choices"] * 2}]),
+        "errors: two choices",
+    ),
+    "a second choice in turn": (
+        with_events(lambda events: [events[0], {"choices": [ONE | {"index": 1}]}, events[1]]),
+        "errors: two choices",
+    ),
+    "tokens after the end": (with_events(lambda events: [*events, {"choices": [ONE]}]), "errors: events after the end"),
+    "a second end": (with_events(lambda events: [*events, events[1]]), "errors: events after the end"),
+    "a log-probability that is NaN": (with_last(logprobs=scored(math.nan)), "errors: impossible log-probability"),
+    "a log-probability above 0": (with_last(logprobs=scored(2.5)), "errors: impossible log-probability"),
+    "a log-probability of infinity": (with_last(logprobs=scored(math.inf)), "errors: impossible log-probability"),
+    "a log-probability in words": (with_last(logprobs=scored("low")), "errors: malformed event"),
+    "an id beyond the vocabulary": (with_last(token_ids=[300], logprobs=None), "errors: impossible token id"),
+    "an id of 10^12": (with_last(token_ids=[10**12], logprobs=None), "errors: impossible token id"),
+    "an id of 10^12 in floating point": (with_last(token_ids=[1e12], logprobs=None), "errors: impossible token id"),
+    "an id below 0": (with_last(token_ids=[-1], logprobs=None), "errors: impossible token id"),
+    "half a surrogate": (with_last(text="\ud800"), "errors: malformed event"),
+    "an end in numbers": (with_last(finish_reason=7), "errors: malformed event"),
+    "choices that are a text": (raw(event("abc")), "errors: two choices"),
+    "an event that is a list": (raw(b"data: [1]\n\n"), "errors: malformed event"),
+    "a redirect": (lambda handler: handler.send_json(307, {}, Location="http://127.0.0.1:9/"), "errors: HTTP 307"),
+    "a key that is not taken": (status(401, message="no such key"), "errors: HTTP 401"),
+    # what refuses one request: the outcome of its problem
+    "a refused request": (status(400, message="cannot do this"), "refused"),
+    "a filtered request": (with_last(finish_reason="content_filter"), "refused"),
+    "a context that is too short": (status(400, message="maximum context length is 20 tokens"), "prompt-too-long"),
+    # what is not wrong: served
+    "usage with choices null": (with_events(lambda events: [USAGE, events[0], USAGE, events[1], USAGE]), "samples"),
+    "usage with no choices": (with_events(lambda events: [COUNTED, *events, COUNTED]), "samples"),
+    "a stream that stays open": (without_done, "samples"),
+    "an end said twice": (
+        with_events(lambda events: [*events, {"choices": [{"text": "", "finish_reason": "stop"}]}]),
+        "samples",
+    ),
+    "a log-probability rounded above 0": (with_last(logprobs=scored(1e-6)), "samples"),
+}
+"""Odd answers by what they are, each with the name under which the engine counts it."""

@@ -21,7 +21,7 @@ from tokenizers.normalizers import Lowercase
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.engines.openai import OpenAIEngine
 from selfcorrect.engines.scripted import ScriptedEngine
-from selfcorrect.errors import EngineError, RecipeError
+from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.tokens import ChatCodec
 
 spec = importlib.util.spec_from_file_location("engine_test_server", Path(__file__).with_name("server.py"))
@@ -226,7 +226,7 @@ def test_giving_up_names_the_server_and_the_last_failure(folder, saved_codec) ->
         ) as server,
         opened(folder, server, retries=3) as engine,
         pytest.raises(
-            EngineError, match=r"gave up after 4 failures; http://127\.0\.0\.1:\d+/v1: HTTP 500 .*CUDA error"
+            EngineError, match=r"gave up after 4 failures; http://127\.0\.0\.1:\d+/v1: HTTP 500: .*CUDA error"
         ),
     ):
         sample_all(engine, requests(saved_codec, 1))
@@ -234,14 +234,15 @@ def test_giving_up_names_the_server_and_the_last_failure(folder, saved_codec) ->
 
 
 @pytest.mark.parametrize("refusal", [servers.status(400, message="bad seed"), servers.refused_in_the_stream])
-def test_a_refused_request_is_not_asked_again(folder, saved_codec, refusal) -> None:
+def test_a_server_that_refuses_even_one_token_ends_the_run(folder, saved_codec, refusal) -> None:
     with (
         servers.Server(saved_codec, script, servers.vllm, lambda n: refusal) as server,
         opened(folder, server) as engine,
-        pytest.raises(EngineError, match=r"refuses the request \(HTTP 400\).*bad seed"),
+        pytest.raises(EngineError, match=r"refuses every request: .*HTTP 400\).*bad seed") as error,
     ):
         sample_all(engine, requests(saved_codec, 1))
-    assert len(server.bodies) == 1
+    assert not isinstance(error.value, RequestRefused), "it is not the outcome of one problem"
+    assert [len(body["prompt"]) for body in server.bodies] == [6, 1], "asked once, and one token after one token"
 
 
 # --- servers that are not what they should be ------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def test_no_server_and_wrong_settings_are_named(folder, saved_codec) -> None:
     for settings, message in [
         ({"options": {"token_id": "required"}}, 'did you mean "token_ids"'),
         ({"options": {"token_ids": "guess"}}, "expected required or retokenize"),
-        ({"options": {"silence_s": 0}}, "silence_s positive"),
+        ({"options": {"silence_s": 0}}, "silence_s, stall_s and total_s positive"),
         ({"endpoints": ()}, "expected URLs like"),
         ({"endpoints": ("localhost:8000",)}, "expected URLs like"),
     ]:
