@@ -1,4 +1,4 @@
-# make demo | test | check: each creates .venv with pinned packages where it is absent.
+# Bare `make` prints the targets. Each creates the environment that it needs where it is absent.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,29 +9,36 @@ ENGINES_STAMP := $(ENGINES)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
+# A target is listed by the text after `##` on its line.
+.PHONY: help
+help:
+	@echo 'selfcorrect: make TARGET. To use the commands by hand: make install, then source $(VENV)/bin/activate'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
 .PHONY: demo test test-slow test-engines engines check install format clean
 
-demo: $(STAMP)
+demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
 
-test: $(STAMP)
+test: $(STAMP)  ## the tests, about 5 minutes on 2 cores
 	$(BIN)/pytest
 
-test-slow: $(STAMP)
+test-slow: $(STAMP)  ## the slow tests: the real LLM, kills, the whole demo
 	$(BIN)/pytest -m slow
 
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
-test-engines: $(ENGINES_STAMP)
+test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)
 	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/test_samplers.py
 
-check: $(STAMP)
+check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-install: $(STAMP)
+install: $(STAMP)  ## .venv with pinned packages (about 3 minutes)
 
-engines: $(ENGINES_STAMP)
+engines: $(ENGINES_STAMP)  ## .venv-engines with vLLM and Ray
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "selfcorrect needs Python 3.11 or newer; use make PYTHON=python3.11")'
@@ -47,9 +54,9 @@ $(ENGINES_STAMP): pyproject.toml constraints.txt
 	$(ENGINES)/bin/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev,ray]'
 	touch $@
 
-format: $(STAMP)
+format: $(STAMP)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
+clean:  ## remove runs/demo and caches
 	rm -rf runs/demo .pytest_cache .mypy_cache .ruff_cache
