@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from selfcorrect.errors import DataError
 from selfcorrect.grading import extract_answer, gold_is_readable
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
-from selfcorrect.problems import MATCHED, SCHEMAS
+from selfcorrect.problems import MATCHED, OddRow, read_problem
 from selfcorrect.types import Attempt, Problem, Trajectory
 
 
@@ -141,10 +142,9 @@ def _sampling(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:
     doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
-    for schema in SCHEMAS:
-        if schema.keys <= doc.keys() and schema.fits(doc):
-            question, gold = schema.read(doc)
-            return question.strip(), (gold or "").strip()
+    with suppress(OddRow, KeyError):
+        read = read_problem(doc)
+        return read.question, read.gold
     arguments = row.get("arguments")
     first = arguments.get("gen_args_0", {}) if isinstance(arguments, Mapping) else {}
     return str(first.get("arg_0", "")), str(row.get("target", "")).strip()

@@ -1,0 +1,168 @@
+"""Identity is content, not a path: short hashes of problems and model folders, and a record that holds folders to them.
+
+`hold_to` keeps what a stage was begun with beside its journals (``identity.<what>.json``: one hash for each problem,
+or for each file of a model) and refuses to go on, or to hand out a finished result, with anything else: it says what
+changed, and how to begin anew. A folder that was made before such records existed takes on the present content.
+
+What the hash of a model sees: every file that decides what the model writes (weights, adapter, configuration,
+tokenizer, chat template), by its bytes up to `WHOLE_BYTES`. Of a larger safetensors file it sees the header (names,
+shapes, types of all tensors), the length, and the first and last `EDGE_BYTES` of every tensor; of any other large file
+`SAMPLES` evenly spread blocks. So any training step, merge, cast or truncation is seen, and a flipped bit in the middle
+of a large tensor is not. Paths and times do not count, so a copied folder is the same model. A model of the hub is its
+revision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from selfcorrect.errors import RunFolderError
+from selfcorrect.jsonl import write_json
+from selfcorrect.types import Problem
+
+WHOLE_BYTES = 256 * 2**20
+"""Files up to this size are hashed whole (a quarter of a second)."""
+EDGE_BYTES = 4096
+"""Bytes hashed at each end of a tensor of a larger file."""
+SAMPLES = 256
+"""Blocks of `EDGE_BYTES` hashed of a larger file of another kind."""
+MODEL_FILES = (
+    "*.safetensors", "*.bin", "*.gguf", "*.index.json", "config.json", "generation_config.json", "adapter_config.json",
+    "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+    "calibration*.json",
+)  # fmt: skip
+"""The files of a model folder that decide what it writes."""
+SHOWN = 3
+
+
+def fingerprint_problem(problem: Problem) -> str:
+    """Return a short hash of what is asked and what counts as right: question, reference, rules, tolerance."""
+    said = (problem.question, problem.gold, problem.source, str(problem.meta.get("tolerance", "")))
+    return _short(json.dumps(said).encode())
+
+
+def fingerprint_problems(problems: Iterable[Problem]) -> str:
+    """Return a short hash of problems, their ids and their order."""
+    return fingerprint_parts(problem_parts(problems))
+
+
+def problem_parts(problems: Iterable[Problem]) -> dict[str, str]:
+    """Return one hash for each problem id."""
+    return {problem.id: fingerprint_problem(problem) for problem in problems}
+
+
+def fingerprint_model(model: str) -> str:
+    """Return a short hash of a model folder or of a hub model's revision; empty where neither is on this machine."""
+    parts = model_parts(model)
+    return fingerprint_parts(parts) if parts else ""
+
+
+def fingerprint_parts(parts: Mapping[str, str]) -> str:
+    """Return one hash for a mapping of names to hashes, in its order."""
+    return _short(json.dumps(list(parts.items())).encode())
+
+
+def model_parts(model: str) -> dict[str, str]:
+    """Return one hash for each file of a model folder, the revision of a hub model, or nothing."""
+    from selfcorrect.tokens import model_path
+
+    folder = Path(model_path(model))
+    if not folder.is_dir():
+        revision = _hub_revision(model)
+        return {"revision": revision} if revision else {}
+    files = {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
+    return {path.name: _file(path) for path in sorted(files)}
+
+
+def hold_to(folder: Path, what: str, parts: Mapping[str, str], name: str) -> str:
+    """Record what a stage's folder is made from, or raise RunFolderError where it was begun with something else.
+
+    ``what`` is ``problems`` or ``model``, ``name`` how the user named it. Returns the fingerprint.
+    """
+    path = folder / f"identity.{what}.json"
+    now = fingerprint_parts(parts)
+    if not path.exists():
+        write_json(path, {"name": name, "fingerprint": now, "parts": dict(parts)})
+        return now
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        old, old_parts = str(before["fingerprint"]), dict(before["parts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"cannot read {path} ({error}); {_anew(folder)}") from error
+    if old != now:
+        raise RunFolderError(
+            f"{folder} was made with other {what} than {name!r} holds now (content {old}, now {now}):\n"
+            f"{differences(old_parts, parts)}\nWhat is recorded there belongs to the old {what}. Put back what was "
+            f"there to go on, or begin anew: {_anew(folder)}"
+        )
+    return now
+
+
+def differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Say which names changed, came and went, the first of each by name."""
+    changed = [name for name in old if name in new and old[name] != new[name]]
+    gone = [name for name in old if name not in new]
+    added = [name for name in new if name not in old]
+    lines = [
+        f"  {len(names):,} {word}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+        for word, names in (("changed", changed), ("gone", gone), ("new", added))
+        if names
+    ]
+    return "\n".join(lines) or "  the same parts in another order"
+
+
+def _anew(folder: Path) -> str:
+    return f"another --run (or row) makes a new folder; so does removing {folder}."
+
+
+def _short(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
+def _hub_revision(model: str) -> str:
+    """Return the revision of a hub model that lies in this machine's cache, empty where none does."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except (HFValidationError, OSError):  # a name that is no repository's: a server's own
+        return ""
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def _file(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=12)
+    with path.open("rb") as file:
+        if size <= WHOLE_BYTES:
+            while block := file.read(2**22):
+                digest.update(block)
+            return digest.hexdigest()
+        for start, end in _tensors(file, size) if path.suffix == ".safetensors" else _blocks(size):
+            for place in dict.fromkeys((start, max(start, end - EDGE_BYTES))):
+                file.seek(place)
+                digest.update(file.read(min(EDGE_BYTES, end - place)))
+    return digest.hexdigest()
+
+
+def _blocks(size: int) -> Iterable[tuple[int, int]]:
+    return [(start, start + EDGE_BYTES) for start in range(0, size - EDGE_BYTES, max(1, size // SAMPLES))]
+
+
+def _tensors(file: BinaryIO, size: int) -> Iterable[tuple[int, int]]:
+    """Return where a safetensors file's header and tensors begin and end; blocks where it is damaged."""
+    try:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length)) if length <= min(size, 2**27) else {}
+        places = sorted(tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__")
+        begins = 8 + length
+        header_blocks = [(start, min(start + EDGE_BYTES, begins)) for start in range(0, begins, EDGE_BYTES)]
+        return [*header_blocks, *((begins + start, begins + end) for start, end in places)]
+    except (struct.error, ValueError, AttributeError, KeyError, TypeError):
+        return _blocks(size)
