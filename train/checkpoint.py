@@ -2,7 +2,8 @@
 
 A finished stage folder ``<run>/checkpoints/<name>/`` is a complete Hugging Face model folder (weights, tokenizer with
 its chat template, generation config) beside ``recipe.yaml``, ``provenance.json``, ``metrics.jsonl`` and ``DONE``.
-While it trains, TRL's own checkpoints (weights, optimizer, RNG) lie in ``resume/``; they are removed at the end.
+While it trains, TRL's own checkpoints (weights, optimizer, RNG) lie in ``resume/``, with their sizes and hashes in
+``resume/seals.json`` once they are whole on the disk; they are removed when the stage is done.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import ModelError
-from selfcorrect.runs import is_done, mark_done, stage_folder
+from selfcorrect.files import manifest, sync_file, sync_tree, unlike
+from selfcorrect.jsonl import write_json
+from selfcorrect.printing import complain
+from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 from train.card import write_card
 from train.lora import is_adapted, named_targets, save_merged
@@ -80,13 +84,15 @@ def run_stage(
     """
     from transformers import set_seed
 
-    folder = run_folder / "checkpoints" / recipe.name
+    folder = run_folder / "checkpoints" / plain_name(recipe.name, "name")
     with quiet_libraries():
         main = process_rank() == 0
         with stage_folder(folder, recipe) if main else nullcontext():
             wait_for_everyone()
-            if is_done(folder):
-                return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
+            if (summary := finished(folder)) is not None:
+                if main:
+                    forget_resume(folder)
+                return summary
             started = time.perf_counter()
             set_seed(recipe.seed)  # for weights that start at random: adapters, heads
             with named_targets() if recipe.lora else nullcontext():
@@ -95,8 +101,13 @@ def run_stage(
             if main:
                 write_card(folder, program, summary)
                 mark_done(folder, summary)
-                shutil.rmtree(folder / "resume", ignore_errors=True)
+                forget_resume(folder)
             return summary
+
+
+def forget_resume(folder: Path) -> None:
+    """Remove the checkpoints to resume from, which a finished folder needs no more."""
+    shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
 def open_metrics(folder: Path) -> Metrics:
@@ -112,6 +123,7 @@ def fit(trainer: Any, folder: Path) -> None:
     from transformers.integrations import TensorBoardCallback
 
     remove_printer(trainer)
+    trainer.add_callback(_sealing(folder))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / "tensorboard")
@@ -119,15 +131,56 @@ def fit(trainer: Any, folder: Path) -> None:
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
 
+def _sealing(folder: Path) -> Any:
+    """Return a callback that makes each checkpoint, and the metrics up to it, durable and then records it as whole."""
+    from transformers import TrainerCallback
+
+    class Sealing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            wait_for_everyone()  # each process writes its own share of a checkpoint
+            if args.should_save:
+                _seal(folder, folder / "resume" / f"checkpoint-{state.global_step}")
+
+    return Sealing()
+
+
+def _seal(folder: Path, checkpoint: Path) -> None:
+    for file in folder.glob("*.jsonl"):
+        sync_file(file)
+    sync_tree(folder / "resume")
+    seals = {name: seal for name, seal in _seals(folder).items() if (folder / "resume" / name).is_dir()}
+    seals[checkpoint.name] = manifest((file for file in checkpoint.rglob("*") if file.is_file()), checkpoint)
+    write_json(folder / "resume" / "seals.json", seals)
+
+
+def _seals(folder: Path) -> dict[str, Any]:
+    """Return what each whole checkpoint holds, by its name. Those of older versions have no record to be held to."""
+    file = folder / "resume" / "seals.json"
+    if file.exists():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    complete = (folder / "resume").glob("checkpoint-*/trainer_state.json")  # transformers writes it last
+    return {path.parent.name: {} for path in complete}
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete TRL checkpoint under ``folder/resume``; a half-written one is removed."""
-    found: list[tuple[int, Path]] = []
-    for path in (folder / "resume").glob("checkpoint-*"):
-        if (path / "trainer_state.json").exists():  # transformers writes it last
-            found.append((step_of(path), path))
-        else:
-            shutil.rmtree(path)
-    return max(found)[1] if found else None
+    """Return the newest whole TRL checkpoint under ``folder/resume``; newer ones are removed, damaged ones loudly."""
+    seals = _seals(folder)
+    for path in sorted((folder / "resume").glob("checkpoint-*"), key=step_of, reverse=True):
+        if path in _found_whole:
+            return path
+        damage = unlike(seals[path.name], path, by_hash=True) if path.name in seals else []
+        if path.name in seals and not damage:
+            _found_whole.add(path)
+            return path
+        if process_rank() == 0:
+            if damage:
+                complain(f"{path} is damaged ({'; '.join(damage)}); training goes on from the checkpoint before it")
+            shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+_found_whole: set[Path] = set()
+"""Checkpoints that this process has compared with their hashes."""
 
 
 def step_of(path: Path | None) -> int:

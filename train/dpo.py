@@ -33,9 +33,10 @@ from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, RecipeError
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.metrics import score
+from selfcorrect.printing import complain, note
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.progress import console, meter
-from selfcorrect.runs import mark_done
+from selfcorrect.progress import meter
+from selfcorrect.runs import finished, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
@@ -45,6 +46,7 @@ from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
 from train.planner import Batch, describe
 from train.processes import process_count
 from train.reports import reports
+from train.rollout_func import places_of
 from train.rollouts import Format, Rollout, Sampling, graded, roll_out
 from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
@@ -163,23 +165,27 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
     validation, training = order[: recipe.validation], order[recipe.validation :]
     policy = recipe.model
     scores = [_validate(recipe, codec, policy, validation, folder / "iteration-0")]
+    trained: list[dict[str, Any]] = []
     for iteration in range(1, recipe.iterations + 1):
         here = folder / f"iteration-{iteration}"
-        if not (here / "DONE").exists():
+        done = finished(here)
+        if done is None:
             first = (iteration - 1) * recipe.problems_per_iteration
             lap = [training[place % len(training)] for place in range(first, first + recipe.problems_per_iteration)]
             pairs = _fresh_pairs(recipe, codec, policy, lap, here, iteration)
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
-            mark_done(here, train_on(recipe, codec, pairs, policy, reference, here))
+            done = train_on(recipe, codec, pairs, policy, reference, here)
+            mark_done(here, done)
+        checkpoint.forget_resume(here)
+        trained.append(done)
         policy = str(here)
         scores.append(_validate(recipe, codec, policy, validation, here))
     best = best_iteration(scores)
     if scores[best]["final"] < scores[0]["final"]:
-        console.print("the start model has the better final accuracy on validation", style="bold red")
+        complain("the start model has the better final accuracy on validation", style="bold red")
     for file in (folder / f"iteration-{best}").iterdir():
         if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
             shutil.copy2(file, folder / file.name)
-    trained = [json.loads((folder / f"iteration-{k}/DONE").read_text()) for k in range(1, recipe.iterations + 1)]
     return {"selected": best, "validation": scores, "iterations": trained}
 
 
@@ -218,17 +224,16 @@ def _fresh_pairs(
             Pair(row["id"], row["kind"], *(_read_side(row[side]) for side in ("chosen", "rejected")))
             for row in read_jsonl(path)
         ]
+    wanted = [problem for problem in problems for _ in range(recipe.generations)]
     jobs = [
         (problem, sample_seed(recipe.seed, "dpo", iteration, problem.id, place))
-        for problem in problems
-        for place in range(recipe.generations)
+        for problem, place in zip(wanted, places_of([problem.id for problem in wanted]), strict=True)
     ]
     pairs = outcome_pairs(
         _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling"), recipe.seed
     )
     if not pairs:
         raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")
-    folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(path, [pair.to_json() for pair in pairs])
     return pairs
 
@@ -256,9 +261,8 @@ def _validate(
         "delta": scored.delta,
     }
     row["final_interval"] = list(scored.final.interval or ())
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
-    console.print(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})", style="dim")
+    note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
     return row
 
 
@@ -278,8 +282,6 @@ def train_on(
         trainer.add_callback(reports(metrics, progress, _FROM_TRL))
         checkpoint.fit(trainer, folder)
         checkpoint.save_model(trainer, codec, folder)
-    if trainer.args.should_save:
-        shutil.rmtree(folder / "resume", ignore_errors=True)
     ends = {
         end: {name: row.get(name) for name in ("loss", "preferred", "margin")}
         for end, row in (("first", metrics.rows[0]), ("last", metrics.rows[-1]))

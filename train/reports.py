@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.files import append_lines
+from selfcorrect.jsonl import read_jsonl, write_jsonl, write_whole
 from selfcorrect.progress import Meter
 from train.processes import process_rank
 
@@ -33,8 +34,7 @@ class Metrics:
         """Append one row; NaN becomes null."""
         row = {"step": step} | {name: _finite(value) for name, value in values.items()}
         if self._writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, separators=(",", ":")) + "\n")
+            append_lines(self.path, [json.dumps(row, separators=(",", ":")) + "\n"])
         self.rows.append(row)
         return row
 
@@ -49,7 +49,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        path.write_text(whole, encoding="utf-8")
+        write_whole(path, [whole])
     return read_jsonl(path)
 
 

@@ -72,7 +72,7 @@ def trl_config(schema: type[Any], recipe: TrainerRecipe, folder: Path, **own: An
         "logging_nan_inf_filter": False,
         "logging_first_step": True,
         "save_strategy": "steps",
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # one is whole on the disk while the next is being written
     }
     try:
         return schema(**{**shared, **own, **recipe.trainer})

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfcorrect.progress import Meter, console
+from selfcorrect.files import append_lines
+from selfcorrect.jsonl import write_whole
+from selfcorrect.printing import complain, note
+from selfcorrect.progress import Meter
 from selfcorrect.types import Trajectory
 from train import checkpoint
 from train.guards import Finding, findings, healthy_steps, offenders
@@ -45,7 +48,9 @@ def watch_over(
     """Make the trainer log its steps, move the meter and obey the guards."""
     from transformers import TrainerCallback
 
-    watch = Watch()
+    watch = _as_it_was(recipe, metrics)
+    if trainer.args.should_save:
+        _keep_offenders(metrics.path.parent, max((row["step"] for row in metrics.rows), default=0))
 
     class Reports(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -61,11 +66,12 @@ def watch_over(
                 rollouts.row = {}
             row = metrics.add(state.global_step, **row)
             if row.get("turn1") is not None:
-                note = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
-                progress.advance(1, note=note)
+                measured = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
+                progress.advance(1, note=measured)
                 if args.should_save:
-                    shown = f"step {row['step']}: {note}, reward {row['reward']:.3f}"
-                    console.print(shown, style="dim", highlight=False)
+                    reward = "none" if row["reward"] is None else f"{row['reward']:.3f}"
+                    shown = f"step {row['step']}: {measured}, reward {reward}"
+                    note(shown)
                 self.guard(row["step"], args, control)
 
         def guard(self, step: int, args: Any, control: Any) -> None:
@@ -74,7 +80,7 @@ def watch_over(
                     _save_offenders(found, step, rollouts.paths, metrics.path.parent)
                 watch.seen.add(found.guard)
                 watch.warnings.append(f"step {step}: {found}")
-                console.print(f"guard: {found}", style="bold red", highlight=False)
+                complain(f"guard: {found}", style="bold red")
                 if recipe.guard.action == "stop":
                     watch.stopped_by = watch.stopped_by or str(found)
                     control.should_training_stop = True
@@ -83,12 +89,30 @@ def watch_over(
     return watch
 
 
+def _as_it_was(recipe: GrpoRecipe, metrics: Metrics) -> Watch:
+    """Return what the guards had said of the rows that a resumed run begins with."""
+    watch = Watch()
+    for count, row in enumerate(metrics.rows, 1):
+        if row.get("turn1") is not None:
+            found = findings(metrics.rows[:count], recipe.guard, recipe.steps)
+            watch.seen |= {finding.guard for finding in found}
+            watch.warnings += [f"step {row['step']}: {finding}" for finding in found]
+    return watch
+
+
+def _keep_offenders(folder: Path, last_step: int) -> None:
+    """Drop the samples of steps that a resumed run takes again."""
+    file = folder / "guard-samples.jsonl"
+    if file.exists():
+        whole = file.read_text(encoding="utf-8").split("\n")[:-1]
+        write_whole(file, [f"{line}\n" for line in whole if json.loads(line)["step"] <= last_step])
+
+
 def _save_offenders(found: Finding, step: int, paths: Sequence[Trajectory], folder: Path) -> None:
     """Append the paths that show a finding to ``guard-samples.jsonl``; all of the rollout where no single one does."""
-    with (folder / "guard-samples.jsonl").open("a", encoding="utf-8") as file:
-        for path in (offenders(paths, found.guard) or paths)[:64]:
-            row = {"guard": found.guard, "step": step, "message": found.message, "path": path.to_json()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    about = {"guard": found.guard, "step": step, "message": found.message}
+    rows = [about | {"path": path.to_json()} for path in (offenders(paths, found.guard) or paths)[:64]]
+    append_lines(folder / "guard-samples.jsonl", [json.dumps(row) + "\n" for row in rows])
 
 
 def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, folder: Path) -> int:
@@ -104,5 +128,5 @@ def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, fo
     else:
         weights = checkpoint.load_model(str(saved[step]) if step else recipe.model, recipe.attention).state_dict()
         trainer.model.load_state_dict(weights)
-    console.print(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")
+    complain(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")
     return step

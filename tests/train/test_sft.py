@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.errors import RecipeError
+from selfcorrect.runs import finished
 from selfcorrect.tokens import ChatCodec
 from train.data import SftRow, parse_row
 
@@ -125,7 +126,7 @@ def test_smoke_run_learns_saves_and_is_not_repeated(
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
     assert ChatCodec.load(str(folder)).encode("a b\n\nc") == codec.encode("a b\n\nc")
     assert not (folder / "resume").exists()
-    assert json.loads((folder / "DONE").read_text()) == summary
+    assert finished(folder, by_hash=True) == summary
     assert run(recipe, tmp_path) == summary
 
 
