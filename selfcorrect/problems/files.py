@@ -159,10 +159,14 @@ def _json_text(path: Path, text: str, first_line: int) -> Iterator[Placed]:
         return
     try:
         value = _loads(text) if text.strip() else []
-    except ValueError:
-        for number, line in enumerate(text.split("\n"), first_line):
-            if line.strip():
-                yield Placed(f"{path}:{number}", _value(line, f"{path}:{number}"))
+    except ValueError as error:
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), first_line) if line.strip()]
+        if len(lines) > 1 and not _is_json(lines[0][1]):  # one value over many lines, and broken
+            at = first_line + getattr(error, "lineno", 1) - 1
+            broken = text.split("\n")[at - first_line].strip()[:80]
+            raise DataError(f"{path}:{at}: not JSON ({_without_place(error)}): {broken!r}") from error
+        for number, line in lines:
+            yield Placed(f"{path}:{number}", _value(line, f"{path}:{number}"))
         return
     rows = [value] if isinstance(value, list) else _rows_of_object(value, path)
     for number, row in enumerate(rows, 1):
@@ -171,11 +175,8 @@ def _json_text(path: Path, text: str, first_line: int) -> Iterator[Placed]:
 
 def _is_one_a_line(text: str) -> bool:
     """True where the text's first line is a whole list of messages: such lists are rows, one a line."""
-    try:
-        value = _loads(text.lstrip().split("\n", 1)[0])
-    except ValueError:
-        return False
-    return is_messages(value)
+    first = text.lstrip().split("\n", 1)[0]
+    return _is_json(first) and is_messages(_loads(first))
 
 
 def _array(path: Path, text: str, start: int, line: int) -> Iterator[Placed]:
@@ -188,9 +189,10 @@ def _array(path: Path, text: str, start: int, line: int) -> Iterator[Placed]:
         line, counted = line + text.count("\n", counted, at), at
         here = text[at : at + 1]
         if here == "]":
-            rest = text[at + 1 :].strip()
-            if rest:
-                raise DataError(f"{path}:{line}: text after the end of the array: {rest[:80]!r}")
+            rest = text[at + 1 :]
+            if rest.strip():
+                line += rest[: -len(rest.lstrip())].count("\n")
+                raise DataError(f"{path}:{line}: text after the end of the array: {rest.strip()[:80]!r}")
             return
         if expected == "a comma":
             if here != ",":
@@ -242,15 +244,26 @@ def is_messages(value: Any) -> bool:
     return all(isinstance(item, Mapping) and (item.keys() >= {"role"} or item.keys() >= {"from"}) for item in value)
 
 
+def _is_json(text: str) -> bool:
+    try:
+        _loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _value(line: str, place: str) -> Any:
     try:
         return _loads(line)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{place}: not JSON ({_without_place(error)}): {line.strip()[:80]!r}") from error
 
 
 def _loads(text: str) -> Any:
-    return _JSON.decode(text)
+    try:
+        return _JSON.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def _integer(digits: str) -> int | str:

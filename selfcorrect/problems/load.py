@@ -160,9 +160,9 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
         elif not problem.gold:
             tally.drop(references.ABSENT, row.place)
         elif references.is_placeholder(problem.gold):
-            tally.drop(references.PLACEHOLDER, f"{row.place} ({problem.gold!r})")
+            tally.drop(references.PLACEHOLDER, row.place, problem.gold)
         elif not gold_is_readable(problem.gold, problem.source):
-            tally.drop(references.UNREADABLE, f"{row.place} ({problem.gold[:40]!r})")
+            tally.drop(references.UNREADABLE, row.place, problem.gold)
         elif tests and (found := tests.find(problem)):
             tally.drop("contained in a test set", row.place)
             removed.append(found)
@@ -196,12 +196,13 @@ class _Tally:
         self.shown: dict[str, list[str]] = {}
         self.odd = 0
 
-    def drop(self, reason: str, place: str, *, is_odd: bool = False) -> None:
+    def drop(self, reason: str, place: str, gold: str = "", *, is_odd: bool = False) -> None:
         self.dropped[reason] += 1
         self.odd += is_odd
         named = self.places.setdefault(reason, [])
         if len(named) < EXAMPLES:
-            named.append(place.rsplit("/", 1)[-1])  # the file's name is enough
+            name = place.rsplit("/", 1)[-1]  # without its folder
+            named.append(f"{name} ({gold[:40]!r})" if gold else name)
 
     def keep(self, problem: Problem, keys: str) -> None:
         """Count a problem that the recipe takes, by the kind of its reference and the keys it was read from."""

@@ -34,7 +34,7 @@ from selfcorrect.problems.files import is_messages
 Row = Mapping[str, Any]
 
 QUESTIONS = (
-    "problem", "question", "query", "prompt", "input", "instruction", "content", "problem_statement", "question_text",
+    "problem", "question", "query", "prompt", "instruction", "input", "content", "problem_statement", "question_text",
     "messages", "conversations", "conversation", "0",
 )  # fmt: skip
 """Keys of the question, in the order asked; ``0`` is ORZ's first message."""
@@ -443,7 +443,7 @@ def _solution_answer(value: Any) -> str:
     marked = _marked(text)
     if marked is not None:
         return marked
-    return text if len(text) <= SHORT and "\n" not in text else ""
+    return text if len(text) <= SHORT and "\n" not in text and "\\boxed" not in text else ""
 
 
 def _marked(text: str) -> str | None:
@@ -459,7 +459,7 @@ def _marked(text: str) -> str | None:
 
 def _boxed(solution: str) -> str | None:
     r"""Return the content of the last ``\boxed{...}`` or ``\boxed 7``, None where there is none."""
-    starts = [match.end() for match in re.finditer(r"\\f?boxed(?![a-zA-Z])\s*", solution)]
+    starts = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*", solution)]
     for start in reversed(starts):
         if solution[start : start + 1] != "{":
             bare = re.match(r"[^\s$]+", solution[start:])
