@@ -20,6 +20,7 @@ from typing import Any
 from data_gen.asking import Asking, Ids
 from data_gen.selection import Base, Draw, Fate
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
+from selfcorrect.errors import RequestRefused
 from selfcorrect.jsonl import Journal
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Grade, Outcome, Problem, Verdict, to_json
@@ -136,22 +137,31 @@ class Draws:
         taught = self.teacher if stage == "revisions" else None
         asked, settings = taught or self.model, self.sampling
         codec = asked.asking.codec
-        sample = await asked.engine.sample(
-            SampleRequest(
-                prompt_ids=prompt,
-                max_tokens=settings.max_tokens,
-                seed=sample_seed(settings.seed, stage, key),
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                stop_ids=codec.stop_ids,
-                stop_texts=asked.asking.stop_texts if solves else tuple(MARKS.values()),
-                watch_ids=() if solves else codec.verdict_ids,
-            )
+        request = SampleRequest(
+            prompt_ids=prompt,
+            max_tokens=settings.max_tokens,
+            seed=sample_seed(settings.seed, stage, key),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            stop_ids=codec.stop_ids,
+            stop_texts=asked.asking.stop_texts if solves else tuple(MARKS.values()),
+            watch_ids=() if solves else codec.verdict_ids,
         )
+        try:
+            sample = await asked.engine.sample(request)
+        except RequestRefused as refused:
+            row: dict[str, Any] = {
+                "text": "",
+                "finish": refused.outcome,
+                "token_ids": [],
+                "logprobs": [],
+                "fate": refused.outcome,
+            }
+            return self._recorded(stage, key, row, tokens=0)
         ids, after = asked.asking.cut(sample) if solves else (sample.token_ids, ())
         text = codec.decode(ids)
         own = {"token_ids": list(ids), "logprobs": [round(logprob, 5) for logprob in sample.logprobs[: len(ids)]]}
-        row: dict[str, Any] = {
+        row = {
             "text": text,
             "finish": sample.finish,
             **({"token_ids": list(self.model.asking.codec.encode(text)), "teacher": True} if taught else own),
@@ -162,9 +172,13 @@ class Draws:
             row |= {"fate": fate, "grade": to_json(grade)} | ({"after": list(after)} if after else {})
         else:
             row |= {"verdict": verdict_of(text), "p_correct": p_correct(sample, codec.verdict_ids)}
+        return self._recorded(stage, key, row, len(sample.token_ids))
+
+    def _recorded(self, stage: str, key: str, row: dict[str, Any], tokens: int) -> Draw:
+        """Return the draw of a new sample, once it is in its journal and counted."""
         self.drawn[stage] += 1
-        self.tokens[stage] += len(sample.token_ids)
-        self.seen(stage, len(sample.token_ids))
+        self.tokens[stage] += tokens
+        self.seen(stage, tokens)
         return self._remember(_read(stage, self.journals[stage].append(key, row)))
 
     def _remember(self, draw: Draw) -> Draw:

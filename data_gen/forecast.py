@@ -27,7 +27,7 @@ from data_gen.recipe import GenRecipe, Quota
 from data_gen.sampling import Gathered, Models, load, open_models, sample
 from data_gen.selection import Kind
 from data_gen.steering import FATES
-from selfcorrect.engines import Engine
+from selfcorrect.engines import Engine, context_of, length_note
 from selfcorrect.problems import Loaded
 from selfcorrect.recipes import to_values, to_yaml
 from selfcorrect.tokens import ChatCodec
@@ -115,7 +115,7 @@ def plan(
     loaded, set_aside = load(recipe)
     codec = codec or ChatCodec.load(recipe.engine.model)
     prompts = [
-        Panel(Text(codec.decode(ids)), title=f"first prompt: {part} ({len(ids)} tokens)")
+        Panel(Text(codec.decode(ids)), title=Text(f"first prompt: {part} ({len(ids)} tokens)"))
         for part, ids in first_prompts(recipe, codec, loaded.problems[0].question).items()
     ]
     most = most_samples(recipe, len(loaded.problems))
@@ -128,6 +128,8 @@ def plan(
     for stage, bound in most.items():
         guess = [f"{of.get(stage, 0):,.0f}" for of in (expected.samples, expected.tokens)] if expected else ["", ""]
         table.add_row(stage, f"{bound:,}", *guess)
+    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
+    lengths = {problem.id: len(asking.attempt(problem.question)) for problem in loaded.problems}
     removed = f"; {len(loaded.removed):,} removed as contaminated" if loaded.removed else ""
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
@@ -136,6 +138,7 @@ def plan(
         _in_words(recipe, expected) if expected else f"at most {sum(most.values()) * recipe.max_tokens:,} tokens",
         f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL{removed}; "
         f"writes {run_folder / 'gen'} and {run_folder / 'data'}",
+        length_note(lengths, recipe.max_tokens, context_of(recipe.engine)),
     )
 
 

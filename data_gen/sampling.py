@@ -71,7 +71,7 @@ class Gathered:
 
 def outcome(draw: Draw, attempt: Fate) -> str:
     """Return what a sample counts as: the fate of a solution, or how a verdict compares with the grade."""
-    if draw.stage != "evaluations":
+    if draw.stage != "evaluations" or draw.fate is not None:  # an evaluation has a fate where none was sampled
         return str(draw.fate)
     if draw.verdict is None:
         return "no well-formed mark"

@@ -44,6 +44,8 @@ class Fate(StrEnum):
     UNGRADABLE = "ungradable"  # the grader could not tell, or found no answer
     CUT = "cut"  # reached max_tokens before its end
     MARKED = "marked"  # holds a verdict mark of its own, which would double the verdict of the path
+    TOO_LONG = "prompt-too-long"  # with its prompt it would not fit the engine's context: nothing was sampled
+    REFUSED = "refused"  # a server refused the request: nothing was sampled
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from eval.rows import default_label, read_json
 from selfcorrect import prompts
 from selfcorrect.choices import check_choices
 from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
-from selfcorrect.engines import Engine, EngineRecipe, open_engine
-from selfcorrect.errors import DataError, InputError
+from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
+from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
@@ -127,6 +127,11 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
             seconds = time.perf_counter() - started
             keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in loaded.problems]
             trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
+        if not any(path.sampled_tokens or path.stop not in OUTCOMES for path in trajectories):
+            raise EngineError(
+                f"nothing was sampled: all {len(trajectories)} requests ended as {trajectories[0].stop}; see the "
+                "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
+            )
         row = summary(recipe, trajectories, loaded.dropped, rule) | {
             "template": template_fingerprint(codec),
             "tokenizer": codec.fingerprint(),
@@ -164,7 +169,10 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
     problems = load_whole(recipe.problems).problems
     codec = ChatCodec.load(recipe.engine.model)
-    first = codec.decode(codec.opening(prompts.solve_messages(problems[0].question)))
+    openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
+    first = codec.decode(openings[problems[0].id])
+    room = min(recipe.max_tokens, recipe.path_tokens or recipe.max_tokens)
+    lengths = {name: len(opening) for name, opening in openings.items()}
     paths = len(problems) * len(recipe.seeds)
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
@@ -172,6 +180,7 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         f"writes {run_folder / 'eval' / recipe.row}",
         f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
         f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
+        length_note(lengths, room, context_of(recipe.engine)),
     )
 
 

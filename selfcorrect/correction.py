@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from selfcorrect import prompts
 from selfcorrect.choices import check_choices
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
-from selfcorrect.errors import InputError
+from selfcorrect.errors import InputError, RequestRefused
 from selfcorrect.grading import extract_answer, grade, grade_many
 from selfcorrect.overruling import and_then, unsampled, with_answer, with_mark
 from selfcorrect.parsing import parse_path, verdict_probability, yes_no_ids
@@ -94,14 +94,17 @@ async def solve(
 ) -> Trajectory:
     """Return the path of one problem. The same problem, settings and seed give the same path.
 
-    ``judge`` is who decides under ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
+    A request that the engine refuses ends the path where it stands: its ``stop`` is then ``prompt-too-long`` or
+    ``refused``, and without an attempt it holds an empty one, which is unanswered. ``judge`` is who decides under
+    ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
     """
     if judge is None and (settings.method == "judged" or settings.stop == "judge"):
         raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
     path = _Path(problem, codec, settings, seed, codec.opening(prompts.solve_messages(problem.question)))
-    if settings.method == "self-rewarding":
-        return await _long_cot(path, engine, judge)
-    return await _chat(path, engine, judge)
+    try:
+        return await (_long_cot if settings.method == "self-rewarding" else _chat)(path, engine, judge)
+    except RequestRefused as refused:
+        return replace(path.reached or path.end(""), stop=refused.outcome)
 
 
 async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
@@ -114,6 +117,7 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
     written: list[tuple[int, int]] = []  # token ranges of verdicts that were decided and not sampled
     while True:
         trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
+        path.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
         if whole.finish == "text" and _waits_for_decision(trajectory, settings.horizon):
             decided = await _decide(path, trajectory.evaluations[-1], trajectory.final, judge)
             if decided is not trajectory.evaluations[-1].verdict:
@@ -123,9 +127,10 @@ async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Traject
                     whole = and_then(whole, codec.encode(prompts.SEPARATOR))
                     written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
                 trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
+        path.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
         undecided = trajectory.stop == "no-revision" and whole.finish == "text"
         if not undecided or len(whole.token_ids) >= limit:
-            return replace(trajectory, spans=unsampled(trajectory.spans, written))
+            return path.reached
         path.ids = prompt + whole.token_ids
         more = await engine.sample(path.request(stop_texts=tuple(MARKS.values()), budget=limit - len(whole.token_ids)))
         whole = replace(
@@ -226,6 +231,7 @@ class _Path:
         self.spans: list[Span] = [Span(Role.EXTERNAL, 0, len(opening), sampled=False)]
         self.attempts: list[Attempt] = []
         self.evaluations: list[SelfEvaluation] = []
+        self.reached: Trajectory | None = None  # long-CoT: the path so far, should the engine refuse to go on
 
     @property
     def room(self) -> int:
@@ -285,7 +291,7 @@ class _Path:
     def end(self, stop: str) -> Trajectory:
         return Trajectory(
             problem=self.problem,
-            attempts=tuple(self.attempts),
+            attempts=tuple(self.attempts) or (Attempt(""),),
             evaluations=tuple(self.evaluations),
             stop=stop,
             token_ids=self.ids,

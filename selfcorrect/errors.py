@@ -8,6 +8,7 @@
     ├── ModelError          a checkpoint that cannot serve: no tokenizer, no chat template, empty loss mask
     ├── EngineError         an engine that cannot start or failed while sampling
     │   └── RequestRefused  one request that cannot be served: the outcome of its problem, not the end of a run
+    ├── GraderError         the grader's worker processes cannot be started
     ├── MissingExtraError   an optional package is absent; the message is the install command
     └── GuardError          a training guard stopped the run
 
@@ -18,6 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+OUTCOMES = ("prompt-too-long", "refused")
+"""How a path, or a sample, ends whose request no engine could serve (`RequestRefused.outcome`)."""
 
 
 class SelfCorrectError(Exception):
@@ -49,7 +53,7 @@ class EngineError(SelfCorrectError):
 
 
 class RequestRefused(EngineError):
-    """One request cannot be served. ``outcome`` is how its problem ends: ``prompt-too-long`` or ``refused``."""
+    """One request cannot be served. ``outcome`` is how its problem ends: one of `OUTCOMES`."""
 
     def __init__(self, message: str, outcome: str) -> None:
         super().__init__(message)
@@ -57,6 +61,10 @@ class RequestRefused(EngineError):
 
     def __reduce__(self) -> tuple[type[RequestRefused], tuple[str, str]]:
         return type(self), (str(self), self.outcome)
+
+
+class GraderError(SelfCorrectError):
+    """The grader's worker processes cannot be started: says why and what they need."""
 
 
 class MissingExtraError(SelfCorrectError):

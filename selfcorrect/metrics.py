@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.errors import InputError
+from selfcorrect.errors import OUTCOMES, InputError
 from selfcorrect.types import Attempt, Outcome, Role, Trajectory, Verdict
 
 Z95 = 1.959963984540054
@@ -214,6 +214,8 @@ def path_faults(trajectory: Trajectory) -> list[str]:
     in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
     if trajectory.stop == "length":
         faults.add("truncated")
+    if trajectory.stop in OUTCOMES:
+        faults.add(trajectory.stop)
     if trajectory.stop == "no-verdict" and len(trajectory.evaluations) < len(trajectory.attempts):
         faults.add("no self-evaluation")
     for turn, evaluation in enumerate(trajectory.evaluations):

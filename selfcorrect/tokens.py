@@ -37,13 +37,23 @@ def model_path(model: str) -> str:
 
 def vocabulary_size(model: str, tokenizer: Any) -> int:
     """Return how many token ids a model can write: its tokenizer's, and what its output layer is padded to."""
+    return max(len(tokenizer), getattr(_config(model), "vocab_size", None) or 0)
+
+
+def context_of_model(model: str) -> int | None:
+    """Return the most tokens that a model takes, prompt and completion together; None where it sets no limit."""
+    limit: int | None = getattr(_config(model), "max_position_embeddings", None)
+    return limit
+
+
+def _config(model: str) -> Any:
+    """Return the configuration of a model folder or hub id; None of a folder with a tokenizer alone."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model_path(model)).get_text_config(decoder=True)
-    except (OSError, ValueError, KeyError):  # a folder with a tokenizer alone
-        return len(tokenizer)
-    return max(len(tokenizer), getattr(config, "vocab_size", None) or 0)
+        return AutoConfig.from_pretrained(model_path(model)).get_text_config(decoder=True)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class ChatCodec:

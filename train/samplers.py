@@ -75,6 +75,11 @@ class LiveSampler:
         samples: list[Sample] = self._engine.sample_many(requests)
         return samples
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together; None before a model is followed."""
+        return self._engine.context if self._engine else None
+
     def close(self) -> None:
         """Let the module go."""
         self._engine = None
@@ -98,6 +103,11 @@ class VllmSampler:
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
         return sample_all(self._engine, requests)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together."""
+        return self._engine.context
 
     def close(self) -> None:
         """End vLLM's processes."""

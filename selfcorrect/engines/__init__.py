@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -115,6 +115,26 @@ def check_request(request: SampleRequest, engine: str, context: int | None) -> N
         )
 
 
+def too_long(prompts: Mapping[str, int], max_tokens: int, context: int | None) -> list[str]:
+    """Return the names of the prompts, given with lengths, that leave no room for ``max_tokens`` in a context."""
+    return [name for name, length in prompts.items() if context is not None and length + max_tokens > context]
+
+
+def length_note(prompts: Mapping[str, int], max_tokens: int, context: int | None) -> str:
+    """Return, for a plan, how many prompts the context does not hold, and which; says so where none is too long."""
+    longest = f"the longest prompt has {max(prompts.values(), default=0):,} tokens"
+    if context is None:
+        return f"{longest}; the context of the engine is not known before it is opened"
+    room = f"the context holds {context:,} and a completion up to {max_tokens:,}"
+    if not (beyond := too_long(prompts, max_tokens, context)):
+        return f"{longest}; {room}"
+    named = ", ".join(beyond[:5]) + (", …" if len(beyond) > 5 else "")
+    return (
+        f"{len(beyond):,} of {len(prompts):,} prompts are too long and will end as prompt-too-long: {named} "
+        f"({longest}; {room})"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRecipe:
     """Which engine samples from which model. ``options`` pass through to the engine's library unchanged.
@@ -142,6 +162,18 @@ class EngineRecipe:
     def capacity(self) -> int:
         """Requests that the engine works on at once; a caller keeps somewhat more under way."""
         return self.max_batch * {"ray": self.replicas, "openai": max(1, len(self.endpoints))}.get(self.kind, 1)
+
+
+def context_of(recipe: EngineRecipe) -> int | None:
+    """Return the context of a recipe's engine as far as it is known without opening it; None: not known.
+
+    For servers it is that of the model: they may be started with less.
+    """
+    from selfcorrect.tokens import context_of_model
+
+    known = [recipe.options.get(name) for name in ("max_model_len", "max_cached_tokens")]
+    limits = [limit for limit in (*known, context_of_model(recipe.model)) if isinstance(limit, int)]
+    return min(limits, default=None)
 
 
 def open_engine(recipe: EngineRecipe) -> Engine:

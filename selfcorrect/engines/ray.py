@@ -18,7 +18,7 @@ from typing import Any
 
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, open_engine
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.errors import EngineError, MissingExtraError, RecipeError
+from selfcorrect.errors import EngineError, MissingExtraError, RecipeError, RequestRefused
 from selfcorrect.tokens import model_path
 
 INSTALL = "pip install 'selfcorrect[ray]'"
@@ -134,7 +134,10 @@ class RayEngine:
                 self._bury(replica)  # its place is gone; the request goes to another
             except ray.exceptions.RayError as error:
                 self._places.put_nowait(replica)
-                raise EngineError(f"{self.name}: {getattr(error, 'cause', None) or error}") from error
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, RequestRefused):
+                    raise RequestRefused(f"{self.name}: {cause}", cause.outcome) from error
+                raise EngineError(f"{self.name}: {cause or error}") from error
             except asyncio.CancelledError:
                 ray.cancel(answer)
                 self._places.put_nowait(replica)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from selfcorrect.engines import Sample, SampleRequest
+from selfcorrect.engines import Sample, SampleRequest, check_request
 from selfcorrect.errors import EngineError
 from selfcorrect.tokens import ChatCodec
 
@@ -32,13 +32,18 @@ class ScriptedEngine:
     """Answers every request by a script, honouring stop texts, stop ids and ``max_tokens``.
 
     ``requests`` lists what was asked, in order; ``delay_s`` maps a request to how long it takes, for
-    tests of scheduling.
+    tests of scheduling; ``context`` limits a prompt and its completion as a model does.
     """
 
     def __init__(
-        self, script: Script, codec: ChatCodec, delay_s: Callable[[SampleRequest], float] = lambda request: 0.0
+        self,
+        script: Script,
+        codec: ChatCodec,
+        delay_s: Callable[[SampleRequest], float] = lambda request: 0.0,
+        context: int | None = None,
     ) -> None:
         self.name = "scripted"
+        self.context = context
         self.codec = codec
         self.script = script
         self.delay_s = delay_s
@@ -49,6 +54,7 @@ class ScriptedEngine:
         """Return the scripted sample after its delay."""
         if self._closed:
             raise EngineError("the scripted engine is closed")
+        check_request(request, self.name, self.context)
         self.requests.append(request)
         await asyncio.sleep(self.delay_s(request))
         reply = self.script(request, self.codec.decode(request.prompt_ids))
