@@ -33,6 +33,8 @@ from typing import Final, Literal
 
 from selfcorrect import prompts
 from selfcorrect.errors import InputError
+from selfcorrect.jsonl import write_whole
+from selfcorrect.printing import show
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS
 
@@ -567,12 +569,9 @@ class Phase:
 def write_corpus(path: Path, phases: Sequence[Phase], seed: int) -> None:
     """Write the conversations of all phases as JSON lines, each a list of ``[role, text, learn]``."""
     rng = random.Random(f"{SOURCE} corpus {seed}")
-    with path.open("w", encoding="utf-8") as lines:
-        for phase in phases:
-            mix = Mix(**phase.mix)
-            for _ in range(phase.conversations):
-                turns = [[turn.role, turn.text, turn.learn] for turn in conversation(rng, mix)]
-                lines.write(json.dumps(turns) + "\n")
+    mixes = ((Mix(**phase.mix), phase.conversations) for phase in phases)
+    written = (conversation(rng, mix) for mix, count in mixes for _ in range(count))
+    write_whole(path, (json.dumps([[turn.role, turn.text, turn.learn] for turn in turns]) + "\n" for turns in written))
 
 
 def main() -> None:
@@ -589,12 +588,12 @@ def main() -> None:
         write_corpus(options.corpus, phases, options.seed)
         return
     for problem in problems(options.split, options.count, options.seed):
-        print(problem.id, "|", problem.meta["level"], "|", problem.question, "|", problem.gold)
+        show(f"{problem.id} | {problem.meta['level']} | {problem.question} | {problem.gold}")
     rng = random.Random(options.seed)
     for _ in range(options.count):
-        print("-" * 80)
+        show("-" * 80)
         for turn in conversation(rng, Mix(**phases[-1].mix)):
-            print(f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}")
+            show(f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}")
 
 
 if __name__ == "__main__":

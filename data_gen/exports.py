@@ -30,6 +30,7 @@ from typing import Any
 
 from selfcorrect import prompts
 from selfcorrect.errors import InputError, ModelError, RunFolderError, nearest
+from selfcorrect.files import whole_file
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl, write_whole
 from selfcorrect.tokens import ChatCodec
 
@@ -197,10 +198,8 @@ def to_verl(data: Path, folder: Path, codec: ChatCodec) -> dict[str, int]:
     rows = [row(problem, index) for index, problem in enumerate(_read(data / "prompts.jsonl"))]
     if not rows:
         raise RunFolderError(f"{data} has no prompts.jsonl, which is all that verl takes; gen with prompts=N makes one")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".prompts.parquet.partial"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-    partial.replace(folder / "prompts.parquet")
+    with whole_file(folder / "prompts.parquet") as file:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     _readme(
         folder,
         """

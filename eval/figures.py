@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from eval.calibration import risk_coverage
 from eval.paper_tables import Believed
 from eval.voting import Curve
+from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
 
 RUNNING = 5  # steps that a learning curve is the mean of
@@ -44,10 +45,10 @@ def drawing(name: str, out: Path, panels: int, written: list[Path]) -> Iterator[
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.6), squeeze=False, layout="constrained")
         yield list(axes[0])
-        out.mkdir(parents=True, exist_ok=True)
         for ending in ("png", "svg"):
             path = out / f"{name}.{ending}"
-            figure.savefig(path, dpi=160, metadata={"Date": None} if ending == "svg" else None)
+            with whole_file(path) as file:
+                figure.savefig(file, format=ending, dpi=160, metadata={"Date": None} if ending == "svg" else None)
             written.append(path)
         plt.close(figure)
 

@@ -57,7 +57,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with whole_file(path) as file:
         for row in rows:
-            file.write(_dump(row) + b"\n")
+            file.write(line_of(row))
             count += 1
     return count
 
@@ -77,6 +77,11 @@ def write_whole(path: str | Path, pieces: Iterable[str]) -> None:
     """Write text pieces to a file that appears whole, and durable, or not at all (`files.whole_file`)."""
     with whole_file(path) as file:
         file.writelines(piece.encode() for piece in pieces)
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """Return a row as a line of JSON in UTF-8."""
+    return _dump(row) + b"\n"
 
 
 def _dump(row: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -35,10 +34,13 @@ from rich.text import Text
 from torch import Tensor
 
 from selfcorrect import prompts, verdicts
+from selfcorrect.children import PYTHON
 from selfcorrect.errors import InputError, ModelError, RecipeError
+from selfcorrect.files import append_lines, make_folder, whole_file
+from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.progress import meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import is_done, mark_done, stage_folder
+from selfcorrect.runs import finished, mark_done, stage_folder
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)
@@ -99,9 +101,12 @@ def run(recipe: PretrainRecipe, run_folder: Path) -> dict[str, Any]:
     """Pre-train into ``<run>/checkpoints/embedded`` and return the summary; a finished folder is only read."""
     folder = run_folder / "checkpoints" / "embedded"
     with stage_folder(folder, recipe):
-        if not is_done(folder):
-            mark_done(folder, pretrain(recipe, folder))
-        return dict(json.loads((folder / "DONE").read_text(encoding="utf-8")))
+        summary: dict[str, Any] | None = finished(folder)
+        if summary is None:
+            summary = pretrain(recipe, folder)
+            mark_done(folder, summary)
+        shutil.rmtree(folder / "pretraining", ignore_errors=True)
+        return summary
 
 
 def plan(recipe: PretrainRecipe, run_folder: Path = Path("runs/pretrain")) -> RenderableType:
@@ -127,7 +132,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
     """
     started = time.monotonic()
     work = out / "pretraining"
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     conversations = write_corpus(recipe, work / "corpus.jsonl")
     tokenizer = build_tokenizer(conversations[:8000], recipe)
     tokenizer.save_pretrained(out)
@@ -140,7 +145,6 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
         torch.multiprocessing.spawn(worker, args=(recipe, work), nprocs=recipe.processes)
     export(torch.load(work / "weights.pt"), recipe, out)
     figures: dict[str, float] = json.loads((work / "figures.json").read_text())
-    shutil.rmtree(work)
     return figures | {"tokens": tokens, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -149,7 +153,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
 
 def data_gen(*options: str) -> str:
     """Run ``python -m data_gen.arithmetic`` and return what it prints (stages do not import one another)."""
-    command = [sys.executable, "-m", "data_gen.arithmetic", *options]
+    command = [*PYTHON, "-m", "data_gen.arithmetic", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"data_gen.arithmetic could not write the corpus: {done.stderr.strip()[-400:]}")
@@ -355,6 +359,8 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     with meter("pretrain", steps) if rank == 0 else nullcontext() as progress:
         if progress:
             progress.advance(start)
+            metrics = work.parent / "metrics.jsonl"
+            write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= start] if start else [])
         for step in range(start, steps):
             batch = plan_of_batches[(step * recipe.processes + rank) % len(plan_of_batches)]
             inputs, where, targets, loss_weights = collate(batch, ids, weights_of, offsets, recipe.batch_tokens)
@@ -376,15 +382,15 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
                     save_state(work, weights, optimizer, step + 1)
                 if (step + 1) % 50 == 0 or step + 1 == steps:
                     row = {"step": step + 1, "of": steps, "loss": round(smooth, 4), "tokens_per_s": round(rate)}
-                    with (work.parent / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps(row) + "\n")
+                    append_lines(metrics, [json.dumps(row) + "\n"])
     if rank == 0:
-        torch.save({name: tensor.detach() for name, tensor in weights.items()}, work / "weights.pt")
+        with whole_file(work / "weights.pt") as file:
+            torch.save({name: tensor.detach() for name, tensor in weights.items()}, file)
         figures = {
             "tokens_per_s": round(seen * recipe.processes / (time.monotonic() - started)),
             "loss": round(smooth, 4),
         }
-        (work / "figures.json").write_text(json.dumps(figures))
+        write_json(work / "figures.json", figures)
     if recipe.processes > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -392,9 +398,8 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
 
 def save_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write everything that continues the run after ``step`` steps."""
-    path = work / f"state-{step:06d}.pt"
-    torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, path.with_suffix(".part"))
-    path.with_suffix(".part").rename(path)
+    with whole_file(work / f"state-{step:06d}.pt") as file:
+        torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, file)
 
 
 def load_state(work: Path, weights: Weights, optimizer: torch.optim.Optimizer, steps: int) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError
+from selfcorrect.files import whole_file
 from selfcorrect.grading.extraction import extract
 from selfcorrect.grading.grader import grade, grade_many, grader_fingerprint
 from selfcorrect.grading.peer import MathVerify
 from selfcorrect.grading.rules import rules_for
+from selfcorrect.jsonl import line_of
 from selfcorrect.types import Grade, Outcome, to_json
 
 BATCH = 512
@@ -50,6 +53,11 @@ class FileReport:
     ungradable: Counter[str] = field(default_factory=Counter)
     labelled: int = 0
     disagreeing: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts for a script."""
+        labels = {"labelled": self.labelled, "disagreeing": self.disagreeing} if self.labelled else {}
+        return {"rows": self.total, "outcomes": self.outcomes, "ungradable": self.ungradable, **labels}
 
     def lines(self) -> list[str]:
         """Return the report as printed lines."""
@@ -101,20 +109,16 @@ def grade_jsonl(
     ``progress`` is called with the number of rows done. Rows with a boolean ``expected`` are compared with it.
     """
     report = FileReport()
-    writer = out.open("w", encoding="utf-8") if out else None
-    try:
+    with whole_file(out) if out else nullcontext() as writer:
         for batch in _batches(read_rows(path, response_key, gold_key)):
             sources = [source or str(row.get("source", "math")) for row in batch]
             grades = grade_many([(row[response_key], row[gold_key]) for row in batch], source=sources)
             for row, result in zip(batch, grades, strict=True):
                 _count(report, row, result)
                 if writer:
-                    writer.write(json.dumps({**row, "grade": to_json(result)}, ensure_ascii=False) + "\n")
+                    writer.write(line_of({**row, "grade": to_json(result)}))
             if progress:
                 progress(report.total)
-    finally:
-        if writer:
-            writer.close()
     return report
 
 
@@ -148,6 +152,10 @@ class Disagreement:
     gold: str
     ours: Grade
     theirs: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the disagreement for a script."""
+        return {"id": self.id, "gold": self.gold, "ours": to_json(self.ours), "math_verify": self.theirs}
 
     def line(self) -> str:
         """Return the disagreement as one printed line."""
