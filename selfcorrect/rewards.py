@@ -79,10 +79,7 @@ def reward_parts(path: Trajectory, recipe: RewardRecipe, max_tokens: int) -> dic
 
 def total(parts: Mapping[str, float | None], recipe: RewardRecipe) -> float | None:
     """Return the weighted sum of a path's parts; None where any of them is None."""
-    values = [(weight, parts[name]) for name, weight in recipe.weights.items()]
-    if any(value is None for _, value in values):
-        return None
-    return float(sum(weight * value for weight, value in values if value is not None))
+    return _weighted([(weight, parts[name]) for name, weight in recipe.weights.items()])
 
 
 def turn_rewards(path: Trajectory, recipe: RewardRecipe, max_tokens: int) -> list[tuple[Role, float | None]]:
@@ -91,26 +88,42 @@ def turn_rewards(path: Trajectory, recipe: RewardRecipe, max_tokens: int) -> lis
     An attempt earns ``correctness`` (or ``flipped``) of its OWN answer and ``progress``, a revision also ``revision``
     and ``mended``, a self-evaluation ``verdict``. What belongs to no single part (``format``, ``overlong``, ``random``)
     is earned by the last one. There are as many parts as the path has attempts and self-evaluations.
+
+    A part is None where a grade that its reward needs is missing, and only there: a revision needs that of the attempt
+    before it only for ``progress``, ``revision`` and ``mended``.
     """
     scores = [_scored(attempt, path) for attempt in path.attempts]
     verdicts = _verdict_scores(path, scores)
     earned: list[tuple[Role, float | None]] = []
     for h, score in enumerate(scores):
-        before = scores[h - 1] if h else 0.0
-        own = None
-        if score is not None and before is not None:
-            gain = score - before
-            own = recipe.correctness * score + recipe.flipped * (1 - score) + recipe.progress * gain
-            own += (recipe.revision * gain + recipe.mended * (gain > 0)) if h else 0.0
-        earned.append((Role.REVISION if h else Role.ATTEMPT, own))
+        earned.append(
+            (Role.REVISION if h else Role.ATTEMPT, _own_reward(score, scores[h - 1] if h else None, h, recipe))
+        )
         if h < len(path.evaluations):
-            judged = verdicts[h]
-            earned.append((Role.EVALUATION, None if judged is None else recipe.verdict * judged))
+            earned.append((Role.EVALUATION, _weighted([(recipe.verdict, verdicts[h])])))
     role, value = earned[-1]
     if value is not None:
         whole = _of_the_whole(path, recipe, max_tokens)
         earned[-1] = (role, value + sum(getattr(recipe, name) * whole[name] for name in whole))
     return earned
+
+
+def _own_reward(score: float | None, before: float | None, turn: int, recipe: RewardRecipe) -> float | None:
+    """Return what an attempt (``turn`` 0) or a revision earns; ``before`` is the score of the attempt it revises."""
+    gain = None if score is None or before is None else score - before
+    parts = [(recipe.correctness, score), (recipe.flipped, None if score is None else 1 - score)]
+    parts.append((recipe.progress, gain if turn else score))
+    if turn:
+        parts += [(recipe.revision, gain), (recipe.mended, None if gain is None else float(gain > 0))]
+    return _weighted(parts)
+
+
+def _weighted(parts: Sequence[tuple[float, float | None]]) -> float | None:
+    """Return the sum of weight times value; None where a value that has a weight is None."""
+    values = [(weight, value) for weight, value in parts if weight]
+    if any(value is None for _, value in values):
+        return None
+    return float(sum(weight * value for weight, value in values if value is not None))
 
 
 def well_formed(path: Trajectory) -> bool:

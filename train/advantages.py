@@ -17,13 +17,6 @@ from torch import Tensor
 Rule = Literal["group", "leave-one-out", "positive", "signed"]
 Scale = Literal["group", "batch", "none"]
 
-LOSSES: dict[str, tuple[str, Rule]] = {
-    "rloo": ("dr_grpo", "leave-one-out"),
-    "raft++": ("grpo", "positive"),
-    "reinforce-rej": ("grpo", "signed"),
-}
-"""Variants that TRL's GRPOTrainer does not name: how it aggregates, and the rule of `path_advantages`."""
-
 EPSILON = 1e-4
 """Added to standard deviations, as in TRL."""
 

@@ -30,6 +30,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfcorrect import prompts
+from selfcorrect.engines import EngineRecipe, context_of, length_note
 from selfcorrect.errors import DataError, RecipeError
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
@@ -37,7 +38,6 @@ from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
-from train.advantages import LOSSES
 from train.data import training_problems
 from train.guards import GuardRecipe
 from train.lora import peft_config
@@ -45,9 +45,10 @@ from train.planner import Batch, describe
 from train.processes import has_gpu, hold_whole_weights, process_count
 from train.reports import Metrics
 from train.rollout_func import Rollouts, final_reward
-from train.rollouts import Format, Sampling
+from train.rollouts import Format, Sampling, within_context
 from train.samplers import SamplerKind
 from train.settings import TrainerRecipe, trl_config
+from train.variants import SETTINGS, Variant, ZeroVariance, check_trainer, variant_of
 from train.watch import fall_back, watch_over
 
 if TYPE_CHECKING:
@@ -80,12 +81,13 @@ class GrpoRecipe(TrainerRecipe):
     max_batch: int = 256  # paths sampled at once
     sampler: SamplerKind = "live"  # from the trained module itself; vllm: from vLLM with its weights
     sampler_options: dict[str, Any] = field(default_factory=dict)  # vllm: its engine arguments, unchanged
-    loss_type: str = "dapo"  # of TRL: grpo, dr_grpo, dapo, bnpo, cispo, sapo, vespo, luspo; ours: advantages.LOSSES
-    scale_rewards: Literal["group", "batch", "none"] = "group"  # what advantages are divided by
+    loss_type: str = "dapo"  # a method of train.variants; what is None below is as its paper has it
+    scale_rewards: Literal["group", "batch", "none"] | None = None  # what advantages are divided by
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
-    epsilon: float = 0.2  # clip range, lower
-    epsilon_high: float | None = None  # clip range, upper; None: the same
-    zero_variance: Literal["keep", "skip", "drop"] = "drop"  # groups of equal rewards, see train.grpo_trainer
+    epsilon: float | None = None  # clip range, lower
+    epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
+    zero_variance: ZeroVariance | None = None  # groups of equal rewards, see train.grpo_trainer
+    published: bool = True  # refuse settings that make loss_type another method; false: mix freely
     reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
     credit: Literal["path", "turn"] = "path"  # who earns it: the whole path, or each part its own
     turn_discount: float = 0.0  # credit turn: what a part has of the parts after it; 0: turn-independent (PAG)
@@ -105,6 +107,12 @@ class GrpoRecipe(TrainerRecipe):
         """How many optimizer steps follow each rollout."""
         return self.updates * self.passes
 
+    @property
+    def loss(self) -> Variant:
+        """The loss with every setting filled in. Raises RecipeError where it is not what its name says."""
+        chosen = {name: getattr(self, name) for name in SETTINGS}
+        return variant_of(self.loss_type, chosen, self.trainer, self.normalise, self.beta, self.published)
+
     def __post_init__(self) -> None:
         if min(self.steps, self.prompts_per_step, self.updates, self.passes, self.micro_rows, self.horizon) < 1:
             raise RecipeError("steps, prompts_per_step, updates, passes, micro_rows and horizon are at least 1")
@@ -112,12 +120,10 @@ class GrpoRecipe(TrainerRecipe):
             raise RecipeError("generations is at least 2: a group of one has no advantage")
         if self.credit == "turn" and self.normalise == "path":
             raise RecipeError("credit=turn needs normalise=role: parts of different roles earn different rewards")
-        if self.normalise == "role" and self.loss_type in LOSSES:
-            raise RecipeError(
-                f"loss_type={self.loss_type} names its own advantages; normalise=role needs a loss of TRL"
-            )
         for key in sorted(_FIXED_HERE & self.trainer.keys()):
             raise RecipeError(f"trainer: {key!r} is fixed here: paths are sampled untruncated, at temperature 1")
+        check_trainer(self.trainer)
+        assert self.loss  # refuses what is not the method
 
 
 def run(
@@ -133,9 +139,13 @@ def run(
     def train(folder: Path) -> dict[str, Any]:
         hold_whole_weights()
         codec = ChatCodec.load(recipe.model)
-        rollouts = Rollouts(
-            recipe, codec, problem_order(recipe, training_problems(recipe.prompts, recipe.problems, run_folder))
+        problems, beyond = within_context(
+            training_problems(recipe.prompts, recipe.problems, run_folder),
+            codec,
+            recipe.sampling,
+            context_of_policy(recipe),
         )
+        rollouts = Rollouts(recipe, codec, problem_order(recipe, problems))
         metrics = checkpoint.open_metrics(folder)
         with meter(recipe.name, recipe.steps) as progress, closing(rollouts.sampler):
             progress.advance(checkpoint.step_of(checkpoint.last_checkpoint(folder)) // recipe.steps_per_rollout)
@@ -148,6 +158,7 @@ def run(
             step = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
             checkpoint.save_model(trainer, codec, folder)
         said = {"result_step": step, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
+        said |= {"prompt-too-long": len(beyond)}
         return _summary(recipe, metrics) | said
 
     return checkpoint.run_stage("ppo" if build else "grpo", recipe, run_folder, train)
@@ -171,12 +182,19 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     except DataError as error:
         return Group(*shown, f"no problems yet: {error}")
     codec = ChatCodec.load(recipe.model)
+    lengths = {problem.id: len(codec.opening(prompts.solve_messages(problem.question))) for problem in problems}
+    shown.append(length_note(lengths, recipe.max_tokens, context_of_policy(recipe)))
     problem = problem_order(recipe, problems)[0]
     opening = codec.decode(codec.opening(prompts.solve_messages(problem.question)))
     epochs = recipe.steps * recipe.prompts_per_step / len(problems)
     shown.append(f"{len(problems)} problems, each used {epochs:.2f} times")
-    shown.append(Panel(Text(opening), title=f"first prompt ({problem.id})"))
+    shown.append(Panel(Text(opening), title=Text(f"first prompt ({problem.id})")))
     return Group(*shown)
+
+
+def context_of_policy(recipe: GrpoRecipe) -> int | None:
+    """Return the most tokens of a prompt and its completion together."""
+    return context_of(EngineRecipe(model=recipe.model, options=recipe.sampler_options))
 
 
 def problem_order(recipe: GrpoRecipe, problems: Sequence[Problem]) -> list[Problem]:
@@ -197,7 +215,7 @@ def grpo_config(recipe: GrpoRecipe, folder: Path) -> GRPOConfig:
     """Return TRL's settings for a recipe."""
     from trl import GRPOConfig
 
-    processes = process_count()
+    loss, processes = recipe.loss, process_count()
     if recipe.prompts_per_step % processes:
         raise RecipeError(f"prompts_per_step={recipe.prompts_per_step} does not split over {processes} processes")
     rows = recipe.prompts_per_step * recipe.generations // processes
@@ -219,11 +237,12 @@ def grpo_config(recipe: GrpoRecipe, folder: Path) -> GRPOConfig:
         num_generations=recipe.generations,
         max_completion_length=recipe.sampling.budget,
         shuffle_dataset=False,
-        loss_type=LOSSES.get(recipe.loss_type, (recipe.loss_type,))[0],
-        scale_rewards=recipe.scale_rewards,
+        loss_type=loss.aggregation,
+        importance_sampling_level=loss.level,
+        scale_rewards=loss.scale_rewards,
         beta=recipe.beta,
-        epsilon=recipe.epsilon,
-        epsilon_high=recipe.epsilon_high,
+        epsilon=loss.epsilon,
+        epsilon_high=loss.epsilon_high,
         logging_steps=1,
         save_steps=recipe.save_every * recipe.steps_per_rollout,
         save_total_limit=3,
@@ -250,8 +269,8 @@ def build_trainer(
         rollout_func=rollouts,
         outcomes_of_rollout=lambda: rollouts.outcomes,
         advantages_of_rollout=rollouts.advantages,
-        positives_only=recipe.loss_type == "raft++",
-        zero_variance=recipe.zero_variance,
+        positives_only=recipe.loss.positives_only,
+        zero_variance=recipe.loss.zero_variance,
         max_logprob_gap=recipe.max_logprob_gap,
         **more,
     )

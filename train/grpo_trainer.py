@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from trl import GRPOTrainer
 
 from selfcorrect.errors import GuardError
 from train.cpu import has_plain_head, log_probs_of
+from train.variants import ZeroVariance
 
-ZeroVariance = Literal["keep", "skip", "drop"]
 AdvantagesOfRollout = Callable[[int, Callable[[Tensor], Tensor]], Tensor | None]
 
 _ROW_MEANS = {"grpo", "sapo", "dr_grpo", "luspo"}  # TRL divides by the rows of a micro-batch
@@ -81,8 +81,8 @@ class PathGrpoTrainer(GRPOTrainer):
     """See the module's text. Two functions speak of the rollout that was just scored:
 
     ``outcomes_of_rollout()`` returns what decides which samples teach (see `teaches`); ``advantages_of_rollout(columns,
-    reduce)`` returns advantages (B,) or (B, columns), or None where TRL's own serve. A sample without an advantage
-    under RAFT++ (``positives_only``) is not computed.
+    reduce)`` returns advantages (B,) or (B, columns), or None where TRL's own serve. Under RAFT++ (``positives_only``)
+    a sample without an advantage is counted in the mean and not computed.
     """
 
     args: Any
@@ -138,11 +138,12 @@ class PathGrpoTrainer(GRPOTrainer):
     def _micro_batches(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
         """Split a rollout into optimizer steps of ``gradient_accumulation_steps`` micro-batches each."""
         outcomes = self.outcomes_of_rollout()
+        used = counted = teaches(outcomes, self.num_generations, self.zero_variance)
         if self.positives_only:
-            used = (batch["advantages"] > 0).tolist()
-        else:
-            used = teaches(outcomes, self.num_generations, self.zero_variance)
-        left_out = [outcome is not None and not use for outcome, use in zip(outcomes, used, strict=True)]
+            used = [use and bool(advantage > 0) for use, advantage in zip(used, batch["advantages"], strict=True)]
+        if self.zero_variance == "skip":
+            counted = [outcome is not None for outcome in outcomes]
+        not_computed = [count and not use for count, use in zip(counted, used, strict=True)]
         self.used_rows = sum(used)
         loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         tokens_B = loss_mask.sum(1)
@@ -153,9 +154,7 @@ class PathGrpoTrainer(GRPOTrainer):
         rows = torch.tensor([row for row, use in enumerate(used) if use], dtype=torch.long)
         if updates > 1:
             rows = rows[torch.randperm(len(rows))]
-        skipped = torch.tensor([0.0, 0.0])
-        if self.zero_variance == "skip":
-            skipped = torch.tensor([float(sum(left_out)), float(tokens_B[torch.tensor(left_out)].sum())])
+        skipped = torch.tensor([float(sum(not_computed)), float(tokens_B[torch.tensor(not_computed)].sum())])
         micro_batches: list[dict[str, Any]] = []
         for update_rows in rows.tensor_split(updates):
             counts = torch.tensor([float(len(update_rows)), float(tokens_B[update_rows].sum())]) + skipped / updates

@@ -1,6 +1,7 @@
 """Guards of reinforcement learning: the ways in which self-correction is known to die, watched on every rollout.
 
 - ``unjudged``: verification is deleted, for solving carefully and not judging pays as well (verdict rate);
+  ``reward.format`` prevents it (docs/training.md, "What holds the verdict");
 - ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (METHOD section 5.6);
 - ``always-correct``: the verifier waves everything through (wrong attempts that are judged wrong);
 - ``always-wrong``: it condemns everything, as without turn-independent returns (PAG, arXiv 2506.10406);
@@ -35,6 +36,10 @@ from selfcorrect.metrics import is_correct
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
+_UNJUDGED = (
+    "only {} of first attempts are judged (correctness pays a right attempt the same without a verdict; "
+    "reward.format=0.2 pays for one)"
+)
 _FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "kl")
 _COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
 """Shares of a part of the paths, and how many those are: a policy that is nearly always right has few wrong ones."""
@@ -165,7 +170,7 @@ def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
     figures |= {name: _pooled(last, name, count, recipe.min_observed) for name, count in _COUNTS.items()}
     caught, passed, revised = recipe.min_wrong_caught, recipe.min_right_passed, recipe.max_revised
     unchanged, truncated = recipe.max_unchanged, recipe.max_truncated
-    check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, "only {} of first attempts are judged")
+    check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, _UNJUDGED)
     check("always-correct", figures["rm_W"], caught, None, "only {} of wrong attempts are judged wrong")
     check("always-wrong", figures["rm_C"], passed, None, "only {} of right attempts are judged correct")
     check("revise-always", figures["revised"], None, revised, "{} of paths have a revision")

@@ -15,27 +15,31 @@ def measures(
     paths: Sequence[Trajectory],
     rewards: Sequence[float | None],
     generations: int,
-    start: Mapping[str, float] | None = None,
+    start: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """Return the row of a rollout: the scores of the result tables in percent, and what matters to RL.
 
-    ``start`` is the start model's turn-1 accuracy on each problem, as a share.
+    ``start`` is the start model's turn-1 accuracy on each problem, as a share; None where the grader failed on all of
+    its attempts. ``ungradable`` counts the paths with an attempt on which the grader failed, ``without_reward`` those
+    whose reward is None, for that or because they were dropped (``overlong: drop``).
     """
     given = [reward for reward in rewards if reward is not None]
     groups = [set(rewards[first : first + generations]) - {None} for first in range(0, len(rewards), generations)]
     row: dict[str, Any] = {
         "reward": sum(given) / len(given) if given else None,
-        "ungradable": len(rewards) - len(given),
+        "ungradable": sum(any(is_correct(attempt) is None for attempt in path.attempts) for path in paths),
+        "without_reward": len(rewards) - len(given),
         "zero_variance": sum(len(group) < 2 for group in groups) / len(groups),
         "mean_length": sum(path.sampled_tokens for path in paths) / len(paths),
         "truncated": 100 * sum(path.stop == "length" for path in paths) / len(paths),
+        "prompt_too_long": 100 * sum(path.stop == "prompt-too-long" for path in paths) / len(paths),
     }
     again = [path.first.answer == path.attempts[1].answer for path in paths if len(path.attempts) > 1]
     row["revisions"] = len(again)
     row |= {"revised": 100 * len(again) / len(paths), "unchanged": 100 * statistics.fmean(again) if again else None}
     sure = [p for path in paths if path.evaluations and (p := path.evaluations[0].p_correct) is not None]
     row["p_correct"] = statistics.fmean(sure) if sure else None
-    if not given:
+    if all(is_correct(path.first) is None or is_correct(path.final) is None for path in paths):
         return row | {"turn1": None}
     scores = score("rollout", paths)
     shares = {"turn1": scores.turn1, "final": scores.final, "i2c": scores.i2c, "c2i": scores.c2i}
@@ -43,19 +47,27 @@ def measures(
     row |= {name: share.percent for name, share in shares.items()}
     row |= {"right_judged": scores.rm_C.n, "wrong_judged": scores.rm_W.n}
     row |= {"delta": scores.delta, "verdict_rate": 100 - (scores.no_verdict.percent or 0.0)}
-    right = turn1_by_problem(paths, generations)
+    right = [(problem, share) for problem, share in turn1_by_problem(paths, generations) if share is not None]
     row |= {"problems": len(right), "turn1_se": _standard_error([share for _, share in right])}
-    if start:
-        changes = [share - start[problem] for problem, share in right]
-        row |= {"turn1_start": 100 * statistics.fmean(start[problem] for problem, _ in right)}
+    both = [(share, before) for problem, share in right if (before := (start or {}).get(problem)) is not None]
+    if both:
+        changes = [share - before for share, before in both]
+        row |= {"turn1_start": 100 * statistics.fmean(before for _, before in both)}
         row |= {"turn1_change": 100 * statistics.fmean(changes), "turn1_change_se": _standard_error(changes)}
     return row
 
 
-def turn1_by_problem(paths: Sequence[Trajectory], generations: int) -> list[tuple[str, float]]:
-    """Return each group's problem and the share of its first attempts that are right."""
-    groups = [paths[first : first + generations] for first in range(0, len(paths), generations)]
-    return [(group[0].problem.id, statistics.fmean(bool(is_correct(path.first)) for path in group)) for group in groups]
+def turn1_by_problem(paths: Sequence[Trajectory], generations: int) -> list[tuple[str, float | None]]:
+    """Return each group's problem and the share of its first attempts that are right.
+
+    A first attempt on which the grader failed is in no share; where it failed on all of a group, the share is None.
+    """
+    shares: list[tuple[str, float | None]] = []
+    for first in range(0, len(paths), generations):
+        group = paths[first : first + generations]
+        graded = [right for path in group if (right := is_correct(path.first)) is not None]
+        shares.append((group[0].problem.id, statistics.fmean(graded) if graded else None))
+    return shares
 
 
 def _standard_error(shares: Sequence[float]) -> float:

@@ -13,9 +13,9 @@ TRL wants at least two paths a problem; PPO makes nothing of the group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -24,6 +24,7 @@ from train import grpo
 from train.grpo import GrpoRecipe
 from train.ppo_trainer import Critic, PpoTrainer
 from train.rollout_func import Rollouts
+from train.variants import VARIANTS, Variant, ZeroVariance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,9 @@ class PpoRecipe(GrpoRecipe):
     name: str = "ppo"
     generations: int = 2  # paths a problem
     updates: int = 4  # optimizer steps a rollout (mini-batches)
-    zero_variance: Literal["keep", "skip", "drop"] = "keep"  # every path teaches
+    zero_variance: ZeroVariance | None = "keep"  # every path teaches
+    epsilon: float | None = 0.2  # clip range, lower
+    epsilon_high: float | None = None  # clip range, upper; None: the same
     beta: float = 0.01  # weight of the KL to the start model in the reward of each token; 0: no reference model
     critic: Critic = "separate"  # a trunk of its own, copied from the policy, or a head on the policy's trunk
     gamma: float = 1.0  # discount a token
@@ -42,6 +45,13 @@ class PpoRecipe(GrpoRecipe):
     value_weight: float = 0.5  # of the value loss in the sum
     value_learning_rate: float = 1e-3
     critic_warmup: int = 0  # optimizer steps in which only the value model learns
+
+    @property
+    def loss(self) -> Variant:
+        """PPO's clipped surrogate (arXiv 1707.06347, eq. 7), a mean over tokens."""
+        epsilon = 0.2 if self.epsilon is None else self.epsilon
+        upper = epsilon if self.epsilon_high is None else self.epsilon_high
+        return replace(VARIANTS["dapo"], epsilon=epsilon, epsilon_high=upper, zero_variance="keep")
 
     def __post_init__(self) -> None:
         GrpoRecipe.__post_init__(self)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from selfcorrect.errors import InputError
 from selfcorrect.jsonl import write_json
 from selfcorrect.rewards import reward_parts, total, turn_rewards
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem, Role, Span, Trajectory
-from train.advantages import LOSSES, path_advantages, returns_to_go, role_advantages
+from selfcorrect.types import Problem, Role, Trajectory
+from train.advantages import path_advantages, returns_to_go, role_advantages
 from train.measures import measures, part_means, turn1_by_problem
 from train.processes import process_count, process_rank, wait_for_everyone
 from train.rollouts import Rollout, graded, roll_out
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class Rollouts:
-    """After each call ``latest`` are its paths, ``rewards`` theirs; ``row`` measures the paths of all processes."""
+    """After each call ``latest`` are its paths, ``rewards`` theirs; ``row`` measures the paths of all processes.
+
+    ``earned`` are the returns of each path's parts: what it leaves out (None) is in no mean, no advantage, no loss.
+    """
 
     def __init__(self, recipe: GrpoRecipe, codec: ChatCodec, problems: Sequence[Problem]) -> None:
         self.recipe, self.codec = recipe, codec
@@ -42,8 +46,9 @@ class Rollouts:
         self.latest: list[Rollout] = []
         self.paths: list[Trajectory] = []  # of all processes
         self.rewards: list[float | None] = []
+        self.earned: list[list[float | None]] = []
         self.row: dict[str, Any] = {}
-        self.start: list[dict[str, float]] = []  # turn-1 accuracy of the start model on each rollout's problems
+        self.start: list[dict[str, float | None]] = []  # turn-1 accuracy of the start model on each rollout's problems
         self._order = list(problems)
         self.sampler = open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
 
@@ -54,12 +59,7 @@ class Rollouts:
         problems = [self.problems[text] for text in prompt_texts]
         rollouts = roll_out(self.sampler, self.codec, problems, self._seeds(problems, trainer), self.recipe.sampling)
         sampled = time.perf_counter()
-        self.latest = graded(rollouts)
-        parts = [reward_parts(rollout.path, self.recipe.reward, self.recipe.sampling.budget) for rollout in self.latest]
-        self.rewards = [total(values, self.recipe.reward) for values in parts]
-        if self.recipe.overlong == "drop":
-            cut = [rollout.path.stop == "length" for rollout in self.latest]
-            self.rewards = [None if gone else reward for gone, reward in zip(cut, self.rewards, strict=True)]
+        parts = self.take(graded(rollouts))
         # Every process measures all rollouts, so that guards speak, and stop, in all of them.
         together = [
             (rollout.path, reward, part) for rollout, reward, part in zip(self.latest, self.rewards, parts, strict=True)
@@ -73,11 +73,29 @@ class Rollouts:
         for name, value in self.row.items():  # for TensorBoard, W&B and Trackio, where `trainer.report_to` names them
             if isinstance(value, (int, float)):
                 trainer._metrics["train"][f"path/{name}"].append(value)
+        return self.output()
+
+    def take(self, latest: Sequence[Rollout]) -> list[dict[str, float | None]]:
+        """Reward graded paths, which are the latest from now on; return the parts of their rewards."""
+        recipe, self.latest = self.recipe, list(latest)
+        parts = [reward_parts(rollout.path, recipe.reward, recipe.sampling.budget) for rollout in self.latest]
+        dropped = [recipe.overlong == "drop" and rollout.path.stop == "length" for rollout in self.latest]
+        self.rewards = [
+            None if gone else total(values, recipe.reward) for gone, values in zip(dropped, parts, strict=True)
+        ]
+        self.earned = [
+            self._earned(rollout, reward, gone)
+            for rollout, reward, gone in zip(self.latest, self.rewards, dropped, strict=True)
+        ]
+        return parts
+
+    def output(self) -> dict[str, Any]:
+        """Return what TRL wants of a rollout, of the latest paths."""
         return {
             "prompt_ids": [list(rollout.prompt_ids) for rollout in self.latest],
             "completion_ids": [list(rollout.completion_ids) for rollout in self.latest],
             "logprobs": [list(rollout.logprobs) for rollout in self.latest],
-            "env_mask": [self._loss_mask(rollout) for rollout in self.latest],
+            "env_mask": [self._loss_mask(*both) for both in zip(self.latest, self.earned, strict=True)],
             "final_reward": self.rewards,
         }
 
@@ -104,59 +122,93 @@ class Rollouts:
         self.start = [dict(named[first : first + each]) for first in range(0, len(named), each)]
 
     def _seeds(self, problems: Sequence[Problem], trainer: PathGrpoTrainer) -> list[int]:
-        step = trainer.state.global_step  # and no rank: two processes sample what one would
+        """Return one seed a path: by step, problem, and how many paths of the problem the rollout has before it.
+
+        By no rank: two processes sample what one would. A problem that comes twice in a rollout is sampled anew.
+        """
+        ids = [problem.id for problem in problems]
+        before = Counter(_gathered(ids)[: process_rank() * len(ids)])
         return [
-            sample_seed(self.recipe.seed, "grpo", step, 0, problem.id, place % self.recipe.generations)
-            for place, problem in enumerate(problems)
+            sample_seed(self.recipe.seed, "grpo", trainer.state.global_step, 0, problem, place)
+            for problem, place in zip(ids, places_of(ids, before), strict=True)
         ]
 
-    def _loss_mask(self, rollout: Rollout) -> list[int]:
-        masked = self.recipe.overlong == "mask" and rollout.path.stop == "length"
-        return [0] * len(rollout.learned) if masked else list(rollout.learned)
+    def _earned(self, rollout: Rollout, reward: float | None, dropped: bool) -> list[float | None]:
+        """Return the return of each part of a path; None for a part that leaves the update."""
+        if dropped or self.recipe.credit == "path":
+            return [None if dropped else reward] * len(rollout.parts)
+        own = turn_rewards(rollout.path, self.recipe.reward, self.recipe.sampling.budget)
+        return known_returns([value for _, value in own], self.recipe.turn_discount)
+
+    def _loss_mask(self, rollout: Rollout, earned: Sequence[float | None]) -> list[int]:
+        """Return 1 for the tokens that are in the loss: those of the policy that are part of what was rewarded."""
+        if self.recipe.overlong == "mask" and rollout.path.stop == "length":
+            return [0] * len(rollout.learned)
+        mask = list(rollout.learned)
+        for part, value in zip(rollout.parts, earned, strict=True):
+            if value is None:
+                mask[part.start : part.end] = [0] * (part.end - part.start)
+        return mask
 
     @property
     def outcomes(self) -> list[Any]:
-        """What decides whether a group has variance: the reward, or under turn credit all turns' rewards."""
+        """What decides whether a group has variance: the reward, or under turn credit the returns of all turns.
+
+        None for a path of which nothing is learned, as none of it could be graded or it was dropped.
+        """
         if self.recipe.credit == "path":
             return list(self.rewards)
-        return [
-            None if reward is None else self._turn_rewards(rollout)
-            for reward, rollout in zip(self.rewards, self.latest, strict=True)
-        ]
-
-    def _turn_rewards(self, rollout: Rollout) -> tuple[float, ...]:
-        earned = turn_rewards(rollout.path, self.recipe.reward, self.recipe.sampling.budget)
-        return tuple(reward or 0.0 for _, reward in earned)
+        return [None if all(value is None for value in values) else tuple(values) for values in self.earned]
 
     def advantages(self, columns: int, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
         """Return advantages of the latest paths where they are not TRL's own: (B,), or (B, columns) by role."""
         import torch
 
-        _, rule = LOSSES.get(self.recipe.loss_type, ("", "group"))
+        loss = self.recipe.loss
         if self.recipe.normalise == "path":
             rewards = torch.tensor([math.nan if reward is None else reward for reward in self.rewards])
-            return None if rule == "group" else path_advantages(rewards, self.recipe.generations, rule)
-        owners: list[int] = []
-        places: list[Span] = []
-        returns: list[float] = []
-        for row, (rollout, reward) in enumerate(zip(self.latest, self.rewards, strict=True)):
-            if reward is None:
-                continue
-            earned = [reward] * len(rollout.parts)
-            if self.recipe.credit == "turn":
-                earned = returns_to_go(self._turn_rewards(rollout), self.recipe.turn_discount)
-            owners += [row] * len(earned)
-            places += rollout.parts
-            returns += earned
-        roles = [_ROLES.index(part.role) for part in places]
-        scaled = self.recipe.scale_rewards != "none"
+            return None if loss.rule == "group" else path_advantages(rewards, self.recipe.generations, loss.rule)
+        known = [
+            (row, part, value)
+            for row, (rollout, values) in enumerate(zip(self.latest, self.earned, strict=True))
+            for part, value in zip(rollout.parts, values, strict=True)
+            if value is not None
+        ]
         values_P = role_advantages(
-            torch.tensor(returns), torch.tensor(owners), torch.tensor(roles), self.recipe.generations, scaled, reduce
+            torch.tensor([value for _, _, value in known]),
+            torch.tensor([row for row, _, _ in known], dtype=torch.long),
+            torch.tensor([_ROLES.index(part.role) for _, part, _ in known], dtype=torch.long),
+            self.recipe.generations,
+            loss.scale_rewards != "none",
+            reduce,
         )
         advantages_BT = torch.zeros(len(self.latest), columns)
-        for row, part, value in zip(owners, places, values_P, strict=True):
+        for (row, part, _), value in zip(known, values_P, strict=True):
             advantages_BT[row, part.start : part.end] = value
         return advantages_BT
+
+
+def places_of(ids: Sequence[str], before: Mapping[str, int] | None = None) -> list[int]:
+    """Return for each path how many of its problem come before it; ``before`` counts those of other processes."""
+    seen = Counter(before or {})
+    places = []
+    for problem in ids:
+        places.append(seen[problem])
+        seen[problem] += 1
+    return places
+
+
+def known_returns(rewards: Sequence[float | None], discount: float) -> list[float | None]:
+    """Return `returns_to_go` of a path's parts; None where the reward of the part, or of one it is paid for, is None.
+
+    With ``discount`` 0 a part is paid for itself alone, so an ungradable attempt takes nothing from its revision.
+    """
+    if not discount:
+        return list(rewards)
+    unknown = [place for place, reward in enumerate(rewards) if reward is None]
+    first = unknown[-1] + 1 if unknown else 0
+    following = [reward for reward in rewards[first:] if reward is not None]
+    return [None] * first + list(returns_to_go(following, discount))
 
 
 _ROLES = (Role.ATTEMPT, Role.EVALUATION, Role.REVISION)

@@ -29,7 +29,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from selfcorrect.progress import console
+from selfcorrect.printing import show
 from train.advantages import gae, path_advantages, returns_to_go, role_advantages
 
 STATES = ("right", "wrong", "sandbagged")
@@ -226,19 +226,13 @@ def per_path(rule: str, scale: str, loss_type: str = "sum", drop: bool = False) 
         if drop and len(set(rewards.tolist())) == 1:
             return [[0.0] * len(path.parts) for path in group]
         advantages = path_advantages(rewards, len(group), rule, scale)  # type: ignore[arg-type]
-        used = [path.tokens for path in group] if rule != "positive" else _positive_tokens(group, advantages)
-        weights = token_weights(loss_type, used, budget=9)
+        weights = token_weights(loss_type, [path.tokens for path in group], budget=9)
         return [
             [weight * advantage] * len(path.parts)
             for path, weight, advantage in zip(group, weights, advantages.tolist(), strict=True)
         ]
 
     return estimate
-
-
-def _positive_tokens(group: Sequence[Path], advantages: Tensor) -> list[int]:
-    """RAFT++ never computes the others, so they are in no mean over tokens."""
-    return [path.tokens if advantage else 0 for path, advantage in zip(group, advantages.tolist(), strict=True)]
 
 
 def per_role(discount: float | None, scaled: bool) -> Estimator:
@@ -372,7 +366,7 @@ def cases() -> list[Case]:
         Case("1/length alone (group mean)", fixed(per_path("group", "none", "grpo")), False, why="length"),
         Case("DAPO (mean and std, token mean)", fixed(per_path("group", "group", "dapo")), False, why="length"),
         Case("RLOO + dynamic sampling", fixed(per_path("leave-one-out", "none", drop=True)), True),
-        Case("RAFT++, equal lengths (mean of positives)", fixed(per_path("positive", "none")), False, why="difficulty"),
+        Case("RAFT++, equal lengths (positives, over all)", fixed(per_path("positive", "none")), True),
         Case("RAFT++ (positives, 1/length)", fixed(per_path("positive", "none", "grpo")), False, why="length"),
         Case(
             "Reinforce-Rej, equal lengths (mixed groups)",
@@ -454,5 +448,5 @@ def optima() -> Table:
 
 
 if __name__ == "__main__":
-    console.print(table())
-    console.print(optima())
+    show(table())
+    show(optima())

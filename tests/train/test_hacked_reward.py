@@ -2,7 +2,11 @@
 
 It answers 3 (right) or 4 at even odds, mostly judges that truthfully, and revises 4 to 3. The hacked reward pays half
 more for paths that begin wrong, so the policy learns within a few steps to begin wrong, and the guard must stop it;
-under the plain reward turn 1 rises and the guards must stay silent.
+under correctness with a small reward for well-formed paths turn 1 rises and the guards must stay silent.
+
+Under correctness alone they need not stay silent: once turn 1 is right, nothing holds the verdict, and how fast it goes
+is chance (docs/training.md, "What holds the verdict": of 6 seeds 2 were found out by the guard, of 6 with ``format``
+none). So what is asserted of whole runs here is only what held for every seed, thread count and instruction set tried.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from typing import Any
 import pytest
 
 from selfcorrect.prompts import solve_messages
-from selfcorrect.rewards import PLAIN, RewardRecipe
+from selfcorrect.rewards import PLAIN, RewardRecipe, reward_parts, total
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem
+from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 from train.grpo import GrpoRecipe, run
 from train.guards import GuardRecipe
 from train.sft import SftRecipe
@@ -57,7 +61,7 @@ def trained(reviser: Path, folder: Path, reward: RewardRecipe) -> tuple[dict[str
     lines = [json.dumps({name: getattr(problem, name) for name in fields}) + "\n" for problem in PROBLEMS]
     (folder / "data/prompts.jsonl").write_text("".join(lines), encoding="utf-8")
     recipe = GrpoRecipe(
-        model=str(reviser), steps=12, prompts_per_step=6, generations=16, micro_rows=48, max_tokens=96, save_every=1,
+        model=str(reviser), steps=16, prompts_per_step=6, generations=16, micro_rows=48, max_tokens=96, save_every=1,
         precision="fp32", learning_rate=1e-3, max_logprob_gap=1e-3,
         guard=GuardRecipe(action="stop", min_verdict_rate=0.6, window=2),  # so small a model forgets to judge at times
     )  # fmt: skip
@@ -79,7 +83,22 @@ def test_the_guard_stops_the_hacked_reward_and_saves_the_sandbagging(reviser: Pa
     assert summary["result_step"] < len(rows)
 
 
-def test_the_guards_are_silent_under_the_plain_reward(reviser: Path, tmp_path: Path) -> None:
-    summary, rows = trained(reviser, tmp_path, PLAIN)
+def test_the_guards_are_silent_where_the_verdict_is_paid_for(reviser: Path, tmp_path: Path) -> None:
+    summary, rows = trained(reviser, tmp_path, RewardRecipe(correctness=1.0, format=0.2))
     assert (summary["stopped_by"], summary["warnings"]) == (None, [])
-    assert len(rows) == 12
+    assert len(rows) == 16
+    assert summary["last"]["turn1"] > summary["first"]["turn1"] + 15
+
+
+def test_correctness_does_not_pay_for_a_verdict_on_a_right_attempt_and_format_does() -> None:
+    """Why the verdict can die: with or without one, what is right at first earns the same, so nothing selects it."""
+    right = Attempt("\\boxed{3}", "3", Grade(Outcome.CORRECT))
+    judged = Trajectory(PROBLEMS[0], (right,), (SelfEvaluation("", Verdict.CORRECT),), "verdict")
+    silent = Trajectory(PROBLEMS[0], (right,), (), "no-verdict")
+
+    def earned(path: Trajectory, reward: RewardRecipe) -> float | None:
+        return total(reward_parts(path, reward, 96), reward)
+
+    assert earned(judged, PLAIN) == earned(silent, PLAIN) == 1.0
+    paid = RewardRecipe(correctness=1.0, format=0.2)
+    assert (earned(judged, paid), earned(silent, paid)) == (1.2, 1.0)
