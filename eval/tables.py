@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from eval.layout import markdown
 from eval.rows import read_json, read_trajectories
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import write_json, write_whole
@@ -42,6 +43,8 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     rows = [read_row(run, name) for name in DEMO_ROWS]
     paths = {name: read_trajectories(run / "eval" / name) for name in DEMO_ROWS}
     gain = compare(paths["ift"], paths["grpo"])
+    file = run / "tables" / "demo.json"
+    took = (read_json(file).get("seconds", {}) if file.exists() else {}) | dict(seconds)  # of what ran earlier, too
     table = {
         "rows": rows,
         "tests": [{"a": "self-rewarding IFT", "b": "self-rewarding IFT + GRPO", **to_json(gain)}],
@@ -49,9 +52,9 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
         "benchmark": rows[0]["benchmark"],
         "n": rows[0]["n"],
         "distinct_problems": len({t.problem.question for t in paths["ift"]}),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": {name: round(value, 1) for name, value in took.items()},
     }
-    write_json(run / "tables" / "demo.json", table)
+    write_json(file, table)
     write_whole(run / "tables" / "demo.md", [to_markdown(rows)])
     return table
 
@@ -137,10 +140,10 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     reached, judged = _table("n", *(title for key, title in COLUMNS if key not in JUDGED)), _table(*JUDGED_TITLES)
     for row in rows:
         accuracies = [cell(row, key) for key, _ in COLUMNS if key not in JUDGED]
-        reached.add_row(row["label"], str(row["n"]), *accuracies)
+        reached.add_row(Text(row["label"]), str(row["n"]), *accuracies)
         counts = [str(row[key]) for key in ("unanswered", "ungradable", "truncated")]
         tokens = "–" if row["tokens_per_problem"] is None else f"{row['tokens_per_problem']:.0f}"
-        judged.add_row(row["label"], *(cell(row, key) for key in JUDGED), *counts, tokens)
+        judged.add_row(Text(row["label"]), *(cell(row, key) for key in JUDGED), *counts, tokens)
     return Group(reached, judged)
 
 
@@ -184,5 +187,5 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         cells = [str(cell(row, key)).replace("\n", " [").replace(" [", " [", 1) for key, _ in COLUMNS]
         cells = [f"{text}]" if "[" in text else text for text in cells]
-        lines.append("| " + " | ".join([row["label"], str(row["n"]), *cells]) + " |")
+        lines.append("| " + " | ".join([markdown(row["label"]), str(row["n"]), *cells]) + " |")
     return "\n".join(lines) + "\n"

@@ -22,10 +22,14 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 
+from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import SelfCorrectError
+from selfcorrect.files import make_folder, open_own
+from selfcorrect.printing import note
 from selfcorrect.progress import EVENTS, bar_columns, console
-from selfcorrect.runs import is_done
+from selfcorrect.runs import finished, is_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +100,20 @@ def show_plan(steps: Sequence[Step]) -> RenderableType:
 
 
 def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> dict[str, float]:
-    """Run a plan and return the seconds of each step that ran. Raises SelfCorrectError naming the first failure."""
+    """Run a plan and return the seconds of each step that ran.
+
+    Raises SelfCorrectError naming the first failure, or a finished step that lost something since.
+    """
     at_once = at_once or max(2, min(4, os.cpu_count() or 2))
     logs = run / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    done = {step.name for step in steps if is_done(step.folder)}
+    make_folder(logs)
+    done = {step.name for step in steps if finished(step.folder) is not None}
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     seconds: dict[str, float] = {}
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no step outlives its plan
     with Progress(*bar_columns(), console=console) as display:
-        overall = display.add_task("[bold]all steps", total=len(steps), completed=len(done), note="")
+        overall = display.add_task("all steps", total=len(steps), completed=len(done), note="")
         try:
             while waiting or running:
                 for step in [s for s in waiting if set(s.after) <= done][: at_once - len(running)]:
@@ -141,12 +148,13 @@ class _Child:
             "MKL_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        self.output = self.log.open("a", encoding="utf-8")
+        self.output = os.fdopen(open_own(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "selfcorrect.cli", *step.args],
+            selfcorrect_command(step.args),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # what a child prints may be any bytes
             env=environment,
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -155,20 +163,23 @@ class _Child:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith('{"progress"'):
-                self._show(line)
-            else:
+            if not line.startswith('{"progress"') or not self._show(line):
                 self.output.write(line)
                 self.output.flush()
 
-    def _show(self, line: str) -> None:
-        event = json.loads(line)
+    def _show(self, line: str) -> bool:
+        """Show a progress event; False for a line that is none."""
+        try:
+            event = json.loads(line)
+            label, done, total, said = (event[name] for name in ("progress", "done", "total", "note"))
+        except (ValueError, KeyError):
+            return False
         if self.waiting in self.display.task_ids:
             self.display.remove_task(self.waiting)
-        label = event["progress"]
         if label not in self.tasks:
-            self.tasks[label] = self.display.add_task(label, total=event["total"], note="")
-        self.display.update(self.tasks[label], completed=event["done"], total=event["total"], note=event["note"])
+            self.tasks[label] = self.display.add_task(label, total=total, note="")
+        self.display.update(self.tasks[label], completed=done, total=total, note=said)
+        return True
 
     def finished(self) -> bool:
         return self.process.poll() is not None
@@ -188,7 +199,7 @@ class _Child:
                 + "\n".join(last)
                 + f"\nIts log: {self.log}. What is done stays done: mend the cause and run the same command."
             )
-        self.display.console.print(f"[green]✓[/green] {self.step.name} [dim]{took_s:.0f} s[/dim]")
+        note(Text.assemble(("✓ ", "green"), self.step.name, (f" {took_s:.0f} s", "dim")), style=None)
         return took_s
 
     def stop(self) -> None:
