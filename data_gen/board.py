@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -15,10 +14,8 @@ from rich.table import Table
 
 from data_gen.sampling import Gathered, Watcher
 from data_gen.selection import Selection
-from selfcorrect.progress import EVENTS, Meter, console
-
-SAID_EVERY_S = 30.0
-"""How often a run that is not watched on a terminal writes a line."""
+from selfcorrect.printing import is_quiet
+from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
 
 
 class Board(Watcher):
@@ -32,8 +29,7 @@ class Board(Watcher):
         self.gathered = Gathered()
         self.resumed: Mapping[str, int] = {}
         self._meters: dict[str, Meter] = {}
-        self._events = os.environ.get(EVENTS) == "json"
-        self._started = self._said = time.perf_counter()
+        self._started = time.perf_counter()
 
     def opened(self, gathered: Gathered, resumed: Mapping[str, int]) -> None:
         """Show what an interrupted run recorded."""
@@ -57,13 +53,10 @@ class Board(Watcher):
         """Show what is kept, by class."""
         name, selection, _ = self.passes[-1]
         self._meter(name).advance(taken, note=filled(selection), total=wanted(selection))
-        if not self.live and not self._events and time.perf_counter() - self._said > SAID_EVERY_S:
-            self._said = time.perf_counter()
-            print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
         """Return the state of the run on one line."""
-        kept = "; ".join(f"{name}: {filled(selection)}" for name, selection, _ in self.passes)
+        kept = "; ".join(f"{name}: {filled(selection)}" for name, selection, _ in self.passes) or "nothing kept yet"
         drawn = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
         return f"gen, {self._elapsed:,.0f} s: {drawn}; {kept}; time left about {self._left()}"
 
@@ -90,6 +83,8 @@ class Board(Watcher):
         return max(time.perf_counter() - self._started, 1e-6)
 
     def _left(self) -> str:
+        if not self.passes:
+            return "?"
         _, selection, started = self.passes[-1]
         total = wanted(selection)
         return _left(sum(selection.counts.values()), total, time.perf_counter() - started)
@@ -122,9 +117,10 @@ def _left(kept: int, quota: int | None, elapsed_s: float) -> str:
 @contextmanager
 def board() -> Iterator[Board]:
     """Show a run while it samples: live on a terminal, else as events or lines."""
-    events = os.environ.get(EVENTS) == "json"
-    if events or not console.is_terminal:
-        yield Board(live=False)
+    if not is_watched() or is_quiet():
+        shown = Board(live=False)
+        with nullcontext() if os.environ.get(EVENTS) == "json" else said_now_and_then(shown.line):
+            yield shown
         return
     shown = Board(live=True)
     with Live(get_renderable=shown.table, console=console, refresh_per_second=2, transient=True):

@@ -7,7 +7,7 @@ no markup.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from eval.run import EvalRecipe, regrade, run, summary
 from eval.tables import show_rows
 from selfcorrect.errors import InputError
 from selfcorrect.jsonl import write_journal, write_json, write_jsonl
-from selfcorrect.metrics import compare, is_correct, power_note
+from selfcorrect.metrics import PairedTest, compare, is_correct, power_note
+from selfcorrect.printing import clean
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs import mark_done, stage_folder
 from selfcorrect.stopping import CALIBRATION_FILE
 from selfcorrect.tokens import EMBEDDED, model_path
-from selfcorrect.types import Trajectory
+from selfcorrect.types import Trajectory, to_json
 
 FLIPS_SHOWN = 12
 
@@ -80,38 +81,61 @@ def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
     return Group(measures, effects, Text(note, style="dim"))
 
 
-def compare_rows(a: Path, b: Path, out: Path | None = None) -> RenderableType:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Row B against row A on the problems that both scored; tables on a terminal."""
+
+    a: Row
+    b: Row
+    test: PairedTest
+    flips: list[dict[str, Any]]
+    differing: dict[str, tuple[Any, Any]]  # what else is not the same: grader, prompts, chat template, problems
+    written: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison for a script; the flips with their questions and answers."""
+        rows = {name: {"label": row.label, "folder": str(row.folder)} for name, row in (("a", self.a), ("b", self.b))}
+        return {**rows, "test": to_json(self.test), "differing": self.differing, "flips": self.flips}
+
+    def __rich__(self) -> RenderableType:
+        test, (low, high) = self.test, self.test.gain_interval
+        lines = [
+            Text(f"A: {self.a.label} ({self.a.folder})\nB: {self.b.label} ({self.b.folder})"),
+            Text(
+                f"B − A: {test.gain:+.1f} points [{low:+.1f} {high:+.1f}]; bootstrap over problems "
+                f"[{test.bootstrap_interval[0]:+.1f} {test.bootstrap_interval[1]:+.1f}]; "
+                f"p = {test.p_value:.3g} ({test.test}); right more often: A on {test.only_a}, B on {test.only_b} "
+                f"of {test.n} problems",
+                style="bold",
+            ),
+            Text(power_note(test.n, (high - low) / 2) + " between these two", style="dim"),
+        ]
+        for key, (ours, theirs) in self.differing.items():
+            lines.append(Text(f"careful: {key} differs, {ours} against {theirs}", style="yellow"))
+        if self.written is not None:
+            lines.append(Text(f"{len(self.flips)} flips written to {self.written}", style="dim"))
+        table = Table("problem", "right", "A answers", "B answers", "reference")
+        for flip in self.flips[:FLIPS_SHOWN]:
+            cells = (flip["problem"], flip["right"], flip["answer_a"], flip["answer_b"], flip["gold"])
+            table.add_row(*(Text(clean(str("–" if cell is None else cell))[:60]) for cell in cells))
+        lines.append(Text(f"{len(self.flips)} paths flipped", style="bold"))
+        if len(self.flips) > FLIPS_SHOWN:
+            shown = f"the first {FLIPS_SHOWN} of {len(self.flips)}; all of them: --out flips.jsonl"
+            lines.append(Text(shown, style="dim"))
+        return Group(show_rows([self.a.scores, self.b.scores]), *lines, *([table] if self.flips else []))
+
+
+def compare_rows(a: Path, b: Path, out: Path | None = None) -> Comparison:
     """Test row B against row A on the problems that both scored, and list the problems that flipped."""
     row_a, row_b = _single(a), _single(b)
     paths_a, paths_b = row_a.trajectories(), row_b.trajectories()
-    test = compare(paths_a, paths_b)
-    low, high = test.gain_interval
-    lines = [
-        Text(f"A: {row_a.label} ({a})\nB: {row_b.label} ({b})"),
-        Text(
-            f"B − A: {test.gain:+.1f} points [{low:+.1f} {high:+.1f}]; bootstrap over problems "
-            f"[{test.bootstrap_interval[0]:+.1f} {test.bootstrap_interval[1]:+.1f}]; "
-            f"p = {test.p_value:.3g} ({test.test}); right more often: A on {test.only_a}, B on {test.only_b} "
-            f"of {test.n} problems",
-            style="bold",
-        ),
-        Text(power_note(test.n, (high - low) / 2) + " between these two", style="dim"),
-    ]
-    for key in ("grader", "prompts", "template", "benchmark"):
-        ours, theirs = row_a.scores.get(key), row_b.scores.get(key)
-        if ours != theirs:
-            lines.append(Text(f"careful: {key} differs, {ours} against {theirs}", style="yellow"))
+    known = ("grader", "prompts", "template", "benchmark")
+    pairs = {key: (row_a.scores.get(key), row_b.scores.get(key)) for key in known}
     found = flips(paths_a, paths_b)
     if out is not None:
         write_jsonl(out, found)
-        lines.append(Text(f"{len(found)} flips written to {out}", style="dim"))
-    table = Table("problem", "right", "A answers", "B answers", "reference", title=f"{len(found)} paths flipped")
-    for flip in found[:FLIPS_SHOWN]:
-        cells = (flip["problem"], flip["right"], flip["answer_a"], flip["answer_b"], flip["gold"])
-        table.add_row(*(Text(str("–" if cell is None else cell)[:60]) for cell in cells))
-    if len(found) > FLIPS_SHOWN:
-        lines.append(Text(f"the first {FLIPS_SHOWN} of {len(found)}; all of them: --out flips.jsonl", style="dim"))
-    return Group(show_rows([row_a.scores, row_b.scores]), *lines, table)
+    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return Comparison(row_a, row_b, compare(paths_a, paths_b), found, differing, out)
 
 
 def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from selfcorrect.printing import Command, clean
+
 FIRST = 26  # characters of the first column on a terminal
 BESIDE = "paper"  # the head of a column that belongs to the one before it
 WIDE = 8  # columns; a wider table is scaled down to the line
@@ -66,7 +68,14 @@ class Table:
                 lines.append(_pipes(tuple(map(_plain, row))))
         lines += ["", *(f"{_plain(note)}  " for note in self.notes)]
         if self.commands:
-            lines += ["", "Missing; these commands make them:", "", "```", *self.commands, "```"]
+            lines += [
+                "",
+                "Missing; these commands make them:",
+                "",
+                "```",
+                *(clean(command).replace("\n", "\\n") for command in self.commands),
+                "```",
+            ]
         return "\n".join(lines).rstrip() + "\n"
 
     def to_latex(self) -> str:
@@ -99,7 +108,7 @@ class Table:
         )
 
     def to_csv(self) -> str:
-        """Return CSV; a heading fills the first column of the rows below it."""
+        """Return CSV; a heading fills the first column of the rows below it. No cell is a formula to a spreadsheet."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         grouped = any(len(row) == 1 for row in self.rows)
@@ -109,7 +118,7 @@ class Table:
             if len(row) == 1:
                 group = row[0]
             else:
-                writer.writerow((group, *row) if grouped else row)
+                writer.writerow(map(_cell, (group, *row) if grouped else row))
         return out.getvalue()
 
     def to_terminal(self, width: int | None = None) -> RenderableType:
@@ -132,7 +141,7 @@ class Table:
         shown += [Text(note, style="dim") for note in self.notes]
         if self.commands:
             shown.append(Text("missing; these commands make them:", style="yellow"))
-            shown += [Text(command, style="dim") for command in self.commands]
+            shown += [Command(command) for command in self.commands]
         return Group(*shown)
 
     def _blocks(self, rows: Sequence[tuple[str, ...]], width: int) -> list[list[int]]:
@@ -171,17 +180,32 @@ class Table:
 
 def latex(text: str) -> str:
     """Return text that LaTeX prints as it is; characters that pdflatex does not know become ``?``."""
+    text = clean(text)
     if text.startswith("  "):
         return r"\quad " + latex(text.lstrip())
     signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)  # a hyphen before a number is a minus
     pieces = [LATEX.get(character, character if character.isascii() else "?") for character in signed]
-    return "".join(pieces).replace("\n", " ")
+    return "".join(pieces).replace("\n", " ").replace("\t", " ")
+
+
+def markdown(text: str) -> str:
+    """Return text that GitHub shows as it is: no cell ends, no HTML, no link and no picture begins in it."""
+    shown = clean(text.replace("\\", "\\\\")).replace("\n", " ").replace("\t", " ")
+    shown = shown.replace("|", r"\|").replace("<", "&lt;").replace("`", r"\`")
+    return shown.replace("](", r"]\(")
+
+
+def _cell(text: str) -> str:
+    """Return a cell of CSV; one that a spreadsheet would compute begins with an apostrophe, a number does not."""
+    shown = clean(text)
+    is_number = re.match(r"[+-]\d", shown) is not None
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "\t") and not is_number else shown
 
 
 def _plain(text: str) -> str:
     if text.startswith("  "):  # Markdown drops spaces: a part of the row above
         return "&emsp;" + _plain(text.lstrip())
-    return text.replace("|", r"\|").replace("\n", " ")
+    return markdown(text)
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
         *_power(rows),
         *_sampling(rows, temperature),
         *(
-            f"{row.name} ({_model(row)}) has no label of its own and stands where its method does: label= says what it is."
+            f"{row.name} ({_model(row)}) has no label of its own, so it stands where its method does; label= names it."
             for row in guessed
         ),
     ]

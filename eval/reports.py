@@ -5,9 +5,11 @@ Files go to ``<first run>/tables/``; nothing is sampled. What is missing is show
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -19,53 +21,77 @@ from eval.rows import Row, find_rows
 from eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_jsonl, write_whole
+from selfcorrect.types import to_json
 
 REPORTS = (*COLUMNS, "figure1", "figure2", "budget", "calibration")
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The tables of a report and the files they were written to; tables and paths on a terminal."""
+
+    name: str
+    tables: dict[str, Table]
+    files: list[Path]
+
+    def __rich__(self) -> RenderableType:
+        tables = [table.to_terminal() for table in self.tables.values()]
+        return Group(*tables, *(Text(str(path), style="dim") for path in self.files))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tables for a script: heads and rows of text, as they are in the CSV."""
+        return {
+            "report": self.name,
+            "tables": {name: to_json(table) for name, table in self.tables.items()},
+            "files": list(map(str, self.files)),
+        }
+
+
 def make(
     name: str, places: Sequence[Path], out: Path | None = None, beside: str | None = None, by: str | None = None
-) -> RenderableType:
-    """Write one report of run folders (or single rows) and return what the terminal shows."""
+) -> Report:
+    """Write one report of run folders (or single rows) and return it."""
     if not places:
         raise InputError("give at least one run folder, such as runs/demo")
     run = _run_of(places[0])
     out = out or run / "tables"
     if name == "figure1":
-        return _figure1(places, out)
+        table, steps = _figure1(places)
+        return _written(name, {name: table}, out, lambda figures: figures.figure1(steps, out))
     rows = find_rows(places)
     if name == "figure2":
-        return _figure2(rows, out, run)
+        tables, curves = _figure2(rows, run)
+        return _written(name, tables, out, (lambda figures: figures.figure2(curves, out)) if curves else None)
     if name == "budget":
-        return _written(budget_table(rows, by), name, out)
+        return _written(name, {name: budget_table(rows, by)}, out)
     if name == "calibration":
         measured = believed(rows)
-        shown = _written(calibration_table(measured, run), name, out)
-        if not measured:
-            return shown
-        from eval import figures
-
-        return Group(shown, *_paths(figures.calibration(measured, out)))
-    return _written(paper_table(name, rows, run, beside), name, out)
+        draw = (lambda figures: figures.calibration(measured, out)) if measured else None
+        return _written(name, {name: calibration_table(measured, run)}, out, draw)
+    return _written(name, {name: paper_table(name, rows, run, beside)}, out)
 
 
 def _run_of(place: Path) -> Path:
     return place.parent.parent if (place / "scores.json").is_file() and place.parent.name == "eval" else place
 
 
-def _written(table: Table, name: str, out: Path) -> RenderableType:
+def _written(
+    name: str, tables: dict[str, Table], out: Path, draw: Callable[[Any], Sequence[Path]] | None = None
+) -> Report:
+    """Write tables as Markdown, LaTeX and CSV, and draw the figures that belong to them."""
     paths = []
-    for ending, text in ((".md", table.to_markdown()), (".tex", table.to_latex()), (".csv", table.to_csv())):
-        paths.append(out / f"{name}{ending}")
-        write_whole(paths[-1], [text])
-    return Group(table.to_terminal(), *_paths(paths))
+    for file, table in tables.items():
+        for ending, text in ((".md", table.to_markdown()), (".tex", table.to_latex()), (".csv", table.to_csv())):
+            paths.append(out / f"{file}{ending}")
+            write_whole(paths[-1], [text])
+    if draw is not None:
+        from eval import figures
+
+        paths += draw(figures)
+    return Report(name, tables, paths)
 
 
-def _paths(paths: Sequence[Path]) -> list[Text]:
-    return [Text(str(path), style="dim") for path in paths]
-
-
-def _figure1(places: Sequence[Path], out: Path) -> RenderableType:
+def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, Any]]]]:
     """Learning curves of the checkpoints whose metrics have turn-1 and final accuracy."""
     found = {}
     for place in places:
@@ -100,13 +126,10 @@ def _figure1(places: Sequence[Path], out: Path) -> RenderableType:
         "Percent of each step's rollouts: few, so single steps are noisy.",
         f"The paper's: {published_tables()['figure1']['caption']}.",
     ]
-    from eval import figures
-
-    table = Table("Learning dynamics, as in the paper's figure 1", head, lines, notes)
-    return Group(_written(table, "figure1", out), *_paths(figures.figure1(found, out)))
+    return Table("Learning dynamics, as in the paper's figure 1", head, lines, notes), found
 
 
-def _figure2(rows: Sequence[Row], out: Path, run: Path) -> RenderableType:
+def _figure2(rows: Sequence[Row], run: Path) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
     """Voting curves of the rows with several seeds; correction with a vote against every baseline at equal cost."""
     several = [row for row in rows if len(row.scores.get("seeds") or ()) > 1]
     drawn = [(row.label, curve) for row in several for curve in curves(row.trajectories())]
@@ -129,16 +152,10 @@ def _figure2(rows: Sequence[Row], out: Path, run: Path) -> RenderableType:
             low, high = point.interval
             cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}")
             lines.append((curve.method, str(point.n), *cost, f"{point.accuracy:.1f} [{low:.1f} {high:.1f}]"))
-    shown: list[RenderableType] = [
-        _written(Table("Voting, as in the paper's figure 2", head, lines, notes, commands), "figure2", out)
-    ]
+    tables = {"figure2": Table("Voting, as in the paper's figure 2", head, lines, notes, commands)}
     if drawn:
-        from eval import figures
-
-        shown.append(_written(equal_budgets(drawn), "figure2-equal-budget", out))
-        labelled = [(f"{label}: {curve.method}", curve) for label, curve in drawn]
-        shown += _paths(figures.figure2(labelled, out))
-    return Group(*shown)
+        tables["figure2-equal-budget"] = equal_budgets(drawn)
+    return tables, [(f"{label}: {curve.method}", curve) for label, curve in drawn]
 
 
 def equal_budgets(drawn: Sequence[tuple[str, Curve]]) -> Table:

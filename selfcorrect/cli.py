@@ -6,22 +6,28 @@ Stages are imported inside their command, so ``--help`` is quick.
 
 from __future__ import annotations
 
-import errno
+import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from selfcorrect import __version__, printing
+from selfcorrect.children import check_packages, leave_working_folder
+from selfcorrect.closing import closing, is_finished, without_rows
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
-from selfcorrect.progress import meter
+from selfcorrect.explained import explained
+from selfcorrect.launched import report_to_launcher
+from selfcorrect.printing import event, show
+from selfcorrect.progress import loading, meter, quiet_bars
 from selfcorrect.recipes import load_recipe
 
 app = typer.Typer(
@@ -29,6 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 train_app = typer.Typer(
     help="Train a model: sft (stage 1), dpo, grpo, ppo (stage 2), orm (a judge), pretrain (the embedded model).",
@@ -54,8 +61,59 @@ app.add_typer(eval_app, name="eval")
 app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
 
-console = Console()
-errors = Console(stderr=True)
+
+class TakesTexts(TyperCommand):
+    """A command whose arguments may begin with a minus, such as ``grade -5 -5``: only its options are options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the options first and the texts after ``--``."""
+        takes_value = {name: not getattr(option, "is_flag", True) for option in self.params for name in option.opts}
+        options, texts, words = list[str](), list[str](), iter(args)
+        for word in words:
+            if word == "--":
+                texts += words
+            elif word in ("-h", "--help") or (word.startswith("--") and len(word) > 2 and not word[2].isdigit()):
+                options.append(word)
+                if takes_value.get(word):
+                    options += [value for value in [next(words, None)] if value is not None]
+            else:
+                texts.append(word)
+        return super().parse_args(ctx, [*options, "--", *texts])
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        show(f"selfcorrect {__version__}")
+        raise typer.Exit
+
+
+def known_source(name: str | None) -> str | None:
+    """Return the name of a data set whose grading rules are known, or refuse it with the nearest."""
+    from selfcorrect.grading.rules import MATH, SOURCES, rules_for
+
+    if name is not None and rules_for(name) is MATH and "math" not in name.lower():
+        raise InputError(
+            f"--source: no grading rules are named {name!r}{nearest(name, SOURCES)}; known: {', '.join(SOURCES)} "
+            "(math serves any other data set)"
+        )
+    return name
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors alone; may stand after the command, too.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print libraries' notices and, of an error, where it came from.")
+    ] = False,
+) -> None:
+    """Options of every command; `main` has read them."""
+
 
 RecipeArgs = Annotated[
     list[str] | None,
@@ -68,6 +126,7 @@ RecipeArgs = Annotated[
 RunOption = Annotated[
     Path, typer.Option("--run", help="The run folder: this stage reads and writes there, and resumes.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]
 Fit = Literal["temperature", "platt", "isotonic"]
 Target = Literal["best", "broken", "tokens"]
 EngineOption = Annotated[
@@ -91,7 +150,10 @@ def train_stage(
 ) -> None:
     """Run a training program, here or on the processes of an accelerate configuration."""
     if launch and not dry_run:
-        resolve("train", args, getattr(import_module(f"train.{program}"), schema), default)  # refuse before launching
+        with loading("PyTorch and TRL"):
+            resolve(
+                "train", args, getattr(import_module(f"train.{program}"), schema), default
+            )  # refuse before launching
         import_module("train.launch").relaunch(launch, sys.argv[1:])
     stage(f"train.{program}", schema, "train", args, default, run, dry_run)
 
@@ -111,16 +173,35 @@ def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str)
     return load_recipe(schema, path, args)
 
 
-def stage(module: str, schema: str, folder: str, args: list[str] | None, default: str, run: Path, dry_run: bool) -> Any:
-    """Run one stage (or show its plan) and return its summary; Ctrl-C leaves with what to do next."""
-    program = import_module(module)
+def stage(
+    module: str,
+    schema: str,
+    folder: str,
+    args: list[str] | None,
+    default: str,
+    run: Path,
+    dry_run: bool,
+    panel: bool = True,
+) -> Any:
+    """Run one stage (or show its plan) and return its summary; Ctrl-C leaves with what to do next.
+
+    Other processes of ``--launch`` than the first stay silent. A stage that made no training row is an error.
+    """
+    with loading("PyTorch and what this stage needs"):
+        program = import_module(module)
     recipe = resolve(folder, args, getattr(program, schema), default)
-    if dry_run:
-        console.print(program.plan(recipe, run))
-        return None
-    with resumable():
+    with resumable(), quiet_bars():
+        if dry_run:
+            show(program.plan(recipe, run))
+            return None
         check_grader()
-        return program.run(recipe, run)
+        before = is_finished(module, recipe, run)
+        summary = program.run(recipe, run)
+    if panel and os.environ.get("RANK", "0") == "0" and not printing.is_quiet():
+        show(closing(module, recipe, run, summary, before))
+    if reason := without_rows(module, summary, run):
+        raise SelfCorrectError(reason)
+    return summary
 
 
 def with_engine(args: list[str] | None, engine: str | None) -> list[str]:
@@ -157,9 +238,9 @@ def gen(
     if dry_run or not (export or push_to_hub):
         return
     for name, counts in exports.export(run, export or []).items():
-        console.print(f"{run / 'export' / name}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
+        show(f"{run / 'export' / name}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
     if push_to_hub:
-        console.print(f"pushed to {exports.push_to_hub(run, push_to_hub)}")
+        show(f"pushed to {exports.push_to_hub(run, push_to_hub)}")
 
 
 @train_app.command()
@@ -175,7 +256,7 @@ def sft(
     """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
     if show_mask:
         program = import_module("train.sft")
-        console.print(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
+        show(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
         return
     train_stage("sft", "SftRecipe", args, "embedded-sft", run, dry_run, launch)
 
@@ -236,15 +317,12 @@ def evaluate(
     run: RunOption = Path("runs/default"),
     engine: EngineOption = None,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage("eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run)
-    if row:
-        from eval.tables import show_rows
-
-        odd = ", ".join(f"{name} {count}" for name, count in row.get("faults", {}).items())
-        console.print(show_rows([row]))
-        console.print(Text(f"{row.get('power', '')}; odd paths: {odd or 'none'}", style="dim"))
+    row = stage("eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json)
+    if row and as_json:
+        event(row)
 
 
 @eval_app.command("calibrate")
@@ -263,14 +341,14 @@ def evaluate_calibrate(
     recipe = resolve("eval", args, program.EvalRecipe, "calibration")
     with resumable():
         check_grader()
-        console.print(program.calibrate(recipe, run, fit, target, limit))
+        show(program.calibrate(recipe, run, fit, target, limit))
 
 
 @eval_app.command("regrade")
 def evaluate_regrade(rows: Annotated[list[Path], typer.Argument(help="Row folders, or run folders.")]) -> None:
     """Grade stored responses again, without sampling: after a change of the grader."""
     check_grader()
-    console.print(import_module("eval.commands").regrade_rows(rows))
+    show(import_module("eval.commands").regrade_rows(rows))
 
 
 @eval_app.command("compare")
@@ -278,9 +356,11 @@ def evaluate_compare(
     a: Annotated[Path, typer.Argument(help="A row folder, such as runs/demo/eval/ift.")],
     b: Annotated[Path, typer.Argument(help="The row folder to hold against it.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write every flip to this .jsonl file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Test two rows on their common problems (paired) and list the problems that flipped."""
-    console.print(import_module("eval.commands").compare_rows(a, b, out))
+    compared = import_module("eval.commands").compare_rows(a, b, out)
+    event(compared.to_json()) if as_json else show(compared)
 
 
 @eval_app.command("import")
@@ -288,12 +368,12 @@ def evaluate_import(
     file: Annotated[Path, typer.Argument(help="samples_*.jsonl of lm-evaluation-harness.")],
     row: Annotated[str, typer.Option(help="The name of the new row.")] = "imported",
     label: Annotated[str, typer.Option(help="What tables call it.")] = "imported",
-    source: Annotated[str, typer.Option(help="Whose grading rules: math, gsm8k, ...")] = "math",
+    source: Annotated[str, typer.Option(help="Whose grading rules: math, gsm8k, ...", callback=known_source)] = "math",
     run: RunOption = Path("runs/default"),
 ) -> None:
     """Read a sample log of lm-evaluation-harness as a row, graded by our grader."""
     check_grader()
-    console.print(import_module("eval.commands").import_samples(file, row, label, source, run))
+    show(import_module("eval.commands").import_samples(file, row, label, source, run))
 
 
 @eval_app.command("export")
@@ -304,7 +384,7 @@ def evaluate_export(
     ] = None,
 ) -> None:
     """Write a row as a sample log of lm-evaluation-harness."""
-    console.print(import_module("eval.commands").export_samples(row, out))
+    show(import_module("eval.commands").export_samples(row, out))
 
 
 @app.command()
@@ -319,26 +399,28 @@ def demo(
 
     steps = study.demo_steps(run, seed)
     if dry_run:
-        console.print(study.show_plan(steps))
+        show(study.show_plan(steps))
         return
     with resumable():
         seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)
-    console.print(show_rows_of(run))
+    show(show_rows_of(run))
     from eval.report import write_report
 
-    console.print(f"report: [bold]{write_report(run)}[/bold]")
+    show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
 @report_app.command("html")
 def report_html(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     beside: Annotated[Path | None, typer.Argument(help="Another run, to look at side by side.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write one self-contained page: tables, plots and a trajectory viewer."""
     from eval.report import write_report
 
-    console.print(f"report: [bold]{write_report(run, beside)}[/bold]")
+    page = write_report(run, beside)
+    event({"report": "html", "files": [str(page)]}) if as_json else show(Text.assemble("report: ", (str(page), "bold")))
 
 
 def report_command(name: str, what: str) -> None:
@@ -350,8 +432,10 @@ def report_command(name: str, what: str) -> None:
         out: Annotated[Path | None, typer.Option(help="Where files go; default: tables/ in the first run.")] = None,
         beside: Annotated[str | None, typer.Option(help="Part of a table to hold ours against, such as GSM8K.")] = None,
         by: Annotated[str | None, typer.Option(help="budget: a field of the problems, such as level.")] = None,
+        as_json: AsJson = False,
     ) -> None:
-        console.print(import_module("eval.reports").make(name, runs, out, beside, by))
+        made = import_module("eval.reports").make(name, runs, out, beside, by)
+        event(made.to_json()) if as_json else show(made)
 
 
 for _name, _what in {
@@ -370,12 +454,15 @@ for _name, _what in {
     report_command(_name, _what)
 
 
-@app.command("grade")
+@app.command("grade", cls=TakesTexts)
 def grade_command(
     response: Annotated[str | None, typer.Argument(help="The text to grade.")] = None,
     gold: Annotated[str | None, typer.Argument(help="The reference answer.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Whose rules: math, gsm8k, minerva_math, ...; default: math, or each row's own.")
+        str | None,
+        typer.Option(
+            help="Whose rules: math, gsm8k, minerva_math, ...; default: math, or each row's own.", callback=known_source
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the extraction, both normal forms, the rule.")
@@ -383,49 +470,86 @@ def grade_command(
     jsonl: Annotated[Path | None, typer.Option("--jsonl", help="Grade a file of {response, gold} rows.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the graded rows of --jsonl.")] = None,
     audit: Annotated[bool, typer.Option("--audit", help="With --jsonl: print disagreements with math_verify.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Grade a response against a reference answer: correct, wrong or ungradable, and why."""
-    from selfcorrect.grading import command, grade
-
     if jsonl is not None:
-        with meter("grading", None) as progress:
-            advance = lambda done: progress.advance(done - progress.done)
-            if audit:
-                total, differing = command.audit(jsonl, source=source, progress=advance)
-                lines = [
-                    *(row.line() for row in differing),
-                    f"{len(differing)} of {total} rows differ from math_verify",
-                ]
-            else:
-                lines = command.grade_jsonl(jsonl, source=source, out=out, progress=advance).lines()
-        console.print(Text("\n".join(lines)))
-    elif response is None or gold is None:
+        if response is not None:
+            raise InputError("give RESPONSE and GOLD, or --jsonl FILE, not both")
+        grade_file(jsonl, source, out, audit, as_json)
+        return
+    if out or audit:
+        raise InputError(f"{'--out' if out else '--audit'} goes with --jsonl FILE")
+    if response is None or gold is None:
         raise InputError("give RESPONSE and GOLD, or --jsonl FILE")
+    from selfcorrect.grading import command, grade
+    from selfcorrect.types import to_json
+
+    result = grade(response, gold, source=source or "math")
+    if as_json:
+        event(to_json(result))
     elif explain:
-        console.print(Text(command.explain(response, gold, source or "math")))
+        show(command.explain(response, gold, source or "math"))
     else:
-        result = grade(response, gold, source=source or "math")
-        console.print(Text.assemble((str(result.outcome), "bold"), f": {result.reason}"))
+        show(Text.assemble((str(result.outcome), "bold"), f": {result.reason}"))
+
+
+def grade_file(jsonl: Path, source: str | None, out: Path | None, audit: bool, as_json: bool) -> None:
+    """Grade a file of rows, or audit it against math_verify, and print the counts."""
+    from selfcorrect.grading import command
+
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out {out}: expected the path of a file in a folder that exists")
+    with meter("grading", None) as progress:
+        advance = lambda done: progress.advance(done - progress.done)
+        if not audit:
+            report = command.grade_jsonl(jsonl, source=source, out=out, progress=advance)
+            event(report.to_json()) if as_json else show("\n".join(report.lines()))
+            return
+        total, differing = command.audit(jsonl, source=source, progress=advance)
+    lines = [*(row.line() for row in differing), f"{len(differing)} of {total} rows differ from math_verify"]
+    event({"rows": total, "differing": [row.to_json() for row in differing]}) if as_json else show("\n".join(lines))
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Print versions, devices, which engines work here, and the install command for each that does not."""
     from selfcorrect.doctor import diagnose
 
-    console.print(diagnose())
+    with loading("PyTorch, and trying engines and grader"):
+        found = diagnose()
+    event(found.to_json()) if as_json else show(found)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a known error is one message and exit code 1, never a traceback."""
+    printing.accept_any_text()
     try:
-        app(args)
+        check_packages()
+        app(with_level(sys.argv[1:] if args is None else args))
     except SelfCorrectError as error:
-        fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        fail(str(error), error=error)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader went away; flushing at exit must not fail
+        sys.exit(1)
+    except Exception as error:
+        message = explained(error)
+        if message is None:
             raise
-        fail(f"{error.strerror}: {error.filename or ''}; what was recorded is whole: mend it and run the same command")
+        fail(message, error=error)
+
+
+def with_level(words: Sequence[str]) -> list[str]:
+    """Return the arguments without ``-q`` and ``-v``, wherever they stand, once they are in the environment."""
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        if word == "--":
+            kept += [word, *rest]
+        elif word in ("-q", "--quiet", "-v", "--verbose"):
+            os.environ[printing.LEVEL] = "quiet" if "q" in word[:3] else "verbose"
+        else:
+            kept.append(word)
+    return kept
 
 
 @contextmanager
@@ -437,11 +561,15 @@ def resumable() -> Iterator[None]:
         fail("interrupted; what was recorded is whole: run the same command to resume", code=130)
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """Print an error for the user and leave."""
-    errors.print(Panel(Text(message), title="selfcorrect", title_align="left", border_style="red"))
+def fail(message: str, code: int = 1, error: BaseException | None = None) -> NoReturn:
+    """Print an error for the user and leave; with ``-v``, where it came from first."""
+    if error is not None and printing.is_verbose():
+        printing.complain("".join(traceback.format_exception(error)), style="dim")
+    if not report_to_launcher(message):
+        printing.complain(Panel(Text(message), title="selfcorrect", title_align="left", border_style="red"))
     sys.exit(code)
 
 
 if __name__ == "__main__":
+    leave_working_folder()
     main()

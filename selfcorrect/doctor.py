@@ -6,13 +6,15 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import __version__
+from selfcorrect.children import PYTHON
 from selfcorrect.runs import PACKAGES, git_revision, package_version
 from selfcorrect.tokens import EMBEDDED
 
@@ -27,19 +29,37 @@ PROBES = {"vllm": "from vllm import LLM", "ray": "import ray"}
 """Imports that are known to fail in environments where the package is installed; tried in a process of their own."""
 
 
-def diagnose() -> RenderableType:
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was found, by what was looked at; a table on a terminal."""
+
+    found: dict[str, str | Text]
+
+    def __rich__(self) -> RenderableType:
+        table = Table("what", "state", show_header=False, box=None, padding=(0, 2))
+        for what, state in self.found.items():
+            table.add_row(what, state)
+        return table
+
+    def to_json(self) -> dict[str, str]:
+        """Return the findings as plain text."""
+        return {what: str(state) for what, state in self.found.items()}
+
+
+def diagnose() -> Diagnosis:
     """Return the report: versions, devices, engines, the embedded model, the grader's self-test."""
-    table = Table("what", "state", show_header=False, box=None, padding=(0, 2))
-    table.add_row("selfcorrect", f"{__version__} ({git_revision() or 'not a git checkout'})")
-    table.add_row("python", f"{platform.python_version()} at {sys.executable}")
+    found: dict[str, str | Text] = {
+        "selfcorrect": f"{__version__} ({git_revision() or 'not a git checkout'})",
+        "python": f"{platform.python_version()} at {sys.executable}",
+    }
     for name in PACKAGES:
-        table.add_row(name, package_version(name) or Text("not installed (optional)", style="dim"))
-    table.add_row("devices", _devices())
+        found[name] = package_version(name) or Text("not installed (optional)", style="dim")
+    found["devices"] = _devices()
     for name in ENGINES:
-        table.add_row(f"engine {name}", _engine(name))
-    table.add_row("embedded model", _embedded())
-    table.add_row("grader self-test", _grader())
-    return Group(table)
+        found[f"engine {name}"] = _engine(name)
+    found["embedded model"] = _embedded()
+    found["grader self-test"] = _grader()
+    return Diagnosis(found)
 
 
 def _devices() -> str:
@@ -56,7 +76,7 @@ def _engine(name: str) -> Text:
         return Text(f"missing: {command}", style="dim")
     installed = ", ".join(f"{found} {version}" for found in distributions if (version := package_version(found)))
     if name in PROBES:
-        probe = subprocess.run([sys.executable, "-c", PROBES[name]], capture_output=True, text=True)
+        probe = subprocess.run([*PYTHON, "-c", PROBES[name]], capture_output=True, text=True)
         if probe.returncode != 0:
             reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
             return Text(f"broken ({installed}): {reason[:200]}; see docs/engines.md", style="red")

@@ -18,6 +18,7 @@ from typing import Any
 from selfcorrect.correction import LoopSettings, solve
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import InputError
+from selfcorrect.progress import quiet_bars
 from selfcorrect.recipes import build_recipe
 from selfcorrect.stopping import StopRule, load_rule
 from selfcorrect.tokens import ChatCodec, model_path
@@ -47,7 +48,8 @@ class SelfCorrectModel:
         loop = _loop(settings)  # refuses before anything is loaded
         if loop.stop == "threshold" and "rule" not in settings:
             loop = replace(loop, rule=load_rule(model_path(model)))
-        opened = open_engine(replace(engine or EngineRecipe(), model=model))
+        with quiet_bars():
+            opened = open_engine(replace(engine or EngineRecipe(), model=model))
         context = getattr(opened, "context", None)
         if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
             loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))

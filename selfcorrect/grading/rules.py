@@ -34,6 +34,9 @@ _RULES = {
     "arithmetic": Rules("arithmetic", ("boxed",)),
 }
 
+SOURCES = tuple(_RULES)
+"""Names that have rules; the name of a data set holds one of them, or MATH's rules are taken."""
+
 
 def rules_for(source: str) -> Rules:
     """Return the rules of a data set by its name (``math500``, ``minerva_math``, ``aime24`` …); MATH's for others."""

@@ -283,7 +283,7 @@ def test_the_budget_by_level(run: Path) -> None:
 
 def test_text_is_escaped_for_every_output() -> None:
     table = Table("a_b & 50%", ("method", "Δ i→c"), [("x|y{z}~^\\", "1 < 2"), ("group",), ("é", "–")], ["#1"])
-    assert r"x\|y{z}~^\ " in table.to_markdown().replace("\\ |", "\\ ")
+    assert r"| x\|y{z}~^\\ | 1 &lt; 2 |" in table.to_markdown()
     assert latex("-5.7 [-7.4 -4.0], long-CoT, 1-2 |D1|") == (
         r"$-$5.7 [$-$7.4 $-$4.0], long-CoT, 1-2 \textbar{}D1\textbar{}"
     )

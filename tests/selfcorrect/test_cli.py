@@ -47,7 +47,7 @@ def files(tmp_path: Path) -> Path:
         (["eval", "embedded", "method=intrinsc"], 'did you mean "intrinsic"'),
         (["eval", "embedded", "seeds=[0,1]"], "temperature > 0"),
         (["eval", "embedded", "problems.source={files}/none.jsonl"], "no file at"),
-        (["eval", "embedded", "problems.source={files}/torn.jsonl"], "line 2: not JSON"),
+        (["eval", "embedded", "problems.source={files}/torn.jsonl"], "torn.jsonl:2: not JSON"),
         (["eval", "embedded", "problems.source={files}/schema.jsonl"], "unknown schema"),
         (["eval", "embedded", "problems.source={files}/empty.jsonl"], "no usable problem"),
         (["eval", "embedded", "problems.source={files}/ungradable.jsonl"], "reference answer unreadable"),

@@ -1,0 +1,1 @@
+"""Stage 1: self-correction data, sampled and kept by rejection."""

@@ -1,0 +1,57 @@
+"""What errors of other libraries and of the machine mean, in one message; what is none of these is a bug of ours."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+RESUME = "what was recorded is whole: mend it and run the same command"
+
+_DISK = (
+    "No space left on device",
+    "os error 28",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "file write failed",
+)
+_HUB = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout")
+_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "can't allocate memory", "DefaultCPUAllocator")
+
+
+def explained(error: BaseException) -> str | None:
+    """Return the message for a fault of the machine, the disk or the network; None where it is none of them."""
+    for cause in causes(error):
+        said = f"{type(cause).__name__}: {cause}"
+        if any(sign in said for sign in _DISK) or _is_disk(cause):
+            place = getattr(cause, "filename", None) or "the run folder"
+            return f"no space left on the disk of {place}; {RESUME} once there is room"
+        if any(sign in said for sign in _MEMORY) or isinstance(cause, MemoryError):
+            return (
+                f"out of memory: {first_line(cause)}\n"
+                "Lower micro_rows, engine.max_batch or max_tokens, or use a smaller model."
+            )
+        if any(sign in said for sign in _HUB):
+            return (
+                f"the hub could not be reached: {first_line(cause)}\n"
+                "Give a local folder or file, or go online and unset HF_HUB_OFFLINE."
+            )
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return f"{cause.strerror}: {cause.filename or 'file unknown'}; {RESUME}"
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from or during."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says anything, at most 300 characters."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _is_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
