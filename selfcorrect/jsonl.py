@@ -93,7 +93,7 @@ def _dump(row: Mapping[str, Any]) -> bytes:
 
 # --- journals -----------------------------------------------------------------------------------------------------
 
-_SEALED = re.compile(rb',"crc":"([0-9a-f]{8})"\}\n')
+_SEALED = re.compile(rb',"crc":"(.{8})"\}\n', re.DOTALL)
 _SEAL_BYTES = len(',"crc":"00000000"}\n')
 _KEY = re.compile(r'\{"key":(?=")')
 
@@ -111,7 +111,7 @@ def _journal_key(line: bytes, must_be_sealed: bool) -> tuple[str, bool]:
     crc, sealed = b"%08x" % zlib.crc32(body), _SEALED.fullmatch(seal)
     if sealed:
         if sealed[1] != crc:
-            raise ValueError(f"its checksum is {sealed[1].decode()}, its content has {crc.decode()}")
+            raise ValueError(f"its checksum is {sealed[1]!r}, its content has {crc!r}")
         text = body.decode()
         if start := _KEY.match(text):
             return str(json.JSONDecoder().raw_decode(text, start.end())[0]), True

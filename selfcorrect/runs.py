@@ -27,6 +27,7 @@ from typing import Any
 from selfcorrect import __version__
 from selfcorrect.errors import InputError, RecipeError, RunFolderError
 from selfcorrect.files import make_folder, manifest, open_own, sync_folder, sync_tree, unlike
+from selfcorrect.fingerprints import differences
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.recipes import load_recipe, recorded, to_yaml
 from selfcorrect.redaction import redacted_command
@@ -71,6 +72,7 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
     """
     before = {path, *path.rglob("*")} if path.is_dir() else set()
     made: list[Path] = []
+    _refuse_links(path, before)
     try:
         with _lock(path, made):
             if _is_to_begin(path, recipe):
@@ -83,6 +85,16 @@ def stage_folder(path: Path, recipe: Any) -> Iterator[Path]:
     except BaseException:
         _undo(path, before, made)
         raise
+
+
+def _refuse_links(path: Path, entries: Iterable[Path]) -> None:
+    """Raise RunFolderError for a folder that a stage would write to through links, to whatever they name."""
+    links = sorted(entry for entry in entries if entry != path and entry.is_symlink())
+    if links and not is_done(path):
+        raise RunFolderError(
+            f"{links[0]} is a symbolic link; a stage writes to files and folders of its own alone. Remove the link, or "
+            "use another --run folder."
+        )
 
 
 @contextmanager
@@ -176,10 +188,10 @@ def _is_to_begin(path: Path, recipe: Any) -> bool:
 
 
 def same_inputs(path: Path, inputs: Mapping[str, Any]) -> None:
-    """Hold a stage folder to what it read: name → hash (or any JSON value), such as ``{"problems": "sha256:..."}``.
+    """Hold a stage folder to what it read: name → hash (or any JSON value), or the hashes of its parts by their names.
 
     The first call records it as ``inputs.json``. Raises RunFolderError where an input differs from the record, naming
-    each one. A finished folder without a record is of an older version and stays as it is.
+    each one, and the parts that do. A finished folder without a record is of an older version and stays as it is.
     """
     file = path / "inputs.json"
     if not file.exists():
@@ -189,7 +201,7 @@ def same_inputs(path: Path, inputs: Mapping[str, Any]) -> None:
     old = _read_object(file)
     names = [name for name in inputs if name in old and old[name] != inputs[name]]
     if names:
-        lines = [f"  {name}: {old[name]} before, {inputs[name]} now" for name in names]
+        lines = [f"  {name}: {_unlike(old[name], inputs[name])}" for name in names]
         raise RunFolderError(
             f"{path} was made from other inputs than these:\n" + "\n".join(lines) + "\n"
             "Its results would mix the two. Put the old ones back, or begin anew: use another --run folder (or row), "
@@ -197,6 +209,12 @@ def same_inputs(path: Path, inputs: Mapping[str, Any]) -> None:
         )
     if inputs.keys() - old.keys() and not is_done(path):
         write_json(file, old | dict(inputs))
+
+
+def _unlike(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, Mapping):
+        return differences(old, new)
+    return f"{old} before, {new} now"
 
 
 def plain_name(name: str, what: str) -> str:
@@ -274,6 +292,12 @@ def finished(path: Path, by_hash: bool = False) -> dict[str, Any] | None:
             "made again. `selfcorrect doctor RUN` compares every file of a run by its hash."
         )
     return summary
+
+
+def recorded_files(path: Path) -> dict[str, Any] | None:
+    """Return sizes and hashes of the files that ``DONE`` stands for; None where it was written without."""
+    files: dict[str, Any] | None = _read_object(path / "DONE").get("files")
+    return files
 
 
 def _read_object(path: Path) -> dict[str, Any]:
