@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,20 @@ def test_iterations_generate_pair_train_and_select(dpo_recipe: DpoRecipe, tmp_pa
     AutoModelForCausalLM.from_pretrained(folder)
     assert not list(folder.rglob("resume"))
     assert dpo.run(dpo_recipe, tmp_path) == summary
+
+
+def test_the_reference_of_later_iterations_is_the_start_or_the_previous_policy(
+    dpo_recipe: DpoRecipe, tmp_path: Path
+) -> None:
+    """An iteration starts at log 2 where its reference is the policy it starts from, and only there."""
+    first_losses = {}
+    for reference in ("start", "previous"):
+        shutil.copytree(tmp_path / "data", tmp_path / reference / "data")
+        summary = dpo.run(replace(dpo_recipe, reference=reference), tmp_path / reference)  # type: ignore[arg-type]
+        first_losses[reference] = [part["first"]["loss"] for part in summary["iterations"]]
+    assert first_losses["previous"] == pytest.approx([math.log(2)] * 2, abs=1e-3)
+    assert first_losses["start"][0] == pytest.approx(math.log(2), abs=1e-3)
+    assert abs(first_losses["start"][1] - math.log(2)) > 1e-2
 
 
 def test_a_file_of_pairs_trains_and_an_interrupted_run_equals_a_whole_one(
