@@ -139,6 +139,7 @@ def plan(
         f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL{removed}; "
         f"writes {run_folder / 'gen'} and {run_folder / 'data'}",
         length_note(lengths, recipe.max_tokens, context_of(recipe.engine)),
+        Panel(Text(loaded.report()), title="problems"),
     )
 
 

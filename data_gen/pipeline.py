@@ -34,6 +34,7 @@ from data_gen.recipe import GenRecipe, PairQuota, Quota
 from data_gen.sampling import Gathered, load, open_models, sample
 from selfcorrect import printing, prompts
 from selfcorrect.engines import Engine
+from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import Loaded
 from selfcorrect.recipes import recorded, to_values
@@ -60,8 +61,10 @@ def run(
     """
     with stage_folder(run_folder / "gen", recipe) as folder:
         if (summary := finished(folder)) is not None:
+            _hold(folder, recipe)
             return summary
         loaded, set_aside = load(recipe)
+        _hold(folder, recipe, [*loaded.problems, *set_aside])
         codec = codec or ChatCodec.load(recipe.engine.model)
         started = time.perf_counter()
         gathered = asyncio.run(_sample(recipe, loaded.problems, folder, (engine, codec), teacher, grade))
@@ -70,6 +73,17 @@ def run(
         mark_done(folder, summary, also=_data_files(recipe, run_folder / "data"))
         printing.show(show(summary))
         return summary
+
+
+def _hold(folder: Path, recipe: GenRecipe, problems: Sequence[Problem] | None = None) -> None:
+    """Hold the folder to its problems and models; of a finished one they are loaded only where their file changed."""
+
+    def again() -> Sequence[Problem]:
+        loaded, set_aside = load(recipe)
+        return [*loaded.problems, *set_aside]
+
+    models = {"model": recipe.engine.model} | ({"teacher": recipe.teacher.model} if recipe.teacher else {})
+    hold(folder, models, recipe.problems, again if problems is None else lambda: problems)
 
 
 def _data_files(recipe: GenRecipe, data: Path) -> list[Path]:
@@ -108,7 +122,7 @@ def _write(
         "tokenizer": codec.fingerprint(),
         "prompts": prompts.fingerprint(),
         "recipe": recorded(recipe),
-        "problems": {"sampled from": len(loaded.problems), "dropped": dict(loaded.dropped)},
+        "problems": {"sampled from": len(loaded.problems)} | loaded.record(),
         "samples": gathered.acceptance(),
     }
     sets = {"self-rewarding": gathered.kept}

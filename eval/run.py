@@ -35,6 +35,7 @@ from selfcorrect.correction import LoopSettings, Method, grade_trajectories, sol
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
 from selfcorrect.grading import grader_fingerprint
+from selfcorrect.inputs import hold
 from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
@@ -42,7 +43,7 @@ from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, locked, mark_done, plain_name, provenance, reopen, stage_folder
-from selfcorrect.stopping import Stop, StopRule, load_rule
+from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
@@ -115,9 +116,11 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
     folder = run_folder / "eval" / recipe.row
     with stage_folder(folder, recipe):
         if finished(folder) is not None:
+            _hold(folder, recipe)
             return read_json(folder / "scores.json")
         rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
         loaded = load_whole(recipe.problems)
+        _hold(folder, recipe, loaded)
         if rule:
             refuse_seen(recipe.calibration_file, loaded.problems)
         codec = ChatCodec.load(recipe.engine.model)
@@ -133,12 +136,23 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
                 "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
             )
         row = summary(recipe, trajectories, loaded.dropped, rule) | {
+            "problems": loaded.record(),
             "template": template_fingerprint(codec),
             "tokenizer": codec.fingerprint(),
         }
         write_json(folder / "scores.json", row)
         mark_done(folder, {"seconds": round(seconds, 2), "n": row["n"]})
         return row
+
+
+def _hold(folder: Path, recipe: EvalRecipe, loaded: Loaded | None = None) -> None:
+    """Hold the folder to its problems, models and rule; a finished row is loaded again only where a file changed."""
+    models = {"model": recipe.engine.model}
+    if recipe.judge.kind != "none":
+        models["judge"] = recipe.judge.engine.model
+    problems = lambda: (loaded or load_whole(recipe.problems)).problems
+    files = {"calibration": rule_file(recipe.calibration_file)} if recipe.stop == "threshold" else {}
+    hold(folder, models, recipe.problems, problems, files)
 
 
 def load_whole(recipe: ProblemsRecipe) -> Loaded:
@@ -167,7 +181,8 @@ def template_fingerprint(codec: ChatCodec) -> str:
 
 def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
     """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
-    problems = load_whole(recipe.problems).problems
+    loaded = load_whole(recipe.problems)
+    problems = loaded.problems
     codec = ChatCodec.load(recipe.engine.model)
     openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
     first = codec.decode(openings[problems[0].id])
@@ -181,6 +196,7 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
         f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
         length_note(lengths, room, context_of(recipe.engine)),
+        Panel(Text(loaded.report()), title="problems"),
     )
 
 

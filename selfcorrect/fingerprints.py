@@ -1,8 +1,4 @@
-"""Identity is content, not a path: short hashes of problems and model folders, and a record that holds folders to them.
-
-`hold_to` keeps what a stage was begun with beside its journals (``identity.<what>.json``: one hash for each problem,
-or for each file of a model) and refuses to go on, or to hand out a finished result, with anything else: it says what
-changed, and how to begin anew. A folder that was made before such records existed takes on the present content.
+"""Identity is content, not a path: short hashes of problems, of model folders and of files (`inputs` keeps them).
 
 What the hash of a model sees: every file that decides what the model writes (weights, adapter, configuration,
 tokenizer, chat template), by its bytes up to `WHOLE_BYTES`. Of a larger safetensors file it sees the header (names,
@@ -21,8 +17,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from selfcorrect.errors import RunFolderError
-from selfcorrect.jsonl import write_json
 from selfcorrect.types import Problem
 
 WHOLE_BYTES = 256 * 2**20
@@ -34,7 +28,6 @@ SAMPLES = 256
 MODEL_FILES = (
     "*.safetensors", "*.bin", "*.gguf", "*.index.json", "config.json", "generation_config.json", "adapter_config.json",
     "tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-    "calibration*.json",
 )  # fmt: skip
 """The files of a model folder that decide what it writes."""
 SHOWN = 3
@@ -76,31 +69,7 @@ def model_parts(model: str) -> dict[str, str]:
         revision = _hub_revision(model)
         return {"revision": revision} if revision else {}
     files = {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
-    return {path.name: _file(path) for path in sorted(files)}
-
-
-def hold_to(folder: Path, what: str, parts: Mapping[str, str], name: str) -> str:
-    """Record what a stage's folder is made from, or raise RunFolderError where it was begun with something else.
-
-    ``what`` is ``problems`` or ``model``, ``name`` how the user named it. Returns the fingerprint.
-    """
-    path = folder / f"identity.{what}.json"
-    now = fingerprint_parts(parts)
-    if not path.exists():
-        write_json(path, {"name": name, "fingerprint": now, "parts": dict(parts)})
-        return now
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        old, old_parts = str(before["fingerprint"]), dict(before["parts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"cannot read {path} ({error}); {_anew(folder)}") from error
-    if old != now:
-        raise RunFolderError(
-            f"{folder} was made with other {what} than {name!r} holds now (content {old}, now {now}):\n"
-            f"{differences(old_parts, parts)}\nWhat is recorded there belongs to the old {what}. Put back what was "
-            f"there to go on, or begin anew: {_anew(folder)}"
-        )
-    return now
+    return {path.name: file_digest(path) for path in sorted(files)}
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
@@ -108,16 +77,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     changed = [name for name in old if name in new and old[name] != new[name]]
     gone = [name for name in old if name not in new]
     added = [name for name in new if name not in old]
-    lines = [
-        f"  {len(names):,} {word}: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+    return "; ".join(
+        f"{len(names):,} {word} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
         for word, names in (("changed", changed), ("gone", gone), ("new", added))
         if names
-    ]
-    return "\n".join(lines) or "  the same parts in another order"
-
-
-def _anew(folder: Path) -> str:
-    return f"another --run (or row) makes a new folder; so does removing {folder}."
+    )
 
 
 def _short(data: bytes) -> str:
@@ -136,7 +100,8 @@ def _hub_revision(model: str) -> str:
     return Path(found).parent.name if isinstance(found, str) else ""
 
 
-def _file(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the hash of a file: of all of it, or of a large one of what the module says."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=12)
     with path.open("rb") as file:

@@ -99,13 +99,17 @@ class StopRule:
         return rule
 
 
+def rule_file(path: str | Path) -> Path:
+    """Return the calibration file that a path names: itself, or the one in a checkpoint folder."""
+    return Path(path) / CALIBRATION_FILE if Path(path).suffix != ".json" else Path(path)
+
+
 def load_rule(path: str | Path) -> StopRule:
     """Return the rule in a calibration file, or in the checkpoint folder that holds one.
 
     Raises DataError with the command that makes it where there is none.
     """
-    path = Path(path)
-    file = path / CALIBRATION_FILE if path.suffix != ".json" else path
+    path, file = Path(path), rule_file(path)
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ from selfcorrect.problems.load import (
     ProblemsRecipe,
     load_problems,
     normalised_question,
+    problem_file,
 )
 from selfcorrect.problems.rows import OddRow, read_problem
 
@@ -28,5 +29,6 @@ __all__ = [
     "ProblemsRecipe",
     "load_problems",
     "normalised_question",
+    "problem_file",
     "read_problem",
 ]

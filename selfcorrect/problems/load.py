@@ -409,6 +409,15 @@ def _open(recipe: ProblemsRecipe) -> tuple[str, str, Iterator[Placed]]:
     return name, stem, (Placed(f"{hub.hub_id}, row {n}", row) for n, row in enumerate(_hub_rows(hub, recipe.split), 1))
 
 
+def problem_file(recipe: ProblemsRecipe) -> Path | None:
+    """Return the file on this machine that a recipe's problems are read from, None where there is none."""
+    path = Path(recipe.source).expanduser()
+    if path.is_dir() and recipe.source not in HUB_SETS:
+        path = _only_file(path, recipe.split)
+    places = [path, *_raw_files(recipe.source, recipe.split)]
+    return next((place for place in places if place.is_file()), None)
+
+
 def _only_file(folder: Path, split: str) -> Path:
     """Return the one problem file of a folder, or the one of the split; raises DataError where there are several."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_problem_file(path))

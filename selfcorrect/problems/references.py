@@ -37,11 +37,12 @@ def is_placeholder(gold: str) -> bool:
 
 def kind_of(gold: str, source: str) -> str | None:
     """Return which of `KINDS` the grader reads a reference as, None where it cannot be read."""
-    from selfcorrect.grading.grader import _read_gold as read_gold
+    from selfcorrect.grading import grader
 
     if wording.is_bare_choice(gold):
         return "choices"
-    node = read_gold(gold, source)
+    read = getattr(grader, "read_reference", None)
+    node = read(gold) if read else grader._read_gold(gold, source)  # type: ignore[attr-defined]
     return None if node is None else _kind(node)
 
 
