@@ -11,7 +11,9 @@ sys.path[:] = [
 if os.path.dirname(_HERE) not in _PLACES:
     sys.path.append(os.path.dirname(_HERE))
 
+from selfcorrect.children import leave_working_folder  # noqa: E402
 from selfcorrect.cli import main  # noqa: E402
 
 if __name__ == "__main__":
+    leave_working_folder()
     main()

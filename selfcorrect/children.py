@@ -29,8 +29,8 @@ def selfcorrect_command(arguments: Sequence[str]) -> list[str]:
 
 
 def leave_working_folder() -> None:
-    """Take the folder that ``python -m`` puts first on the path away again, unless it is where we are."""
-    if sys.path and Path(sys.path[0] or ".").resolve() != ROOT:
+    """Take the folder that ``python -m`` puts first on the path away again, unless we are run from there."""
+    if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == Path.cwd() != ROOT:
         del sys.path[0]
 
 

@@ -25,7 +25,7 @@ from selfcorrect.children import check_packages, leave_working_folder
 from selfcorrect.closing import closing, is_finished, without_rows
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
 from selfcorrect.explained import explained
-from selfcorrect.launched import report_to_launcher
+from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
 from selfcorrect.progress import loading, meter, quiet_bars
 from selfcorrect.recipes import load_recipe
@@ -154,7 +154,8 @@ def train_stage(
             resolve(
                 "train", args, getattr(import_module(f"train.{program}"), schema), default
             )  # refuse before launching
-        import_module("train.launch").relaunch(launch, sys.argv[1:])
+        with resumable():
+            import_module("train.launch").relaunch(launch, sys.argv[1:])
     stage(f"train.{program}", schema, "train", args, default, run, dry_run)
 
 
@@ -512,8 +513,19 @@ def grade_file(jsonl: Path, source: str | None, out: Path | None, audit: bool, a
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Print versions, devices, which engines work here, and the install command for each that does not."""
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder: compare what its stages finished by hash, line by line.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print versions, devices, which engines work here and how to install the others; or look a run folder over."""
+    if run is not None:
+        from selfcorrect.inspection import inspect
+
+        inspected = inspect(run)
+        event(inspected.to_json()) if as_json else show(inspected)
+        raise typer.Exit(0 if inspected.is_whole else 1)
     from selfcorrect.doctor import diagnose
 
     with loading("PyTorch, and trying engines and grader"):
@@ -523,6 +535,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a known error is one message and exit code 1, never a traceback."""
+    write_to_launching_terminal()
     printing.accept_any_text()
     try:
         check_packages()
@@ -535,6 +548,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         message = explained(error)
         if message is None:
+            report_to_launcher(f"a fault of selfcorrect: {error!r:.500}; the same command without --launch shows where")
             raise
         fail(message, error=error)
 

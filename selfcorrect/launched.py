@@ -14,7 +14,7 @@ ERRORS = "SELFCORRECT_LAUNCH_ERRORS"
 """Environment variable: the folder for messages, where this is a process of ``--launch``."""
 
 TERMINAL = "SELFCORRECT_LAUNCH_STDERR"
-"""Environment variable: the launching command's standard error, which launchers would capture."""
+"""Environment variable: the terminal, or the pipe, that leads to the launching command's standard error."""
 
 
 def report_to_launcher(message: str) -> bool:
@@ -30,10 +30,8 @@ def write_to_launching_terminal() -> None:
     place = os.environ.get(TERMINAL)
     if not place:
         return
-    try:
-        opened = os.open(place, os.O_WRONLY | os.O_APPEND)
-    except OSError:
-        return  # no /proc, or a socket: what is written lands in the launcher's log, which is shown where it fails
+    opened = os.open(place, os.O_WRONLY)
     sys.stderr.flush()
     os.dup2(opened, 2)
     os.close(opened)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.recipes import to_yaml
 from train import launch, processes
@@ -26,10 +27,12 @@ def test_cpu_processes_go_to_torchrun_and_gpus_to_accelerate() -> None:
     arguments = launch.without_launch(["train", "sft", "--launch", "cpu", "--run", "x", "--launch=ddp"])
     assert arguments == ["train", "sft", "--run", "x"]
     command = launch.launch_command(launch.config_path("cpu"), arguments)
-    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    assert command[-6:] == ["-m", "selfcorrect.cli", *arguments]
+    assert command[1:6] == ["-P", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    ours = str(ROOT / "selfcorrect" / "__main__.py")
+    assert command[-7:] == [sys.executable, "-P", ours, *arguments]
     command = launch.launch_command(launch.config_path("zero3"), arguments)
-    assert command[1:4] == ["-m", "accelerate.commands.launch", "--config_file"]
+    assert command[1:5] == ["-P", "-m", "accelerate.commands.launch", "--config_file"]
+    assert command[-5:] == [ours, *arguments]
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu"])
@@ -64,6 +67,28 @@ def test_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="every process must hold all of them"):
         processes.hold_whole_weights()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"learning_rate": "0"}, "rows.jsonl"),  # a row that is none
+        ({"model": "no/such/model/here"}, "no/such/model/here"),
+    ],
+)
+def test_an_error_in_the_processes_is_one_message_shown_once(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": 1}\n')
+    words = ["train", "sft", f"data={tmp_path}/rows.jsonl", *(f"{key}={value}" for key, value in settings.items())]
+    command = [*selfcorrect_command(words), "--run", str(tmp_path / "run"), "--launch", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in printed
+    assert printed.count("╭─ selfcorrect") == 1
+    assert said in "".join(line.strip("│ ") for line in printed.splitlines())
+    assert len(printed.splitlines()) <= 12, printed
 
 
 def train(program: str, recipe: Any, run: Path, *options: str) -> list[dict[str, Any]]:
