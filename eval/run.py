@@ -1,6 +1,6 @@
 """Evaluate one method on one problem set: the correction loop, graded, scored, journalled.
 
-    selfcorrect eval self-rewarding --run runs/demo engine.model=runs/demo/checkpoints/sft
+    selfcorrect eval embedded row=ift engine.model=runs/demo/checkpoints/ift --run runs/demo
 
 Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every path, graded, with its
 tokens), ``scores.json`` (one table row with n, intervals, counts, error budget, and what made it: hashes of grader,
@@ -31,7 +31,7 @@ from eval.calibration import refuse_seen
 from eval.rows import default_label, read_json
 from selfcorrect import prompts
 from selfcorrect.choices import check_choices
-from selfcorrect.correction import LoopSettings, Method, grade_trajectories, solve
+from selfcorrect.correction import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
 from selfcorrect.grading import grader_fingerprint
@@ -123,7 +123,7 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
         _hold(folder, recipe, loaded)
         if rule:
             refuse_seen(recipe.calibration_file, loaded.problems)
-        codec = ChatCodec.load(recipe.engine.model)
+        codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
         with Journal(folder / "trajectories.jsonl") as journal:
             started = time.perf_counter()
             asyncio.run(_fill(journal, recipe, rule, loaded.problems, codec))
@@ -183,9 +183,10 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
     loaded = load_whole(recipe.problems)
     problems = loaded.problems
-    codec = ChatCodec.load(recipe.engine.model)
+    codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
     openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
     first = codec.decode(openings[problems[0].id])
+    assert recipe.method in APPENDS_NOTHING or codec.template.appends  # refuses
     room = min(recipe.max_tokens, recipe.path_tokens or recipe.max_tokens)
     lengths = {name: len(opening) for name, opening in openings.items()}
     paths = len(problems) * len(recipe.seeds)

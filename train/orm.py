@@ -1,7 +1,7 @@
 """An outcome reward model: a classifier of attempts, the external judge that self-rewarding is compared with.
 
     selfcorrect train orm embedded-orm model=runs/demo/checkpoints/ift --run runs/demo
-    selfcorrect eval ... judge.kind=orm judge.engine.model=runs/demo/checkpoints/orm
+    selfcorrect eval embedded method=judged judge.kind=orm judge.engine.model=runs/demo/checkpoints/orm row=orm
 
 Trained on the same samples as the self-rewarding model (METHOD section 4): the first attempt of every row of `gen`,
 token for token, labelled by its grade. It reads the chat ``problem, attempt`` to the end of the turn, as
@@ -67,7 +67,7 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
     """Train the classifier and return the summary; a finished folder is only read."""
 
     def train(folder: Path) -> dict[str, Any]:
-        codec = ChatCodec.load(recipe.model)
+        codec = ChatCodec.load(recipe.model, recipe.thinking)
         rows = load_attempts(run_folder / Path(recipe.data).expanduser(), codec)
         short = [row for row in rows if len(row.ids) <= recipe.max_tokens]
         training, validation = split(short, recipe.validation, recipe.seed)
@@ -95,7 +95,7 @@ def plan(recipe: OrmRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     path = run_folder / Path(recipe.data).expanduser()
     if not path.exists():
         return Group(*shown, f"no rows at {path} yet: `selfcorrect gen` writes them")
-    rows = load_attempts(path, ChatCodec.load(recipe.model))
+    rows = load_attempts(path, ChatCodec.load(recipe.model, recipe.thinking))
     training, validation = split(rows, recipe.validation, recipe.seed)
     right = sum(row.right for row in training)
     steps = -(-len(training) // recipe.batch_rows) * recipe.epochs

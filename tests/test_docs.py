@@ -1,0 +1,142 @@
+"""What the docs say can be done: commands resolve, links lead somewhere, cited sections and columns are explained."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from selfcorrect.recipes import load_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PACKAGES = ("selfcorrect", "data_gen", "train", "eval", "benchmarks")
+SOURCES = sorted(path for name in PACKAGES for kind in ("*.py", "*.yaml") for path in (ROOT / name).rglob(kind))
+
+SCHEMAS = {  # command: folder of its recipes, module and name of their schema, the recipe it takes by default
+    "gen": ("data_gen", "data_gen.recipe", "GenRecipe", "embedded"),
+    "train sft": ("train", "train.sft", "SftRecipe", "embedded-sft"),
+    "train dpo": ("train", "train.dpo", "DpoRecipe", "embedded-dpo"),
+    "train grpo": ("train", "train.grpo", "GrpoRecipe", "embedded-grpo"),
+    "train ppo": ("train", "train.ppo", "PpoRecipe", "embedded-ppo"),
+    "train orm": ("train", "train.orm", "OrmRecipe", "embedded-orm"),
+    "train pretrain": ("train", "train.pretrain", "PretrainRecipe", "pretrain"),
+    "eval calibrate": ("eval", "eval.run", "EvalRecipe", "calibration"),
+    "eval run": ("eval", "eval.run", "EvalRecipe", "embedded"),
+    "eval": ("eval", "eval.run", "EvalRecipe", "embedded"),
+}
+NO_RECIPE = {"regrade", "compare", "import", "export"}  # commands of eval that take none
+FLAGS = {"--dry-run", "--show-mask", "--json", "--help", "-q", "-v"}
+COMMAND = re.compile(r"(?:^[ #>]*|`)selfcorrect ((?:gen|train \w+|eval)(?: [^`\n]*)?)(?:`|$)", re.MULTILINE)
+
+
+def commands(path: Path) -> Iterator[str]:
+    """Give the stage commands that a file shows, without notes, placeholders and what only a shell understands."""
+    text = re.sub(r" *\\\n[ #]*", " ", path.read_text(encoding="utf-8"))
+    for found in COMMAND.finditer(text):
+        command = re.split(r"  +[#(a-z]|  #", found[1])[0]
+        if not any(sign in command for sign in ("[", "{", "$", "|", "KEY=")) or "={" in command:
+            yield command.strip()
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    return sorted({(path.relative_to(ROOT).as_posix(), line) for path in PAGES + SOURCES for line in commands(path)})
+
+
+def recipe_and_overrides(words: list[str]) -> list[str]:
+    """Return a command's words without its options and their values, and without an ellipsis."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and not word.startswith("-") and word not in ("…", "..."):
+            kept.append(word)
+        skip = word.startswith("-") and word not in FLAGS and "=" not in word
+    return [word for word in kept if not word.endswith(("=…", "=...", "…"))]
+
+
+@pytest.mark.parametrize(("where", "command"), shown_commands())
+def test_every_command_that_is_shown_names_a_recipe_and_settings_that_exist(where: str, command: str) -> None:
+    words = shlex.split(command)
+    name = next(name for name in SCHEMAS if words[: name.count(" ") + 1] == name.split() or name == words[0])
+    if words[0] == "train":
+        name = " ".join(words[:2])
+    elif len(words) > 1 and f"eval {words[1]}" in SCHEMAS:
+        name = f"eval {words[1]}"
+    if words[0] == "eval" and len(words) > 1 and words[1] in NO_RECIPE:
+        return
+    folder, module, schema, default = SCHEMAS[name]
+    rest = recipe_and_overrides(words[name.count(" ") + 1 :])
+    recipe = rest.pop(0) if rest and "=" not in rest[0] else default
+    if recipe.endswith(".yaml") or recipe.isupper():  # yours, or a stand-in
+        return
+    file = ROOT / folder / "recipes" / f"{recipe}.yaml"
+    assert file.exists(), f"{where}: no {folder} recipe {recipe!r} in: selfcorrect {command}"
+    load_recipe(getattr(import_module(module), schema), file, rest)
+
+
+def test_the_commands_are_found() -> None:
+    found = {command for where, command in shown_commands() if where == "docs/first-hour.md"}
+    assert any("problems.count=null" in command and command.startswith("eval embedded") for command in found)
+    assert len(shown_commands()) > 60
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_every_cited_section_and_equation_of_the_method_exists() -> None:
+    method = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    for path in PAGES + SOURCES:
+        text = path.read_text(encoding="utf-8")
+        for cited in re.findall(r"METHOD sections? (\d(?:\.\d)?)", text):
+            assert re.search(rf"^(## |\*\*){re.escape(cited)}\.? ", method, re.MULTILINE), f"{path}: section {cited}"
+        for cited in re.findall(r"METHOD eq\. (\d)", text):
+            assert f"(eq. {cited})" in method, f"{path}: eq. {cited}"
+
+
+def test_every_column_of_the_result_tables_is_in_the_glossary() -> None:
+    tables = import_module("eval.tables")
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    titles = {title for _, title in tables.COLUMNS}
+    titles |= {title.replace("-\n", "").replace("\n", " ") for title in tables.JUDGED_TITLES}
+    for title in sorted(titles):
+        assert f"**{title}**" in glossary, f"no entry for the column {title!r}"
+
+
+def test_the_map_of_modules_names_modules_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1]
+    package = ""
+    for line in text.splitlines():
+        if head := re.match(r"`(\w+)/`", line):
+            package = head[1]
+        for name in re.findall(r"`([\w/]+)`", line.split("|")[2]) if line.startswith("| ") else []:
+            path = ROOT / package / name
+            assert path.is_dir() or path.with_suffix(".py").exists(), f"{package}/{name}"
+
+
+def test_the_python_example_of_the_readme_shows_a_correction() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    printed = re.search(r"prints\n\n```\n(.*?)```", readme, re.DOTALL)
+    assert code
+    assert printed
+    result = subprocess.run([sys.executable, "-P", "-c", code[1]], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == printed[1], result.stderr[-2000:]
