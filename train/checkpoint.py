@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import ModelError
 from selfcorrect.files import manifest, sync_file, sync_tree, unlike
+from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_json
 from selfcorrect.printing import complain
+from selfcorrect.problems import load_problems
 from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
 from train.card import write_card
+from train.finite import stop_where_not_finite
 from train.lora import is_adapted, named_targets, save_merged
 from train.processes import has_gpu, process_rank, wait_for_everyone
 from train.reports import Metrics
@@ -89,7 +92,10 @@ def run_stage(
         main = process_rank() == 0
         with stage_folder(folder, recipe) if main else nullcontext():
             wait_for_everyone()
-            if (summary := finished(folder)) is not None:
+            summary = finished(folder)
+            if main:
+                _hold(folder, recipe, run_folder)
+            if summary is not None:
                 if main:
                     forget_resume(folder)
                 return summary
@@ -105,6 +111,15 @@ def run_stage(
             return summary
 
 
+def _hold(folder: Path, recipe: TrainerRecipe, run_folder: Path) -> None:
+    """Hold the folder to the model it starts from and to the rows or problems that it learns from."""
+    named = {name: getattr(recipe, name, None) for name in ("data", "pairs", "prompts")}
+    files = {name: run_folder / Path(path).expanduser() for name, path in named.items() if path}
+    files = dict(list(files.items())[:1])  # pairs are read instead of problems, prompts instead of a source
+    source = None if files else getattr(recipe, "problems", None)
+    hold(folder, {"model": recipe.model}, source, lambda: load_problems(source).problems if source else [], files)
+
+
 def forget_resume(folder: Path) -> None:
     """Remove the checkpoints to resume from, which a finished folder needs no more."""
     shutil.rmtree(folder / "resume", ignore_errors=True)
@@ -116,13 +131,14 @@ def open_metrics(folder: Path) -> Metrics:
 
 
 def fit(trainer: Any, folder: Path) -> None:
-    """Train to the end, from the newest checkpoint under ``folder/resume``.
+    """Train to the end, from the newest checkpoint under ``folder/resume``; GuardError where a step is not finite.
 
     TensorBoard's files go to ``folder/tensorboard``: its own place is among the checkpoints, which are removed.
     """
     from transformers.integrations import TensorBoardCallback
 
     remove_printer(trainer)
+    stop_where_not_finite(trainer)
     trainer.add_callback(_sealing(folder))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):

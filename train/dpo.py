@@ -112,7 +112,7 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
     """Train and return the summary; a finished folder is only read."""
 
     def train(folder: Path) -> dict[str, Any]:
-        codec = ChatCodec.load(recipe.model)
+        codec = ChatCodec.load(recipe.model, recipe.thinking)
         if recipe.pairs is None:
             return _iterate(recipe, codec, _problems(recipe, run_folder), folder)
         pairs = mix_pairs(load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec), recipe.mix, recipe.seed)
@@ -126,7 +126,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     rows = 2 * (recipe.micro_pairs or recipe.batch_pairs)
     later = recipe.iterations > 1 and recipe.reference == "start"  # the reference is not what the policy starts as
     shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), reference=later)
-    codec = ChatCodec.load(recipe.model)
+    codec = ChatCodec.load(recipe.model, recipe.thinking)
     try:
         if recipe.pairs is None:
             problems = _problems(recipe, run_folder)

@@ -70,11 +70,17 @@ class Gap:
         return self.total / max(1, self.tokens)
 
     def add(self, difference_BT: Tensor, mask_BT: Tensor) -> None:
-        """Take in a micro-batch."""
-        absolute_BT = (difference_BT.float() * mask_BT).abs()
-        self.total += absolute_BT.sum().item()
-        self.tokens += int(mask_BT.sum().item())
-        self.largest = max(self.largest, absolute_BT.max().item())
+        """Take in a micro-batch. Raises GuardError where a difference under the mask is not finite."""
+        compared = difference_BT.float().abs()[mask_BT.bool()]
+        unknown = int((~compared.isfinite()).sum())
+        if unknown:
+            raise GuardError(
+                f"the sampler and the trainer cannot be compared: the difference of their log-probabilities is not "
+                f"finite for {unknown} of {len(compared)} tokens; one of the two computes with broken weights"
+            )
+        self.total += compared.sum().item()
+        self.tokens += len(compared)
+        self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
 
 
 class PathGrpoTrainer(GRPOTrainer):

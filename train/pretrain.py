@@ -35,12 +35,13 @@ from torch import Tensor
 
 from selfcorrect import prompts, verdicts
 from selfcorrect.children import PYTHON
-from selfcorrect.errors import InputError, ModelError, RecipeError
+from selfcorrect.errors import GuardError, InputError, ModelError, RecipeError
 from selfcorrect.files import append_lines, make_folder, whole_file
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.progress import meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, mark_done, stage_folder
+from train.finite import largest, require_finite
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)
@@ -142,7 +143,13 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
     if recipe.processes == 1:
         worker(0, recipe, work)
     else:
-        torch.multiprocessing.spawn(worker, args=(recipe, work), nprocs=recipe.processes)
+        try:
+            torch.multiprocessing.spawn(worker, args=(recipe, work), nprocs=recipe.processes)
+        except torch.multiprocessing.ProcessRaisedException as error:
+            kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+            if kind.endswith(GuardError.__name__):
+                raise GuardError(message) from error
+            raise
     export(torch.load(work / "weights.pt"), recipe, out)
     figures: dict[str, float] = json.loads((work / "figures.json").read_text())
     return figures | {"tokens": tokens, "seconds": round(time.monotonic() - started, 1)}
@@ -368,10 +375,13 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
             loss = (losses * loss_weights).sum() / loss_weights.sum()
             loss.backward()
             average_gradients(weights, recipe.processes)
-            torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
+            norm = torch.nn.utils.clip_grad_norm_(weights.values(), recipe.clip)
+            require_finite(step + 1, "loss", loss.item(), recipe.learning_rate)
+            require_finite(step + 1, "gradient norm", norm.item(), recipe.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * schedule(recipe, step, steps)
             optimizer.step()
+            require_finite(step + 1, "largest weight", largest(weights.values()), recipe.learning_rate)
             optimizer.zero_grad()
             seen += int((offsets[batch + 1] - offsets[batch]).sum())
             smooth = 0.98 * smooth + 0.02 * loss.item() if smooth else loss.item()
