@@ -198,7 +198,7 @@ def markdown(text: str) -> str:
 def _cell(text: str) -> str:
     """Return a cell of CSV; one that a spreadsheet would compute begins with an apostrophe, a number does not."""
     shown = clean(text)
-    is_number = re.match(r"[+-]\d", shown) is not None
+    is_number = re.fullmatch(r"[+-][\d.]+( \[[\d. +-]+\])?( (in|out))?", shown) is not None
     return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "\t") and not is_number else shown
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 
 from selfcorrect.errors import DataError, RunFolderError
 from selfcorrect.files import make_folder, open_own, whole_file
+from selfcorrect.printing import complain
 
 SYNC_EVERY_S = 5.0
 """Seconds of recorded work that a power cut may undo at most; a killed process loses one line whatever this is."""
@@ -226,10 +226,7 @@ class Journal:
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
-                    print(
-                        f"{self.path}: removed a torn last line ({len(line)} bytes); its work is redone",
-                        file=sys.stderr,
-                    )
+                    complain(f"{self.path}: removed a torn last line ({len(line)} bytes); its work is redone")
                     file.truncate(self._end)
                     self._dirty = True
                     return

@@ -70,7 +70,7 @@ class Command:
 def continued(command: str, width: int) -> list[str]:
     """Return a command as lines of at most ``width`` characters that a shell joins again; words stay whole."""
     lines: list[str] = []
-    for word in re.findall(r"(?:[^\s']|'[^']*')+", command):  # as shlex.join quotes
+    for word in re.findall(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""", command):  # as shlex.join quotes
         if lines and len(lines[-1]) + len(word) + 3 <= width:
             lines[-1] += f" {word}"
         else:
