@@ -79,12 +79,11 @@ class Asking:
         self.two_turn, self.in_path = two_turn, in_path
         self.joint: Ids = codec.encode(prompts.SEPARATOR) if not (two_turn or in_path) else ()  # between joined parts
         self._evaluate = () if in_path else codec.reply(prompts.EVALUATE)
-        said_wrong = codec.reply(prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE)
-        self._revise = () if in_path and not two_turn else said_wrong
+        said_wrong = prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE
+        self._revise = () if in_path and not two_turn else codec.reply(said_wrong)
         self.stop_texts: tuple[str, ...] = ()  # of attempts and revisions
         if in_path:
             self.stop_texts = (prompts.SELF_QUESTION,) if two_turn else tuple(MARKS.values())
-        self._improve = codec.reply(prompts.INTRINSIC)
         self._shown = {
             part: [message for example in getattr(examples, part) for message in _chat(example, part, two_turn)]
             for part in ("solve", "evaluate", "revise", "improve")
@@ -106,7 +105,7 @@ class Asking:
 
     def blind_revision(self, question: str, attempt: Ids) -> Ids:
         """Return the prompt of a revision right after an attempt, which nobody has judged."""
-        return self._opening("improve", question) + attempt + self._improve
+        return self._opening("improve", question) + attempt + self.codec.reply(prompts.INTRINSIC)
 
     def stated(self, verdict: Verdict, after: Ids = ()) -> Ids:
         """Return the ids of a verdict that nobody sampled: the bare mark, or the two-turn answer to itself.

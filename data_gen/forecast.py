@@ -113,7 +113,7 @@ def plan(
     Only the forecast needs the model itself; ``pilot: 0`` does without. Writes nothing.
     """
     loaded, set_aside = load(recipe)
-    codec = codec or ChatCodec.load(recipe.engine.model)
+    codec = codec or ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
     prompts = [
         Panel(Text(codec.decode(ids)), title=Text(f"first prompt: {part} ({len(ids)} tokens)"))
         for part, ids in first_prompts(recipe, codec, loaded.problems[0].question).items()

@@ -65,7 +65,7 @@ def run(
             return summary
         loaded, set_aside = load(recipe)
         _hold(folder, recipe, [*loaded.problems, *set_aside])
-        codec = codec or ChatCodec.load(recipe.engine.model)
+        codec = codec or ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
         started = time.perf_counter()
         gathered = asyncio.run(_sample(recipe, loaded.problems, folder, (engine, codec), teacher, grade))
         summary = _write(recipe, loaded, set_aside, gathered, codec, run_folder)

@@ -117,7 +117,7 @@ async def open_models(
 
     def asked(of: EngineRecipe, engine: Engine | None, codec: ChatCodec | None) -> Asked:
         in_path = recipe.in_path and of is recipe.engine  # a teacher is asked
-        asking = Asking(codec or ChatCodec.load(of.model), examples, recipe.two_turn, in_path)
+        asking = Asking(codec or ChatCodec.load(of.model, of.thinking), examples, recipe.two_turn, in_path)
         if engine is None:
             opened.append(engine := open_engine(of))
         return Asked(engine, asking)

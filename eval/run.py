@@ -44,6 +44,7 @@ from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, locked, mark_done, plain_name, provenance, reopen, stage_folder
 from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
+from selfcorrect.thinking import thinking_tokens
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
@@ -137,6 +138,9 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
             )
         row = summary(recipe, trajectories, loaded.dropped, rule) | {
             "problems": loaded.record(),
+            "thinking_tokens_per_problem": round(
+                sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories), 1
+            ),
             "template": template_fingerprint(codec),
             "tokenizer": codec.fingerprint(),
         }
@@ -186,7 +190,8 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
     codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
     openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
     first = codec.decode(openings[problems[0].id])
-    assert recipe.method in APPENDS_NOTHING or codec.template.appends  # refuses
+    if recipe.method not in APPENDS_NOTHING:
+        codec.template.require_appending()
     room = min(recipe.max_tokens, recipe.path_tokens or recipe.max_tokens)
     lengths = {name: len(opening) for name, opening in openings.items()}
     paths = len(problems) * len(recipe.seeds)

@@ -53,7 +53,7 @@ class SelfCorrectModel:
         context = getattr(opened, "context", None)
         if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
             loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))
-        return cls(opened, ChatCodec.load(model), loop)
+        return cls(opened, ChatCodec.load(model, engine.thinking if engine else None), loop)
 
     def solve(self, question: str, *, seed: int = 0) -> Trajectory:
         """Return the path of one question; ``.final.answer`` is the answer, ``.evaluations`` the verdicts."""

@@ -2,7 +2,7 @@
 
 Sampled tokens are never decoded and encoded again (TRL#5145): a path grows by appending the tokens
 that the template puts after an assistant message. A template that rewrites earlier turns would break
-this, so it is detected at construction and refused (verl#6854).
+this, so it is refused where something is to be appended (verl#6854; `selfcorrect.templates`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ModelError
+from selfcorrect.templates import ChatTemplate
 from selfcorrect.types import Message, Verdict
 from selfcorrect.verdicts import MARKS
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
-_SENTINEL = "ATTEMPT-STANDS-HERE"
 
 
 def model_path(model: str) -> str:
@@ -60,27 +60,22 @@ class ChatCodec:
     """Turns messages into ids and ids into text with one tokenizer and its chat template.
 
     ``stop_ids`` end an assistant turn; ``turn_end`` is the stop id that the template itself writes after
-    an assistant message (what training teaches as the end of a turn).
+    an assistant message (what training teaches as the end of a turn). ``thinking`` sets the template's
+    ``enable_thinking``, for reasoning models; None leaves it to the template.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
-        if getattr(tokenizer, "chat_template", None) is None:
-            raise ModelError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; add `chat_template` to its "
-                "tokenizer_config.json (a base model needs the template of its chat sibling)"
-            )
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = (), thinking: bool | None = None) -> None:
         self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer, thinking)
         self._pieces: dict[int, int] = {}
         self._replies: dict[str, tuple[int, ...]] = {}
-        self._check_append_only()
-        self.turn_end: int = self.reply("x")[0]
-        ends = {self.turn_end, *stop_ids}
-        if tokenizer.eos_token_id is not None:
-            ends.add(tokenizer.eos_token_id)
-        self.stop_ids: tuple[int, ...] = tuple(sorted(ends))
+        ends = {*stop_ids} if tokenizer.eos_token_id is None else {tokenizer.eos_token_id, *stop_ids}
+        own = self.template.end_of_turn(sorted(ends))
+        self.turn_end: int = own[0]
+        self.stop_ids: tuple[int, ...] = tuple(sorted({*ends, *own}))
 
     @classmethod
-    def load(cls, model: str) -> ChatCodec:
+    def load(cls, model: str, thinking: bool | None = None) -> ChatCodec:
         """Load the tokenizer of a model folder or hub id; raises ModelError where there is none."""
         from transformers import AutoTokenizer, GenerationConfig
 
@@ -93,7 +88,7 @@ class ChatCodec:
             eos = GenerationConfig.from_pretrained(path).eos_token_id
         except OSError:
             eos = None
-        return cls(tokenizer, stop_ids=[] if eos is None else [eos] if isinstance(eos, int) else eos)
+        return cls(tokenizer, [] if eos is None else [eos] if isinstance(eos, int) else eos, thinking)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special tokens are added, and none are read out of the text."""
@@ -115,16 +110,26 @@ class ChatCodec:
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the ids of a chat up to where the assistant is to write; exactly one BOS at most."""
-        ids = self._template_ids(self._render(messages))
+        ids = self._template_ids(self.template.render(messages))
         bos = self.tokenizer.bos_token_id
         if bos is not None and bos != self.tokenizer.eos_token_id and ids.count(bos) > 1 and ids[:2] == (bos, bos):
             raise ModelError(f"the chat template of {self.tokenizer.name_or_path!r} writes BOS twice")
         return ids
 
     def reply(self, user: str) -> tuple[int, ...]:
-        """Return the ids that follow an assistant message: its end, a user message, the next opening."""
+        """Return the ids that follow an assistant message: its end, a user message, the next opening.
+
+        Raises ModelError where the template rewrites earlier turns, or ends them by another token than the last one.
+        """
         if user not in self._replies:  # a few wordings, asked for on every path
-            self._replies[user] = self._template_ids(self._after_sentinel([{"role": "user", "content": user}]))
+            ids = self._template_ids(self.template.after_answer([{"role": "user", "content": user}]))
+            if ids[0] != self.turn_end:
+                raise ModelError(
+                    f"{self.template.name} writes {self.decode(ids[:1])!r} after an assistant message that another "
+                    f"follows, and {self.decode([self.turn_end])!r} after the last one, so nothing can be appended to "
+                    "a sampled path; use a method that appends nothing (long-CoT: self-rewarding, single-turn)"
+                )
+            self._replies[user] = ids
         return self._replies[user]
 
     @cached_property
@@ -141,25 +146,5 @@ class ChatCodec:
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         return hashlib.blake2b(vocabulary.encode(), digest_size=6).hexdigest()
 
-    def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
-
     def _template_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _after_sentinel(self, later: Sequence[Message]) -> str:
-        chat: list[Message] = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _SENTINEL}]
-        return self._render([*chat, *later]).split(_SENTINEL)[-1]
-
-    def _check_append_only(self) -> None:
-        user: Message = {"role": "user", "content": "q"}
-        turn: Message = {"role": "assistant", "content": _SENTINEL}
-        once = self._render([user]) + _SENTINEL
-        twice = self._render([user, turn, user])
-        if not twice.startswith(once):
-            raise ModelError(
-                f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns, so a sampled path "
-                "cannot be continued token for token; use a template that keeps every turn as it was written"
-            )
-        if not self._render([user, turn, user, turn, user]).startswith(twice + _SENTINEL):
-            raise ModelError(f"the chat template of {self.tokenizer.name_or_path!r} rewrites earlier turns")

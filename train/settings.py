@@ -31,6 +31,7 @@ class TrainerRecipe:
     attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
     lora: LoraRecipe | None = None  # train a low-rank update of the linear layers; null: all weights
     trainer: dict[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None  # enable_thinking of the model's chat template, kept in the checkpoint; null: as it is
 
     @property
     def checkpointing(self) -> bool:

@@ -68,7 +68,7 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
     """Fine-tune and return the summary; a finished folder is only read."""
 
     def train(folder: Path) -> dict[str, Any]:
-        codec = ChatCodec.load(recipe.model)
+        codec = ChatCodec.load(recipe.model, recipe.thinking)
         data = _load(recipe, run_folder, codec)
         metrics = checkpoint.open_metrics(folder)
         with meter(f"sft {recipe.name}", None) as progress:
@@ -88,7 +88,7 @@ def plan(recipe: SftRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     if not _data_path(recipe, run_folder).exists():
         shown.append(f"no rows at {_data_path(recipe, run_folder)} yet: `selfcorrect gen` writes them")
         return Group(*shown)
-    codec = ChatCodec.load(recipe.model)
+    codec = ChatCodec.load(recipe.model, recipe.thinking)
     data = _load(recipe, run_folder, codec)
     rows = math.ceil(data.tokens / recipe.max_tokens) if recipe.packing else len(data.rows)
     steps = math.ceil(rows / recipe.batch_rows) * (recipe.stop_after_epochs or recipe.epochs)
@@ -103,7 +103,7 @@ def plan(recipe: SftRecipe, run_folder: Path = Path("runs/default")) -> Renderab
 
 def show_first_mask(recipe: SftRecipe, run_folder: Path) -> RenderableType:
     """Return one row of every kind, coloured by what is learned."""
-    codec = ChatCodec.load(recipe.model)
+    codec = ChatCodec.load(recipe.model, recipe.thinking)
     first = {row.kind: row for row in reversed(_load(recipe, run_folder, codec).rows)}
     return Group(*(Panel(show_mask(first[kind], codec)) for kind in sorted(first)))
 

@@ -152,6 +152,7 @@ class EngineRecipe:
     endpoints: tuple[str, ...] = ()  # openai: base URLs, such as http://localhost:8000/v1
     replicas: int = 1  # ray: how many
     replica: Literal["transformers", "vllm"] = "transformers"  # ray: the kind of each
+    thinking: bool | None = None  # enable_thinking of the model's chat template; null: as the template has it
     actor: dict[str, Any] = field(default_factory=dict)  # ray: options of each actor: num_gpus, num_cpus, runtime_env
     options: dict[str, Any] = field(default_factory=dict)
 

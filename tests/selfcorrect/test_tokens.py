@@ -33,12 +33,15 @@ def test_verdict_ids_differ_where_the_words_do(codec: ChatCodec) -> None:
     assert codec.decode(codec.verdict_ids) == "cw"
 
 
-def test_templates_that_rewrite_turns_are_refused(byte_tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_templates_that_rewrite_turns_are_refused_where_a_turn_is_appended(byte_tokenizer) -> None:  # type: ignore[no-untyped-def]
     tokenizer = byte_tokenizer()
     kept = "{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    tokenizer.chat_template = tokenizer.chat_template.replace(kept, kept.replace("']", "'][:loop.revindex * 9]", 1))
+    cut = kept.replace("message['content']", "message['content'][: 90 if loop.last else 9]")
+    tokenizer.chat_template = tokenizer.chat_template.replace(kept, cut)
+    codec = ChatCodec(tokenizer)
+    assert codec.opening([{"role": "user", "content": "q"}])
     with pytest.raises(ModelError, match="rewrites earlier turns"):
-        ChatCodec(tokenizer)
+        codec.reply("again")
 
 
 def test_missing_template_and_folder_are_explained(byte_tokenizer, tmp_path) -> None:  # type: ignore[no-untyped-def]
