@@ -52,7 +52,7 @@ def open_judge(recipe: JudgeRecipe) -> Judge | None:
         return None
     if recipe.kind == "orm":
         return OutcomeRewardModel.load(recipe)
-    return CrossJudge(open_engine(recipe.engine), ChatCodec.load(recipe.engine.model), recipe)
+    return CrossJudge(open_engine(recipe.engine), ChatCodec.load(recipe.engine.model, recipe.engine.thinking), recipe)
 
 
 class CrossJudge:
@@ -126,7 +126,7 @@ class OutcomeRewardModel:
             )
         if model.config.num_labels not in (1, 2):
             raise ModelError(f"{name!r} has {model.config.num_labels} labels; a reward model has one logit or two")
-        codec = ChatCodec.load(name)
+        codec = ChatCodec.load(name, recipe.engine.thinking)
         if model.config.pad_token_id is None:  # the score is read at the last token that is not padding
             pad = codec.tokenizer.pad_token_id
             model.config.pad_token_id = codec.turn_end if pad is None else pad

@@ -138,7 +138,7 @@ def run(
 
     def train(folder: Path) -> dict[str, Any]:
         hold_whole_weights()
-        codec = ChatCodec.load(recipe.model)
+        codec = ChatCodec.load(recipe.model, recipe.thinking)
         problems, beyond = within_context(
             training_problems(recipe.prompts, recipe.problems, run_folder),
             codec,
@@ -181,7 +181,7 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         problems = training_problems(recipe.prompts, recipe.problems, run_folder)
     except DataError as error:
         return Group(*shown, f"no problems yet: {error}")
-    codec = ChatCodec.load(recipe.model)
+    codec = ChatCodec.load(recipe.model, recipe.thinking)
     lengths = {problem.id: len(codec.opening(prompts.solve_messages(problem.question))) for problem in problems}
     shown.append(length_note(lengths, recipe.max_tokens, context_of_policy(recipe)))
     problem = problem_order(recipe, problems)[0]
