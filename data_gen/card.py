@@ -17,6 +17,7 @@ from rich.table import Table
 from data_gen.recipe import GenRecipe
 from selfcorrect import __version__
 from selfcorrect.jsonl import write_whole
+from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.problems import LICENCES
 from selfcorrect.recipes import to_yaml
 from selfcorrect.tokens import ChatCodec
@@ -43,22 +44,22 @@ def write_readme(folder: Path, recipe: GenRecipe, summary: Mapping[str, Any], co
         "tags": ["math", "reasoning", "self-correction", "selfcorrect"],
         "configs": [{"config_name": name, "data_files": file} for name, (file, _) in here.items()],
     }
-    teacher = f"; revisions by {recipe.teacher.model}" if recipe.teacher else ""
+    teacher = f"; revisions by {code(recipe.teacher.model)}" if recipe.teacher else ""
     files = [(name, file, summary["rows"].get(name, ""), content) for name, (file, content) in here.items()]
     classes = [(name, rows, summary["short"].get(name, "")) for name, rows in summary["classes"].items()]
     dropped = ", ".join(f"{count:,} × {what}" for what, count in summary["problems"]["dropped"].items()) or "none"
     text = f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
-# Self-correction paths of `{recipe.engine.model}`
+# Self-correction paths of {code(recipe.engine.model)}
 
 Made by `selfcorrect gen` {__version__} with sequential rejection sampling
 ([arXiv 2502.19613](https://arxiv.org/abs/2502.19613)): attempts, self-evaluations and
 revisions of a model, graded against reference answers and kept as D1 (wrong, judged wrong, mended), D2 (right, judged
 wrong, still right) and D3 (right and knows it).
 
-- **Model**: `{recipe.engine.model}`{teacher}. Token ids belong to its tokenizer (`{codec.fingerprint()}`).
-- **Problems**: {source}, {summary["problems"]["sampled from"]:,} sampled from; dropped: {dropped}.
+- **Model**: {code(recipe.engine.model)}{teacher}. Token ids belong to its tokenizer (`{codec.fingerprint()}`).
+- **Problems**: {inline(source)}, {summary["problems"]["sampled from"]:,} sampled from; dropped: {inline(dropped)}.
 - **Licences**: problems: {licence}. Sampled text: whatever the licence of the model says.
 - **Format**: {recipe.format}; schedule: {recipe.schedule}{", steered" if recipe.steer and not recipe.fixed else ""}.
 
@@ -72,15 +73,13 @@ wrong, still right) and D3 (right and knows it).
 
 ## Recipe
 
-```yaml
-{to_yaml(recipe).strip()}
-```
+{fenced(to_yaml(recipe), "yaml")}
 """
     write_whole(folder / "README.md", [text])
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
-    cells = lambda row: [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+    cells = lambda row: [f"{cell:,}" if isinstance(cell, int) else inline(str(cell)) for cell in row]
     return "\n".join("| " + " | ".join(cells(row)) + " |" for row in [header, ("---",) * len(header), *rows])
 
 

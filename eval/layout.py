@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from selfcorrect.markdown import fenced, inline
 from selfcorrect.printing import Command, clean
 
 FIRST = 26  # characters of the first column on a terminal
@@ -68,14 +69,8 @@ class Table:
                 lines.append(_pipes(tuple(map(_plain, row))))
         lines += ["", *(f"{_plain(note)}  " for note in self.notes)]
         if self.commands:
-            lines += [
-                "",
-                "Missing; these commands make them:",
-                "",
-                "```",
-                *(clean(command).replace("\n", "\\n") for command in self.commands),
-                "```",
-            ]
+            commands = "\n".join(command.replace("\n", "\\n") for command in self.commands)
+            lines += ["", "Missing; these commands make them:", "", fenced(commands)]
         return "\n".join(lines).rstrip() + "\n"
 
     def to_latex(self) -> str:
@@ -188,13 +183,6 @@ def latex(text: str) -> str:
     return "".join(pieces).replace("\n", " ").replace("\t", " ")
 
 
-def markdown(text: str) -> str:
-    """Return text that GitHub shows as it is: no cell ends, no HTML, no link and no picture begins in it."""
-    shown = clean(text.replace("\\", "\\\\")).replace("\n", " ").replace("\t", " ")
-    shown = shown.replace("|", r"\|").replace("<", "&lt;").replace("`", r"\`")
-    return shown.replace("](", r"]\(")
-
-
 def _cell(text: str) -> str:
     """Return a cell of CSV; one that a spreadsheet would compute begins with an apostrophe, a number does not."""
     shown = clean(text)
@@ -205,7 +193,7 @@ def _cell(text: str) -> str:
 def _plain(text: str) -> str:
     if text.startswith("  "):  # Markdown drops spaces: a part of the row above
         return "&emsp;" + _plain(text.lstrip())
-    return markdown(text)
+    return inline(text)
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_journal, read_jsonl, write_whole
 from selfcorrect.metrics import is_correct
+from selfcorrect.printing import clean
 from selfcorrect.runs import finished
 from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verdict
 
@@ -102,7 +103,12 @@ def _render(run: Path, beside: Path | None) -> str:
     checks = _objects(demo, "checks")
     scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,
     )
     environment.filters |= {
         "value": show_value,

@@ -16,10 +16,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eval.layout import markdown
 from eval.rows import read_json, read_trajectories
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import write_json, write_whole
+from selfcorrect.markdown import inline
 from selfcorrect.metrics import PairedTest, compare, is_correct
 from selfcorrect.types import Trajectory, to_json
 
@@ -187,5 +187,5 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         cells = [str(cell(row, key)).replace("\n", " [").replace(" [", " [", 1) for key, _ in COLUMNS]
         cells = [f"{text}]" if "[" in text else text for text in cells]
-        lines.append("| " + " | ".join([markdown(row["label"]), str(row["n"]), *cells]) + " |")
+        lines.append("| " + " | ".join([inline(row["label"]), str(row["n"]), *cells]) + " |")
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from selfcorrect.jsonl import write_whole
+from selfcorrect.markdown import code, fenced, inline
 
 PROGRAMS = {
     "sft": "supervised fine-tuning on self-correction paths",
@@ -30,16 +31,16 @@ def write_card(folder: Path, program: str, summary: Mapping[str, Any]) -> None:
     header = {"library_name": "transformers", "base_model": recipe["model"], "tags": ["self-correction", program]}
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
-        f"# {recipe['name']}",
-        f"{PROGRAMS[program].capitalize()}, from `{recipe['model']}`, by `selfcorrect train {program}` "
+        f"# {inline(recipe['name'])}",
+        f"{PROGRAMS[program].capitalize()}, from {code(recipe['model'])}, by `selfcorrect train {program}` "
         f"(selfcorrect {made['selfcorrect']}, git {made['git'] or 'unknown'}, {made['started'][:10]}).",
         "## Data",
         *(data_lines(recipe, folder.parent.parent) or ["problems of the recipe, below"]),
         "## Result",
         "Measured on its own training data or rollouts unless it says validation; `selfcorrect eval` measures it.",
-        f"```json\n{json.dumps(summary, indent=1, ensure_ascii=False)}\n```",
+        fenced(json.dumps(summary, indent=1, ensure_ascii=False), "json"),
         "## Recipe",
-        f"```yaml\n{text.strip()}\n```",
+        fenced(text, "yaml"),
         "## Versions",
         f"Python {made['python']}, {versions}.",
         "## Limits",
@@ -58,5 +59,5 @@ def data_lines(recipe: Mapping[str, Any], run_folder: Path) -> list[str]:
             content = path.read_bytes()
             digest = hashlib.blake2b(content, digest_size=8).hexdigest()
             rows = content.count(b"\n")
-            lines.append(f"- `{recipe[key]}`: {rows:,} rows, blake2b {digest}")
+            lines.append(f"- {code(recipe[key])}: {rows:,} rows, blake2b {digest}")
     return lines

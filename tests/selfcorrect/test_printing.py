@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.layout import Table as PaperTable
-from eval.layout import latex, markdown
+from eval.layout import latex
 from selfcorrect import printing
+from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
 from selfcorrect.progress import meter, said_now_and_then
 
@@ -41,13 +42,12 @@ def prints_of(source: str) -> list[tuple[int, str]]:
         name = ast.unparse(node.func)
         last = name.rsplit(".", 1)[-1]
         titled = [k.value for k in node.keywords if k.arg in ("title", "subtitle", "caption")]
-        if name == "print" or last in ("echo", "secho", "from_markup", "confirm"):
-            found.append((node.lineno, name))
-        elif last in ("print", "print_json", "print_exception", "log", "out") and "console" in name.casefold():
-            found.append((node.lineno, name))
-        elif last == "print" and name.count(".") and name.split(".")[0] in ("rich", "display", "output", "errors"):
-            found.append((node.lineno, name))
-        elif last in ("write", "writelines") and ("stdout" in name or "stderr" in name):
+        onto = name.casefold().split(".")
+        is_print = name == "print" or last in ("echo", "secho", "from_markup", "confirm")
+        is_print |= last in ("print", "print_json", "print_exception", "log", "out") and "console" in onto[-2:-1]
+        is_print |= last == "print" and onto[0] in ("rich", "display", "output", "errors")
+        is_print |= last in ("write", "writelines") and bool({"stdout", "stderr"} & set(onto))
+        if is_print:
             found.append((node.lineno, name))
         elif last == "Console" or name.endswith("Console.__init__"):
             found.append((node.lineno, "Console()"))
@@ -172,7 +172,9 @@ def test_files_hold_no_controls_no_formulas_and_no_markup() -> None:
     assert "](" not in texts[0]
     written = next(row for row in csv.reader(io.StringIO(texts[2])) if "owned" in row[0])
     assert written[1:] == ["'=HYPERLINK(1)", "'@SUM(1)", "'-1+cmd|' /C calc'!A0", "-5.7 [-7.4 -4.0]", "+0.4"]
-    assert markdown("a|b<c>`d`") == r"a\|b&lt;c>\`d\`"
+    assert inline("a|b<c>`d`") == r"a\|b&lt;c>\`d\`"
+    assert code("a``b") == "``` a``b ```"
+    assert fenced("x: '```'\n---\n\x1b", "yaml") == "````yaml\nx: '```'\n---\n\\x1b\n````"
     assert latex("\x1b[1m\t") == r"\textbackslash{}x1b[1m "
 
 
