@@ -1,73 +1,111 @@
 """The grader in the shapes that RL libraries call. Our own trainers use `selfcorrect.rewards` instead.
 
-A problem whose reference answer cannot be read has no reward (None: TRL leaves it out; verl and verifiers need a
-number and get ``ungradable``). A response that cannot be graded, for want of an answer or by a limit, scores 0.
+A problem without a reference answer (None, NaN, a blank), or whose reference cannot be read, has no reward (None: TRL
+leaves it out; verl and verifiers need a number and get ``ungradable``). A response that cannot be graded, for want of
+an answer or by a limit, scores 0. Further keyword arguments are what libraries pass to all reward functions: not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selfcorrect.errors import InputError
 from selfcorrect.grading.grader import GOLD_UNREADABLE, grade, grade_many
 from selfcorrect.types import Grade
 
-Completion = str | Sequence[Mapping[str, Any]]
+Completion = str | Sequence[Mapping[str, Any]] | None
 
 
 def accuracy_reward(
     completions: Sequence[Completion],
-    gold: Sequence[str] | None = None,
-    solution: Sequence[str] | None = None,
-    answer: Sequence[str] | None = None,
+    gold: Iterable[Any] | None = None,
+    solution: Iterable[Any] | None = None,
+    answer: Iterable[Any] | None = None,
     source: Sequence[str] | str = "math",
     **_: Any,
 ) -> list[float | None]:
-    """TRL: 1.0 or 0.0 for each completion, None where its reference answer cannot be read.
+    """TRL: 1.0 or 0.0 for each completion, None where its reference answer is missing or cannot be read.
 
-    The reference answers come from the first of the columns ``gold``, ``solution``, ``answer`` that is there.
+    The reference answers come from the first of the columns ``gold``, ``solution``, ``answer`` that is there; where
+    several are, as in mixed data sets, a row takes the first that it has.
     """
-    golds = next((column for column in (gold, solution, answer) if column is not None), None)
-    if golds is None:
+    columns = [list(column) for column in (gold, solution, answer) if column is not None]
+    if not columns:
         raise InputError("accuracy_reward needs a dataset column with reference answers: gold, solution or answer")
-    pairs = [(completion_text(completion), str(one)) for completion, one in zip(completions, golds, strict=True)]
-    return [_score(result) for result in grade_many(pairs, source=source)]
+    if odd := [len(column) for column in columns if len(column) != len(completions)]:
+        raise InputError(f"{len(completions)} completions, but a column of {odd[0]} reference answers")
+    texts = [
+        [text for value in row if (text := reference_text(value)) is not None] for row in zip(*columns, strict=True)
+    ]
+    known = [n for n, found in enumerate(texts) if found]
+    sources = source if isinstance(source, str) else [str(list(source)[n]) for n in known]
+    pairs = [(completion_text(completions[n]), texts[n][0]) for n in known]
+    scores = dict(zip(known, map(_score, grade_many(pairs, source=sources)), strict=True))
+    return [scores.get(n) for n in range(len(completions))]
 
 
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str,
+    ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
     *,
     ungradable: float = 0.0,
+    **_: Any,
 ) -> float:
     """verl: the score of one response under the rules of its data source."""
-    score = _score(grade(solution_str, str(ground_truth), source=data_source))
-    return ungradable if score is None else score
+    return _number(solution_str, ground_truth, str(data_source), ungradable)
 
 
 def correct_answer(
     completion: Completion,
-    answer: str,
+    answer: Any,
     info: Mapping[str, Any] | None = None,
     *,
     ungradable: float = 0.0,
     **_: Any,
 ) -> float:
     """verifiers: the reward of one completion; ``info["source"]`` names the data set."""
-    source = str((info or {}).get("source", "math"))
-    score = _score(grade(completion_text(completion), str(answer), source=source))
-    return ungradable if score is None else score
+    return _number(completion, answer, str((info or {}).get("source", "math")), ungradable)
 
 
 def completion_text(completion: Completion) -> str:
-    """Return the text of a completion; of a conversation the last assistant message."""
-    if isinstance(completion, str):
-        return completion
-    spoken = [str(message.get("content") or "") for message in completion if message.get("role") == "assistant"]
-    return spoken[-1] if spoken else ""
+    """Return the text of a completion; of a conversation the last assistant message, parts of text joined."""
+    if completion is None or isinstance(completion, str):
+        return completion or ""
+    spoken = [message.get("content") or "" for message in completion if message.get("role") == "assistant"]
+    last = spoken[-1] if spoken else ""
+    if isinstance(last, str):
+        return last
+    return "".join(str(part.get("text") or "") for part in last if isinstance(part, Mapping))
+
+
+def reference_text(value: Any) -> str | None:
+    """Return a reference answer out of a data set's cell as text; None for a cell that holds none.
+
+    ``None``, NaN, pandas' NA and blanks are none. A whole number in floating point, which a column with gaps makes of
+    ``7``, is that number. A list of one is its item; several, or a mapping, name no single reference.
+    """
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return reference_text(value[0]) if len(value) == 1 else None
+    if value is None or isinstance(value, (bool, Mapping, bytes)):
+        return None
+    if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            return None
+        return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+    text = str(value).strip()
+    return None if not text or str(type(value).__name__) in ("NAType", "NaTType") else text
+
+
+def _number(completion: Completion, reference: Any, source: str, ungradable: float) -> float:
+    gold = reference_text(reference)
+    score = None if gold is None else _score(grade(completion_text(completion), gold, source=source))
+    return ungradable if score is None else score
 
 
 def _score(result: Grade) -> float | None:

@@ -1,0 +1,98 @@
+"""The adapters of RL libraries: no reference is no reward, whatever a library's columns and keyword arguments are."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfcorrect.errors import InputError
+from selfcorrect.grading.reward_functions import accuracy_reward, completion_text, compute_score, correct_answer
+
+RIGHT, WRONG = r"\boxed{7}", r"\boxed{8}"
+NONE: list[Any] = [
+    None,
+    float("nan"),
+    float("inf"),
+    np.nan,
+    np.float64("nan"),
+    "",
+    "  \n",
+    [],
+    ["7", "8"],
+    {"a": 7},
+    True,
+]
+NONE += [np.array(["7", "8"]), np.array([]), [None], [float("nan")], b"7"]
+SEVEN: list[Any] = [
+    "7",
+    7,
+    7.0,
+    " 7 ",
+    np.int64(7),
+    np.float32(7),
+    ["7"],
+    (7,),
+    np.array(["7"]),
+    np.array(7),
+    Decimal(7),
+]
+SEVEN += [Fraction(7), "#### 7", r"$\boxed{7}$"]
+
+
+@pytest.mark.parametrize("value", NONE, ids=repr)
+def test_no_reference_is_no_reward(value: Any) -> None:
+    for column in ("gold", "solution", "answer"):
+        assert accuracy_reward([RIGHT, WRONG], **{column: [value, "8"]}) == [None, 1.0]
+    assert compute_score("x", RIGHT, value) == 0.0
+    assert compute_score("x", RIGHT, value, ungradable=-1.0) == -1.0
+    assert correct_answer(RIGHT, value, ungradable=0.5) == 0.5
+
+
+@pytest.mark.parametrize("value", SEVEN, ids=repr)
+def test_a_reference_is_read_out_of_any_cell(value: Any) -> None:
+    assert accuracy_reward([RIGHT, WRONG], solution=[value, value]) == [1.0, 0.0]
+    assert (compute_score("x", RIGHT, value), compute_score("x", WRONG, value)) == (1.0, 0.0)
+    assert correct_answer([{"role": "assistant", "content": RIGHT}], value) == 1.0
+
+
+def test_pandas_missing_values_are_no_reward() -> None:
+    pd = pytest.importorskip("pandas")
+    column = pd.Series([7, None, 7])
+    assert accuracy_reward([RIGHT, RIGHT, WRONG], answer=column) == [1.0, None, 0.0]
+    assert accuracy_reward([RIGHT, RIGHT], answer=pd.array(["7", None], dtype="string")) == [1.0, None]
+    assert accuracy_reward([RIGHT], answer=[pd.NaT]) == [None]
+
+
+def test_a_row_takes_the_first_column_that_it_has() -> None:
+    assert accuracy_reward([RIGHT] * 3, gold=[None, "7", None], solution=["7", "8", float("nan")]) == [1.0, 1.0, None]
+    assert accuracy_reward([RIGHT] * 2, gold=[None, "7"], source=["gsm8k", "math"]) == [None, 1.0]
+    with pytest.raises(InputError, match="2 completions, but a column of 1"):
+        accuracy_reward([RIGHT, RIGHT], gold=["7"])
+
+
+def test_further_keyword_arguments_of_libraries_pass() -> None:
+    more = {"reward_router_address": None, "reward_model_tokenizer": None, "num_turns": 1, "unknown": object()}
+    assert compute_score(data_source="x", solution_str=RIGHT, ground_truth="7", extra_info={}, **more) == 1.0
+    assert accuracy_reward([RIGHT], solution=["7"], trainer_state=None, log_extra=None, completion_ids=[[1]]) == [1.0]
+    assert correct_answer(RIGHT, "7", {}, prompt="…", state={}, parser=None) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        (None, ""),
+        ("a", "a"),
+        ([], ""),
+        ([{"role": "assistant", "content": None}], ""),
+        ([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}], "a"),
+        ([{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], "ab"),
+        ([{"role": "assistant", "content": [{"type": "image"}, {"text": "a"}]}], "a"),
+    ],
+)
+def test_completions_of_any_form_have_a_text(completion: Any, text: str) -> None:
+    assert completion_text(completion) == text
+    assert accuracy_reward([completion], gold=["7"]) == [0.0]
