@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.control_text import apart, control_pattern
 from selfcorrect.errors import ModelError
+from selfcorrect.loading import model_loading, no_folder
 from selfcorrect.templates import ChatTemplate
 from selfcorrect.types import Message, Verdict
 from selfcorrect.verdicts import MARKS
@@ -29,9 +32,10 @@ def model_path(model: str) -> str:
     """
     if model == "embedded":
         return str(EMBEDDED)
-    looks_local = model.startswith((".", "/", "~", "runs/")) or model.count("/") > 1
+    first = Path(model).parts[0] if "/" in model else ""
+    looks_local = model.startswith((".", "/", "~", "runs/")) or model.count("/") > 1 or Path(first or "?").is_dir()
     if looks_local and not Path(model).expanduser().is_dir():
-        raise ModelError(f"no model folder at {model!r}; give a folder with config.json, a hub id, or 'embedded'")
+        raise no_folder(model)
     return str(Path(model).expanduser()) if looks_local or Path(model).is_dir() else model
 
 
@@ -110,7 +114,7 @@ class ChatCodec:
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the ids of a chat up to where the assistant is to write; exactly one BOS at most."""
-        ids = self._template_ids(self.template.render(messages))
+        ids = self._ids(messages, self.template.render)
         bos = self.tokenizer.bos_token_id
         if bos is not None and bos != self.tokenizer.eos_token_id and ids.count(bos) > 1 and ids[:2] == (bos, bos):
             raise ModelError(f"the chat template of {self.tokenizer.name_or_path!r} writes BOS twice")
@@ -122,7 +126,7 @@ class ChatCodec:
         Raises ModelError where the template rewrites earlier turns, or ends them by another token than the last one.
         """
         if user not in self._replies:  # a few wordings, asked for on every path
-            ids = self._template_ids(self.template.after_answer([{"role": "user", "content": user}]))
+            ids = self._ids([{"role": "user", "content": user}], self.template.after_answer)
             if ids[0] != self.turn_end:
                 raise ModelError(
                     f"{self.template.name} writes {self.decode(ids[:1])!r} after an assistant message that another "
@@ -146,5 +150,16 @@ class ChatCodec:
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         return hashlib.blake2b(vocabulary.encode(), digest_size=6).hexdigest()
 
-    def _template_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+    def _ids(self, messages: Sequence[Message], render: Callable[[Sequence[Message]], str]) -> tuple[int, ...]:
+        """Return the ids of rendered messages: the template's control tokens, and none out of what the messages say."""
+        cut, mark = apart(messages, self._controls, self._special)
+        pieces = render(cut).split(mark) if mark else [render(cut)]
+        return tuple(token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False))
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        return control_pattern(self.tokenizer)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        return control_pattern(self.tokenizer, special_alone=True)
