@@ -49,6 +49,11 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Killing:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A model folder: a random Llama of about 30,000 parameters, float32."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"), tokenizer)
+
+
+def make_tiny_model(folder: Path, tokenizer: Any) -> Path:
+    """Write the tiny model into a folder and return it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -66,7 +71,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    folder = tmp_path_factory.mktemp("tiny")
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -78,7 +82,11 @@ PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)
 @pytest.fixture(scope="session")
 def guesser(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder whose checkpoints/ift answers 3 or 4, judges itself correct, and is right about half the time."""
-    folder = tmp_path_factory.mktemp("guesser")
+    return make_guesser(tmp_path_factory.mktemp("guesser"), tiny_model, codec)
+
+
+def make_guesser(folder: Path, tiny_model: Path, codec: ChatCodec) -> Path:
+    """Train the guesser into a run folder and return it."""
     (folder / "data" / "sft").mkdir(parents=True)
     rows = []
     for problem in PROBLEMS:
@@ -108,12 +116,23 @@ def guesser(tiny_model: Path, codec: ChatCodec, tmp_path_factory: pytest.TempPat
     return folder
 
 
-@pytest.fixture
-def recipe(guesser: Path, tmp_path: Path) -> GrpoRecipe:
+def write_prompts(path: Path) -> Path:
+    """Write the problems, one a line, and return the file."""
     fields = ("id", "question", "gold", "source")
     lines = [json.dumps({name: getattr(problem, name) for name in fields}) + "\n" for problem in PROBLEMS]
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def recipe(guesser: Path, tmp_path: Path) -> GrpoRecipe:
+    write_prompts(tmp_path / "data" / "prompts.jsonl")
+    return make_recipe(guesser)
+
+
+def make_recipe(guesser: Path) -> GrpoRecipe:
+    """Return GRPO on the guesser, two rollouts of twelve paths."""
     return GrpoRecipe(
         model=str(guesser / "checkpoints" / "ift"),
         steps=2,

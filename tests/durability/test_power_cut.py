@@ -1,0 +1,95 @@
+"""After a power cut at any moment: no DONE, or everything that it stands for; and a re-run ends with the same bytes.
+
+pytest -m "slow or not slow" tests/durability/test_power_cut.py             # POINTS=30: as many cuts a stage
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selfcorrect.runs import finished
+from tests.durability.conftest import Stages, outcome
+from tests.durability.disk import Recorder, distinct, restore
+
+POINTS = int(os.environ.get("POINTS", "12"))
+SLOW = [pytest.mark.slow]
+WITHOUT_DONE = ("export", "report")
+
+
+def overwrite_then_mark(run: Path, sync: bool) -> None:
+    """Be a stage that replaces its result and says that it is done."""
+    with (run / "result").open("w") as file:
+        file.write("new")
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    with (run / "DONE").open("w") as file:
+        file.flush()
+        os.fsync(file.fileno())
+    folder = os.open(run, os.O_RDONLY)
+    os.fsync(folder)
+
+
+@pytest.mark.parametrize(("sync", "shown"), [(True, {"new"}), (False, {"", "old"})])
+def test_the_recorder_shows_what_was_not_synced(tmp_path: Path, sync: bool, shown: set[str]) -> None:
+    run, store = tmp_path / "run", tmp_path / "store"
+    run.mkdir()
+    (run / "result").write_text("old")
+    if not (pid := os.fork()):  # the hook of the recorder stays for as long as a process lives
+        try:
+            recorder = Recorder(run, store)
+            overwrite_then_mark(run, sync)
+            recorder.save()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    found = set()
+    for place, cut in enumerate(distinct(json.loads((store / "cuts.json").read_text()))):
+        restore(cut["tree"], store, tmp_path / str(place))
+        if (tmp_path / str(place) / "DONE").exists():
+            found.add((tmp_path / str(place) / "result").read_text())
+    assert found == shown
+
+
+@pytest.mark.parametrize("kind", ["strict", "names"])
+@pytest.mark.parametrize(
+    "stage",
+    ["gen", "eval", "regrade", *(pytest.param(name, marks=SLOW) for name in ("sft", "dpo", "orm", "grpo", "ppo"))]
+    + [pytest.param(name, marks=SLOW) for name in WITHOUT_DONE],
+)
+def test_a_cut_at_any_write_loses_no_result_and_leaves_no_lie(
+    stages: Stages, tmp_path: Path, stage: str, kind: str
+) -> None:
+    whole = stages.whole(stage, tmp_path)
+    run, store = stages.inputs(stage, tmp_path / "run"), tmp_path / "store"
+    stages.finish(stage, run, record=store)
+    assert outcome(run) == whole
+    before = outcome(stages.base / stage)
+    cuts = distinct([cut for cut in json.loads((store / "cuts.json").read_text()) if cut["kind"] == kind])
+    chosen = cuts if len(cuts) <= POINTS else [cuts[round(i * (len(cuts) - 1) / (POINTS - 1))] for i in range(POINTS)]
+    done = 0
+    for cut in chosen:
+        shutil.rmtree(run)
+        run.mkdir()
+        restore(cut["tree"], store, run)
+        for folder in sorted({path.parent for path in run.rglob("DONE")}):
+            assert finished(folder, by_hash=True) is not None, cut["at"]
+            done += 1
+        if stage in WITHOUT_DONE:  # under its own name a file is whole, or is not there
+            for name, content in outcome(run).items():
+                assert name in before or name.endswith(".partial") or content == whole[name], f"{name}, {cut['at']}"
+        stages.finish(stage, run)
+        after = outcome(run)
+        after = {name: content for name, content in after.items() if not name.endswith(".partial")}
+        assert after.keys() == whole.keys(), cut["at"]
+        for name, content in after.items():
+            assert content == whole[name], f"{name}, cut {cut['at']}"
+    print(f"{stage}, {kind}: {len(chosen)} of {len(cuts)} cuts, {done} DONE verified")
+    assert len(chosen) > 3, "too few to mean something"
+    assert stage in WITHOUT_DONE or 0 < done < 3 * len(chosen)
