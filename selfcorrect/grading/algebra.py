@@ -24,10 +24,13 @@ from selfcorrect.grading.limits import (
     MAX_DETERMINANT,
     MAX_DIGITS,
     MAX_FACTORIAL,
+    MAX_KEY_CHARS,
     MAX_POWER_OF_SUM,
     MAX_TERMS,
     TooLarge,
     Unreadable,
+    found,
+    spend,
 )
 from selfcorrect.grading.nodes import Node
 
@@ -114,6 +117,8 @@ def _reduce(exponents: dict[str, Fraction]) -> tuple[Monomial, Fraction]:
 def _times(left: Poly, right: Poly) -> Poly:
     if len(left) * len(right) > MAX_TERMS * 20:
         raise TooLarge("a product of long sums")
+    products = len(left) * len(right)
+    spend(products if products < 9 else products * (1 + (_bits(left) + _bits(right)) // 64))
     result: Poly = {}
     for monomial_l, coefficient_l in left.items():
         for monomial_r, coefficient_r in right.items():
@@ -141,6 +146,11 @@ def _times(left: Poly, right: Poly) -> Poly:
     return _settle(result)
 
 
+def _bits(poly: Poly) -> int:
+    """Return the bits of the longest coefficient; short sums of short numbers are not looked at closely."""
+    return max((value.numerator.bit_length() + value.denominator.bit_length() for value in poly.values()), default=0)
+
+
 def _settle(poly: Poly) -> Poly:
     """Reduce single monomials that came in unreduced (a power of one monomial)."""
     if all(_is_settled(monomial) for monomial in poly):
@@ -166,6 +176,7 @@ def _is_settled(monomial: Monomial) -> bool:
 
 
 def _plus(left: Poly, right: Poly, sign: int = 1) -> Poly:
+    spend(1 + len(right))
     result = dict(left)
     for monomial, coefficient in right.items():
         total = result.get(monomial, 0) + sign * coefficient
@@ -229,7 +240,9 @@ def _integer_power(base: Quotient, exponent: int) -> Quotient:
         poly = {_power_monomial(monomial, Fraction(exponent)): rational_power(coefficient, exponent)}
         return Quotient(_settle(poly) if exponent else dict(_UNIT))
     if not base.top:
-        return constant(0) if exponent else constant(1)
+        if not exponent:
+            raise Unreadable("zero to the power zero")
+        return constant(0)
     if exponent > MAX_POWER_OF_SUM or math.comb(len(base.top) + exponent - 1, exponent) > MAX_TERMS * 4:
         raise TooLarge("a large power of a sum")
     result = constant(1)
@@ -311,6 +324,7 @@ def _factors(number: int, index: int) -> list[tuple[int, int]]:
         return []
     if number.bit_length() > _MAX_BITS:
         raise TooLarge("a long number under a root")
+    spend(min(math.isqrt(number), _PRIME_BOUND) // 40)
     factors: list[tuple[int, int]] = []
     if index == 2 and number > 10**9:
         root = math.isqrt(number)
@@ -366,9 +380,19 @@ def monomial_key(monomial: Monomial) -> str:
 
 
 def poly_key(poly: Poly) -> str:
-    """Return the text of a polynomial, terms in a fixed order."""
+    """Return the text of a polynomial, terms in a fixed order; raises TooLarge beyond MAX_KEY_CHARS."""
     terms = sorted((monomial_key(monomial), coefficient) for monomial, coefficient in poly.items())
-    return "+".join(f"{coefficient}{'*' if name else ''}{name}" for name, coefficient in terms) or "0"
+    if sum(len(name) + _bits({(): coefficient}) // 3 for name, coefficient in terms) > MAX_KEY_CHARS:
+        raise TooLarge("a long argument of a function")
+    text = "+".join(f"{_text(coefficient)}{'*' if name else ''}{name}" for name, coefficient in terms)
+    return text or "0"
+
+
+def _text(value: Fraction) -> str:
+    """Return a rational number as text; in base 16 where Python refuses long decimals."""
+    if _bits({(): value}) < 10_000:
+        return str(value)
+    return f"{value.numerator:x}/{value.denominator:x}x"
 
 
 def key(value: Quotient) -> str:
@@ -665,12 +689,48 @@ def _opaque(name: str, args: list[Quotient]) -> Quotient:
 
 
 def tree_key(node: Node) -> str:
-    """Return a text for any tree in which equal scalars look alike."""
-    try:
-        return key(normal_form(node)) if node.kind not in ("big", "apply") else _plain_key(node)
-    except (Unreadable, TooLarge):
-        return _plain_key(node)
+    """Return a text for any tree in which equal scalars look alike; worked out once in a grade."""
+    known = found()
+    if node not in known:
+        try:
+            text = key(normal_form(node)) if node.kind not in ("big", "apply") else _plain_key(node)
+        except (Unreadable, TooLarge):
+            text = _plain_key(node)
+        known[node] = text
+    return str(known[node])
 
 
 def _plain_key(node: Node) -> str:
-    return f"{node.kind}:{node.value}[{', '.join(tree_key(arg) for arg in node.args)}]"
+    text = f"{node.kind}:{node.value}[{', '.join(tree_key(arg) for arg in node.args)}]"
+    if len(text) > MAX_KEY_CHARS:
+        raise TooLarge("a long argument of a function")
+    return text
+
+
+def tree(value: Quotient) -> Node | None:
+    """Return a tree of a normal form in letters, π, e, i and roots of primes; None where it has opaque values."""
+    parts = [_sum_tree(poly) for poly in (value.top, value.bottom)]
+    if parts[0] is None or parts[1] is None:
+        return None
+    return parts[0] if value.bottom is _UNIT else Node("div", "", (parts[0], parts[1]))
+
+
+def _sum_tree(poly: Poly) -> Node | None:
+    terms = []
+    for monomial, coefficient in poly.items():
+        factors = [_fraction_tree(coefficient)]
+        for name, exponent in monomial:
+            if name[0] == "@" or not (name[0] == "#" or name.isidentifier()):
+                return None
+            letter = Node("sym", name.lstrip("#")) if name[:2] != "#p" or name == "#pi" else Node("num", name[2:])
+            factors.append(letter if exponent == 1 else Node("pow", "", (letter, _fraction_tree(exponent))))
+        terms.append(factors[0] if len(factors) == 1 else Node("mul", "", tuple(factors)))
+    if not terms:
+        return Node("num", "0")
+    return terms[0] if len(terms) == 1 else Node("add", "", tuple(terms))
+
+
+def _fraction_tree(value: Fraction) -> Node:
+    top = Node("num", str(abs(value.numerator)))
+    size = top if value.denominator == 1 else Node("div", "", (top, Node("num", str(value.denominator))))
+    return Node("neg", "", (size,)) if value < 0 else size

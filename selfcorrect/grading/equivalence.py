@@ -1,9 +1,11 @@
 """Decide whether two read answers are equal: True, False, or None where neither could be shown.
 
 The rules, in the order a reader would ask for them:
+- an equality needs a witness (`witness`): every "equal" of two quantities passes `Equivalence._equal`;
 - **numbers** exactly; a decimal of ROUNDED_DIGITS or more significant digits may be the rounding of a non-integer;
 - **percent** ``p%`` is p or p/100; **degrees** may be missing, ``180°`` is π; **units** by `units`;
-- **expressions** by normal form (`algebra`), else by a point where they differ, else by the worker pool;
+- **expressions** by normal form (`algebra`) or, where that is too large, modulo primes (`exact`), else by a point where
+  they differ, else by the worker pool;
 - **names** (``x =``, ``f(x) =``, ``AB =``) before a value are harmless; every member of a chain must be right;
 - **equations** up to a constant factor, **inequalities** as intervals, **tuples** with order and brackets,
   **lists, sets and unions** without order, **matrices** entry by entry, **words** by `wording`.
@@ -15,39 +17,73 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
-from selfcorrect.grading import algebra, numeric, shapes, wording
-from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading import algebra, exact, numeric, shapes, wording
+from selfcorrect.grading.limits import (
+    COMPARISON_STEPS,
+    MAX_FORM_STEPS,
+    MAX_QUESTIONS,
+    TooLarge,
+    Unreadable,
+    budget,
+    spend,
+    steps_left,
+)
 from selfcorrect.grading.nodes import Node, num, sym
 from selfcorrect.grading.rules import Rules
 from selfcorrect.grading.units import conversion
+from selfcorrect.grading.witness import Witness, doubtful_part, words_for
+
+if TYPE_CHECKING:
+    from selfcorrect.grading.pool import Decision
 
 ROUNDED_DIGITS = 9
 """A decimal with this many significant digits equals the non-integer constant whose rounding it is."""
+_LONG_LIST = 8
 
-Slow = Callable[[Node, Node, bool], bool | None]
-"""Decides two scalar trees outside this process: (response, gold, positive symbols) -> equal, different, unknown."""
+
+class Slow(Protocol):
+    """What is asked outside this process, about scalar trees."""
+
+    def compare(self, response: Node, gold: Node, positive: bool) -> Decision:
+        """Say whether two trees are equal."""
+        ...
+
+    def has_value(self, tree: Node, positive: bool) -> bool:
+        """Say whether a tree alone has a finite value."""
+        ...
 
 
 @dataclass(slots=True)
 class Equivalence:
-    """Compares trees under one data set's rules; ``method`` and ``limit`` tell afterwards what decided."""
+    """Compares trees under one data set's rules.
+
+    Afterwards ``method`` names the rule that decided and ``how`` says in words what it found; where nothing did,
+    ``limit`` says what stood in the way and ``blame`` which side (``response``, ``reference``, or empty: unknown).
+    """
 
     rules: Rules
     slow: Slow | None = None
-    tolerance: float | None = None
+    tolerance: Fraction | None = None
     cached: bool = True
     method: str = "structure"
+    how: str = ""
     limit: str = ""
+    blame: str = ""
+    questions: int = 0
+    open: bool = False
 
     def same(self, response: Node, gold: Node) -> bool | None:
         """Return whether the two answers are equal; None where it could not be decided."""
         if response == gold:
-            self.method = "identical"
+            self._by("identical")
             return True
+        spend(1)
         if gold.kind == "text" or response.kind == "text":
-            self.method = "words"
-            return wording.same_words(_words(response), _words(gold))
+            words_r, words_g = _words(response), _words(gold)
+            self._by("words")
+            return words_r is not None and words_g is not None and wording.same_words(words_r, words_g)
         equation = self._equations(response, gold)
         if not isinstance(equation, NotEquations):
             return equation
@@ -60,10 +96,18 @@ class Equivalence:
                 return False
         response, gold = shapes.settle(response), shapes.settle(gold)
         if response == gold:
+            self._by("identical")
             return True
         if _is_scalar(response) and _is_scalar(gold):
             return self.scalars(shapes.ratio_value(response), shapes.ratio_value(gold))
         return self._collections(response, gold)
+
+    def reason(self, *, equal: bool) -> str:
+        """Return in words what decided."""
+        return self.how or words_for(self.method, equal=equal)
+
+    def _by(self, method: str, how: str = "") -> None:
+        self.method, self.how = method, how
 
     # -- equations ---------------------------------------------------------------------------------------
 
@@ -76,10 +120,10 @@ class Equivalence:
         if stated_g:
             name, values = stated_g
             if name is None or (gold.kind == "rel" and len(values) > 1):
-                self.method = "equation"
+                self._by("equation")
                 return False if name is None else self._all(values, lambda value: self.same(response, value))
             if isinstance(name, Node) and name.kind in ("tuple", "list") and response.kind == "list":
-                response = Node("tuple", "()", response.args)
+                response = Node("tuple", "()", shapes.in_order_of(name.args, response.args))
             return self.same(response, values[0])
         assert stated_r is not None
         name, values = stated_r
@@ -89,7 +133,7 @@ class Equivalence:
             ):
                 values = values[1:]
             elif len(values) == 2 and any(numeric.has_symbols(value) for value in values):
-                self.method = "equation"
+                self._by("equation")
                 if not _is_scalar(gold):
                     return False
                 answer = self._all(values, lambda value: self.same(value, gold))
@@ -97,10 +141,13 @@ class Equivalence:
         return self._all(values, lambda value: self.same(value, gold))
 
     def _all(self, values: list[Node], judge: Callable[[Node], bool | None]) -> bool | None:
-        verdicts = [judge(value) for value in values]
-        if False in verdicts:
-            return False
-        return None if None in verdicts else True
+        undecided = False
+        for value in values:
+            verdict = judge(value)
+            if verdict is False:
+                return False
+            undecided |= verdict is None
+        return None if undecided else True
 
     def _two_equations(
         self,
@@ -127,11 +174,11 @@ class Equivalence:
             verdict = None
         except Unreadable:
             return False if not named else self.same(values_r[-1], values_g[-1]) and name_r == name_g
-        self.method = "equation"
+        self._by("equation")
+        differences = [Node("add", "", (n.args[0], Node("neg", "", (n.args[1],)))) for n in (response, gold)]
         if verdict is None:
-            differences = [Node("add", "", (n.args[0], Node("neg", "", (n.args[1],)))) for n in (response, gold)]
             return self._up_to_sign(*differences)
-        return verdict
+        return self._equal(*differences) if verdict else False
 
     def _up_to_sign(self, left: Node, right: Node) -> bool | None:
         """Compare two equations up to sign where normal forms prove nothing; the pool must confirm agreement."""
@@ -149,6 +196,7 @@ class Equivalence:
         values = [_plain_number(arg) for arg in (*response.args[1:], *gold.args[1:])]
         if None in values or not values[3]:
             return self._in_order(response.args[1:], gold.args[1:])
+        self._by("congruence")
         residue_r, modulus_r, residue_g, modulus_g = (value or Fraction(0) for value in values)
         return modulus_r == modulus_g and ((residue_r - residue_g) / modulus_g).denominator == 1
 
@@ -165,11 +213,14 @@ class Equivalence:
                 sides.append(algebra.add(left, right, -1))
         except (TooLarge, Unreadable):
             return None
+        self._by("inequality")
         flipped = response.value[0] != gold.value[0]
         if ("=" in response.value) != ("=" in gold.value):
             return False
         other = algebra.add(algebra.constant(0), sides[1], -1) if flipped else sides[1]
-        return algebra.positively_proportional(sides[0], other)
+        if not algebra.positively_proportional(sides[0], other):
+            return False
+        return self._equal(*(Node("add", "", n.args) for n in (response, gold)))
 
     def _variables(self, response: Node, gold: Node) -> bool | None:
         """False for intervals of different variables; None to go on with their interval forms."""
@@ -235,9 +286,9 @@ class Equivalence:
         """
         if len(left) < len(right):
             return False
-        rest = list(left)
+        rest, wanted_items, matched = self._without_equal_forms(left, right)
         undecided = False
-        for wanted in right:
+        for wanted in wanted_items:
             place = unknown = -1
             for index, candidate in enumerate(rest):
                 verdict = self.same(candidate, wanted)
@@ -253,12 +304,51 @@ class Equivalence:
                 place = unknown
             rest.pop(place)
         for repeated in rest:
-            verdicts = [self.same(repeated, wanted) for wanted in right]
-            if True not in verdicts:
-                if None not in verdicts:
-                    return False
-                undecided = True
+            verdict = self._any(repeated, [*wanted_items, *matched])
+            if verdict is False:
+                return False
+            undecided |= verdict is None
         return None if undecided else True
+
+    def _without_equal_forms(
+        self, left: tuple[Node, ...], right: tuple[Node, ...]
+    ) -> tuple[list[Node], list[Node], list[Node]]:
+        """Pair off quantities of the same normal form; returns what is left of both, and the paired of the right.
+
+        So long lists need no comparison of each with each.
+        """
+        if len(left) < _LONG_LIST:
+            return list(left), list(right), []
+        places: dict[str, list[int]] = {}
+        for place, node in enumerate(left):
+            if (form := self._key(node)) is not None:
+                places.setdefault(form, []).append(place)
+        taken: set[int] = set()
+        wanted: list[Node] = []
+        matched: list[Node] = []
+        for node in right:
+            form = self._key(node)
+            if form is not None and places.get(form) and self.same(left[places[form][-1]], node):
+                taken.add(places[form].pop())
+                matched.append(node)
+            else:
+                wanted.append(node)
+        return [node for place, node in enumerate(left) if place not in taken], wanted, matched
+
+    def _key(self, node: Node) -> str | None:
+        try:
+            return algebra.key(self._form(node)) if _is_scalar(node) else None
+        except (TooLarge, Unreadable):
+            return None
+
+    def _any(self, response: Node, golds: list[Node]) -> bool | None:
+        undecided = False
+        for gold in golds:
+            verdict = self.same(response, gold)
+            if verdict:
+                return True
+            undecided |= verdict is None
+        return None if undecided else False
 
     def _vectors(self, response: Node, gold: Node) -> bool | None:
         """A column or row against a tuple of the same entries."""
@@ -306,18 +396,19 @@ class Equivalence:
         if value_g.kind == "base" or value_r.kind == "base":
             return self._bases(value_r, value_g)
         if mark_r and mark_g and mark_r != mark_g:
-            self.method = "unit"
+            self._by("unit")
             return False
         if unit_r and unit_g:
             factor = conversion(unit_r, unit_g)
             if factor is None:
-                self.method = "unit"
+                self._by("unit")
                 return False
             if factor != 1:
                 scale = Node("div", "", (num(factor.numerator), num(factor.denominator)))
                 value_r = Node("mul", "", (scale, value_r))
         infinite_r, infinite_g = _infinite(value_r), _infinite(value_g)
         if infinite_r or infinite_g:
+            self._by("infinity")
             return infinite_r == infinite_g
         if value_r.kind == "sym" and value_r.value in shapes.CONSTANTS - {"pi", "e", "i"}:
             return value_r == value_g
@@ -332,12 +423,12 @@ class Equivalence:
 
     def _bases(self, response: Node, gold: Node) -> bool | None:
         """Digits in a stated base: the same base is asked for; a plain gold is compared by value."""
-        self.method = "base"
+        self._by("base")
         try:
             if gold.kind == "base":
                 if response.kind != "base" or response.args != gold.args:
                     return False
-                return algebra.based_number(response) == algebra.based_number(gold)
+                return algebra.based_number(response) == algebra.based_number(gold) and self._equal(response, gold)
             return self._values(num(int(algebra.based_number(response))), gold)
         except Unreadable:
             return False
@@ -345,68 +436,116 @@ class Equivalence:
     def _values(self, response: Node, gold: Node) -> bool | None:
         plain_r, plain_g = _plain_number(response), _plain_number(gold)
         if plain_r is not None and plain_g is not None:
-            self.method = "number"
-            if plain_r == plain_g:
-                return True
-            return self._rounded(response, gold)
+            self._by("number")
+            return self._equal(response, gold) if plain_r == plain_g else self._rounded(response, gold)
+        spend(COMPARISON_STEPS)
+        method, verdict = self._by_algebra(response, gold)
+        if verdict is None and not method:
+            method, verdict = "modular", exact.same(response, gold)
+        if verdict is None and numeric.differ(response, gold, positive=self.rules.positive_symbols):
+            method, verdict = "a point where they differ", False
+        if verdict is None:
+            verdict = self._ask(response, gold)
+        else:
+            self._by(method)
+            verdict = self._equal(response, gold) if verdict else False
+        return self._rounded(response, gold) if verdict is False else verdict
+
+    def _by_algebra(self, response: Node, gold: Node) -> tuple[str, bool | None]:
+        """Compare normal forms; the method is empty where one is too large."""
         try:
-            verdict = algebra.compare(self._form(response), self._form(gold))
-            self.method = "normal form"
+            return "normal form", algebra.compare(self._form(response), self._form(gold))
         except TooLarge as reached:
             self.limit = str(reached)
-            verdict = None
         except Unreadable as reason:
             self.limit = str(reason)
-            return False
-        if verdict is None:
-            if numeric.differ(response, gold, positive=self.rules.positive_symbols):
-                self.method = "a point where they differ"
-                verdict = False
-            else:
-                return self._ask(response, gold)
-        return True if verdict else self._rounded(response, gold)
+            return "normal form", False
+        return "", None
+
+    def _equal(self, response: Node, gold: Node) -> bool | None:
+        """The one gate for "equal": the rule that found it is a `Witness`, and the response's parts must all exist."""
+        Witness(self.method, self.reason(equal=True))
+        doubtful = doubtful_part(response, gold)
+        if doubtful is None or numeric.has_value(doubtful):
+            return True
+        if self.slow is None or self.open:
+            return None
+        if self.slow.has_value(doubtful, self.rules.positive_symbols):
+            return True
+        self._left_open("a part of it has no finite value that could be found", "response")
+        return None
 
     def _form(self, node: Node) -> algebra.Quotient:
-        if self.cached:
-            return _normal_form(node, self.rules.positive_symbols)
-        return algebra.normal_form(node, positive=self.rules.positive_symbols)
+        work_out = _cached_form if self.cached else _normal_form
+        form, steps = work_out(node, self.rules.positive_symbols)
+        spend(steps)
+        if isinstance(form, Exception):
+            raise form
+        return form
 
     def _ask(self, response: Node, gold: Node) -> bool | None:
-        self.method = "worker"
-        if self.slow is None:
+        """Ask a worker. The first question that stays open is the last: what follows could not make it CORRECT."""
+        if self.slow is None or self.open:
             return None
-        return self.slow(response, gold, self.rules.positive_symbols)
+        self.questions += 1
+        if self.questions > MAX_QUESTIONS:
+            self._left_open("many open questions", "response")
+            return None
+        verdict, how, blame = self.slow.compare(response, gold, self.rules.positive_symbols)
+        if verdict is None:
+            self._left_open(how, blame)
+            return None
+        self._by("SymPy" if "SymPy" in how else "points", f"{'equal' if verdict else 'different'} {how}")
+        return verdict
 
-    def _rounded(self, response: Node, gold: Node) -> bool:
+    def can_be_evaluated(self, answer: Node) -> bool:
+        """True where every quantity in an answer has, alone and within the limits, a value: then it is not to blame."""
+        if not _is_scalar(answer):
+            return all(self.can_be_evaluated(part) for part in answer.args)
+        try:
+            self._form(answer)
+            if doubtful_part(answer, answer) is None:
+                return True
+        except (TooLarge, Unreadable):
+            if exact.same(answer, answer):
+                return True
+        if numeric.has_value(answer):
+            return True
+        return self.slow is not None and self.slow.has_value(answer, self.rules.positive_symbols)
+
+    def _left_open(self, why: str, blame: str) -> None:
+        self.open, self.limit, self.blame = True, why, blame
+
+    def _rounded(self, response: Node, gold: Node) -> bool | None:
         """The stated tolerance: see ROUNDED_DIGITS, `Rules.round_to_gold` and the caller's ``tolerance``."""
+        if self.tolerance is not None:
+            values = [_plain_number(node) or numeric.real_value(node) for node in (response, gold)]
+            if None not in values and abs(Fraction(values[0]) - Fraction(values[1])) <= self.tolerance:  # type: ignore[arg-type]
+                self._by("stated tolerance")
+                return self._equal(response, gold)
         decimal_r, decimal_g = _decimal(response), _decimal(gold)
         if decimal_r is None and decimal_g is None:
             return False
-        if self.tolerance is not None:
-            values = numeric.real_value(response), numeric.real_value(gold)
-            if values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= self.tolerance:
-                self.method = "stated tolerance"
-                return True
         if decimal_g and decimal_r and self.rules.round_to_gold:
             (value_r, _, digits_r), (value_g, unit_g, digits_g) = decimal_r, decimal_g
             if digits_r > digits_g >= 2 and abs(value_r - value_g) * 2 <= unit_g:
-                self.method = "rounds to the gold"
-                return True
+                self._by("rounds to the gold")
+                return self._equal(response, gold)
         if decimal_r and decimal_g:
             return False
         (value, unit, digits), other = (decimal_r, gold) if decimal_r else (decimal_g, response)  # type: ignore[misc]
         if digits < ROUNDED_DIGITS:
             return False
-        exact = _plain_number(other)
-        if exact is None:
+        number = _plain_number(other)
+        if number is None:
             approximate = numeric.real_value(other)
             if approximate is None or digits > 15:
                 return False
-            exact = Fraction(approximate)
-        if exact.denominator == 1 or abs(exact - value) > unit:
+            number = Fraction(approximate)
+        if number.denominator == 1 or abs(number - value) > unit:
             return False
-        self.method = "rounded decimal"
-        return True
+        self._by("rounded decimal")
+        return self._equal(response, gold)
 
 
 class NotEquations:
@@ -416,9 +555,19 @@ class NotEquations:
 NOT_EQUATIONS = NotEquations()
 
 
+def _normal_form(node: Node, positive: bool) -> tuple[algebra.Quotient | TooLarge | Unreadable, int]:
+    """Return a normal form, or what stood in its way, and the steps that it took."""
+    with budget(MAX_FORM_STEPS):
+        try:
+            form = algebra.normal_form(node, positive=positive)
+        except (TooLarge, Unreadable) as failure:
+            return failure, MAX_FORM_STEPS - max(0, int(steps_left()))
+        return form, MAX_FORM_STEPS - int(steps_left())
+
+
 @lru_cache(maxsize=8192)
-def _normal_form(node: Node, positive: bool) -> algebra.Quotient:
-    return algebra.normal_form(node, positive=positive)
+def _cached_form(node: Node, positive: bool) -> tuple[algebra.Quotient | TooLarge | Unreadable, int]:
+    return _normal_form(node, positive)
 
 
 def _is_scalar(node: Node) -> bool:
@@ -427,11 +576,11 @@ def _is_scalar(node: Node) -> bool:
     )
 
 
-def _words(node: Node) -> str:
-    """Return the words of a text; a bare word was read as a product of letters."""
+def _words(node: Node) -> str | None:
+    """Return the words of a text, None for what is no words; a bare word was read as a product of letters."""
     if node.kind == "mul" and all(arg.kind == "sym" for arg in node.args):
         return "".join(arg.value for arg in node.args)
-    return node.value if node.kind in ("text", "sym") else "\0"
+    return node.value if node.kind in ("text", "sym") else None
 
 
 def _exact_part(node: Node) -> Node:

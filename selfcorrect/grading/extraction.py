@@ -2,18 +2,21 @@
 
 | name | what it finds |
 |---|---|
-| ``boxed`` | the last complete ``\\boxed{}``/``\\fbox{}``; boxes joined only by commas, and/or form one list |
+| ``boxed`` | the last complete ``\\boxed{}``/``\\fbox{}``; boxes joined only by commas, and/or, labels form one list |
 | ``answer-tag`` | ``<answer>…</answer>`` |
 | ``hashes`` | the line after the last ``####`` |
-| ``answer-is`` | what follows the last "answer is", "Answer:", "答案" |
+| ``answer-is`` | what follows the last "answer is", "Answer:", "答案", "Réponse :", ``"answer":`` |
+| ``choice`` | the letter that the end settles on: "option B is correct", "so it must be (D)", "故选：B" |
 | ``bold`` | the last ``**…**``, where it is short |
 | ``maths`` | the last ``$…$``, ``\\(…\\)`` or ``\\[…\\]`` |
-| ``bare`` | the whole response, where it is one short line |
+| ``bare`` | the whole response where it is one short line; of a sentence the one value that it states |
+| ``conclusion`` | the one value of a last sentence that concludes: "Therefore …", "因此 …" |
 | ``number`` | the last number |
 
-An empty last box is an empty answer. Minerva's closing line "Final Answer: The final answer is X" counts before the
-boxes where it comes after the last of them. What stands before ``</think>`` is not an answer. Only the last attempt
-of a trajectory should be passed in.
+An empty last box is an empty answer. Minerva's closing line "Final Answer: The final answer is X" and a closing choice
+("Answer: D") count before the boxes where they come after the last of them. What stands before ``</think>`` is not an
+answer; while thinking is still open, only a box that ends the text is. Of a text that a token budget cut, only a
+statement that was finished counts (`STATED`). Only the last attempt of a trajectory should be passed in.
 """
 
 from __future__ import annotations
@@ -23,15 +26,41 @@ from collections.abc import Callable, Sequence
 
 TAIL = 2_000
 """How many characters before the end the fallbacks look at."""
+STATED = ("boxed", "answer-tag", "hashes", "answer-is")
+"""The places of an answer that the response declares to be one: all that counts in a cut text."""
 _MAX_BOXES = 40
-_BOX = re.compile(r"\\(?:boxed|fbox)\b\s*")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
+_BOX_ENDS_TEXT = re.compile(r"\}\s*[.$*)\]\\]*\s*$")
+_CLOSED = re.compile(r"\n|[!?。！？।](?!\d)|\.(?![\d\w])|</answer>|\$(?=[\s.,])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINING = frozenset(["and", "or", "for", "part", "text", "mbox", "textrm", "mathrm", "quad", "qquad"])
 _SPECIAL = re.compile(r"<\|[a-zA-Z_/-]{2,20}\|>.*|</s>\s*$", re.DOTALL)
 _TEMPLATE = re.compile(r"final answer:?\**\s*:?\s*(?:the\s+final\s+answer\s+is:?)?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct", re.IGNORECASE)
 _STATEMENT = re.compile(
-    r"(?:answer|solution)\**\s*(?:is|are|:|=|：)\s*(?:therefore|thus|:)?|答案\s*[:：是为]*|\banswer\s*(?=\\\[|\$)",
+    r"(?:answer|solution|result|réponse|reponse|respuesta|resposta|risposta|antwort|ответ|odpowiedź|cevap)\**\s*"
+    r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist)\b|:|=|：)\s*(?:therefore|thus|:)?"
+    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|\banswer\s*(?=\\\[|\$)",
+    re.IGNORECASE,
+)
+_JSON = re.compile(r"[\"'](?:final[_ ]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,}\]]+))", re.IGNORECASE)
+_CLOSING_CHOICE = re.compile(
+    r"(?:^|\n|\s)\**(?:final\s+|correct\s+)?(?:answer|option|choice)\**\s*(?:is\s*)?[:：]?\s*\**\s*\(?([A-J])\)?\**\s*(?:[.。]?\s*$|\n)",
+    re.IGNORECASE,
+)
+_END_OF_LETTER = r"(?=\s*(?:$|[.,;:!?)}\]。，．）$*\n]|\s(?:is|since|because|as|not|non|and|but|must)\b))"
+_CHOICE = re.compile(
+    r"(?:(?i:\b(?:option|choice|answer)(?:\s+is)?|\b(?:choose|select|pick|finali[sz]e|go with|must be|should be"
+    r"|it is|it's|it’s|leaves?|left with|namely))"
+    r"|(?:故|应|因此|所以)?选(?:项|择)?|答案[是为]?)\s*[:：]?\s*\**\(?([A-J])\)?"
+    + _END_OF_LETTER
+    + r"|(?<![A-Za-z])\(?([A-J])\)?\s+(?:is|must be|seems|looks)\s+(?:the\s+|clearly\s+)*"
+    r"(?:correct|right|best|only|true|answer)"
+    r"|^\s*\(?([A-J])\)?\s*[.。．,，:：]\s*(?=\S)",
+    re.MULTILINE,
+)
+_NEGATED = re.compile(
+    r"(?:\bnot|\bisn't|cannot be|can't be|不是|不|rather than)\s*(?:the\s+)?(?:option|choice|answer)?\s*$",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -47,23 +76,64 @@ _NUMBER = re.compile(
 )
 
 
-def extract(response: str, places: Sequence[str]) -> tuple[str, str] | None:
+_VALUE = (
+    r"[-−]?(?:\\[dt]?frac\s*\{[-\d]+\}\s*\{\d+\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+\s?/\s?\d+|\d+,\d+|\d*\.?\d+)"
+)
+_PLAIN_NUMBER = re.compile(rf"(?<![\d.,A-Za-z_])\$?({_VALUE}(?:\s*(?:\\?%|percent\b))?)")
+_MONEY = re.compile(rf"(?:[$€£¥₹]|\\\$|\bRs\.?)\s?({_VALUE})|({_VALUE})\s?(?:[$€£¥₹]|\\\$)")
+_CHAIN = re.compile(rf"[=＝]\s*\$?({_VALUE}(?:\s*\\?%)?)\s*\)?\s*[.。)]*\s*$")
+_LAST_OF_CHAIN = re.compile(rf"\d\s*=\s*({_VALUE})(?![^=]*\d)")
+_INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|non)\b")
+_HEDGE = re.compile(
+    r"(?:one of|either|not\b|neither|between|at least|at most|more than|less than|unknown|any of|some)", re.I
+)
+_CONCLUDING = re.compile(
+    r"(?:\b(?:therefore|thus|hence|so|consequently|finally|in conclusion|in total|altogether"
+    r"|donc|ainsi|also|por lo tanto|dunque|итак|therefor)\b"
+    r"|因此|所以|结论|综上|故|よって|したがって|따라서|لذا)\**\s*[,:，：、]?",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s+[^\W\d_a-z])|[。！？।](?=\s*\S)")
+_DENIAL = re.compile(
+    r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|maybe|perhaps|either|or|one of|at least"
+    r"|at most|more than|less than|fewer than|between|chapter|year|page|step"
+    r"|problem|question|ne|nicht|kein|keine|pas|idea|guess)\b|不",
+    re.IGNORECASE,
+)
+_SPOKEN = re.compile(
+    r"(?<!\\)\b(?!(?:sin|cos|tan|log|ln|exp|and|or|sqrt|arcsin|arccos|arctan)\b)[^\W\d_]{2,}\b.*?(?<!\\)\b[^\W\d_]{2,}\b"
+    r"|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}|[^\W\d_]{2,}\s*[:：]|[^\W\d_]{3,}\s+\d"
+)
+
+
+def extract(response: str, places: Sequence[str], *, cut: bool = False) -> tuple[str, str] | None:
     """Return (answer text, name of the place it was found in), None where every allowed place is empty."""
     closed = response.rfind("</think>")
+    if response.rfind("<think>") > closed:
+        found = _boxed(response) if "boxed" in places and _BOX_ENDS_TEXT.search(response[-40:]) else None
+        return None if found is None else (found, "boxed")
     if closed >= 0 and response[closed + 8 :].strip():
         response = response[closed + 8 :]
     for place in places:
-        found = _PLACES[place](response)
+        if cut and place not in STATED:
+            continue
+        found = _PLACES[place](response if not cut or place == "boxed" else _finished(response))
         if found is not None:
             return found, place
     return None
+
+
+def _finished(response: str) -> str:
+    """Return a cut response up to the end of its last sentence or line: ``The answer is 66`` may have meant 664."""
+    last = _last(_CLOSED, response[-TAIL:])
+    return response[: max(0, len(response) - TAIL) + last.end()] if last else ""
 
 
 # -- boxes -----------------------------------------------------------------------------------------------
 
 
 def _boxed(response: str) -> str | None:
-    start = max(response.rfind("\\boxed"), response.rfind("\\fbox"))
+    start = _last_box(response, 0, len(response))
     if start < 0:
         return None
     box = _read_box(response, start) or _last_complete(response, start)
@@ -81,6 +151,10 @@ def _boxed(response: str) -> str | None:
         start, _, content = before
         contents.append(content)
     return ", ".join(reversed(contents)) if len(contents) > 1 else contents[0]
+
+
+def _last_box(text: str, start: int, end: int) -> int:
+    return max(text.rfind(command, start, end) for command in ("\\boxed", "\\fbox", "\\framebox"))
 
 
 def _read_box(text: str, start: int) -> tuple[int, int, str] | None:
@@ -124,27 +198,32 @@ def _last_complete(text: str, limit: int) -> tuple[int, int, str] | None:
 
 def _box_before(text: str, start: int) -> tuple[int, int, str] | None:
     """Return the box that ends right before ``start``, with only joining words between the two."""
-    window = max(0, start - 600)
-    previous = max(text.rfind("\\boxed", window, start), text.rfind("\\fbox", window, start))
+    previous = _last_box(text, max(0, start - 600), start)
     if previous < 0:
         return None
     box = _read_box(text, previous)
     if box is None or box[1] > start or not box[2].strip():
         return None
     between = text[box[1] : start]
-    if "\n\n" in between or len(between) > 80:
+    if len(between) > 80:
         return None
     words = re.findall(r"[a-z0-9]+", between.lower())
-    marks = re.sub(r"[a-zA-Z0-9\s,;.$&{}()\[\]\\:!]", "", between)
-    joins = "and" in words or "or" in words or re.search(r"[,;]", re.sub(r"\\[,;]", "", between))
+    marks = re.sub(r"[a-zA-Z0-9\s,;.$&{}()\[\]\\:!*=]", "", between)
+    labelled = re.search(r"\n\W*\(?([b-h]|[2-9]|i{2,3}|iv)[.):]\W*$", between) is not None
+    joins = labelled or "and" in words or "or" in words or re.search(r"[,;]", re.sub(r"\\[,;]", "", between))
+    if labelled:
+        words = []
     return box if joins and not marks and all(word in _JOINING or len(word) == 1 for word in words) else None
 
 
 def _stated_after(text: str, end: int) -> str | None:
-    """Return X of Minerva's closing line "Final Answer: The final answer is X. I hope it is correct."."""
+    """Return X of Minerva's closing line "Final Answer: The final answer is X.", or the letter of "Answer: D"."""
     tail = text[end : end + TAIL]
-    if "inal" not in tail:
+    if "nswer" not in tail:
         return None
+    lettered = _last(_CLOSING_CHOICE, tail)
+    if lettered:
+        return lettered.group(1)
     found = _last(re.compile(r"final answer:\s*the final answer is", re.IGNORECASE), tail)
     return _statement(tail[found.end() :]) if found else None
 
@@ -185,6 +264,9 @@ def _hashes(response: str) -> str | None:
 
 def _answer_is(response: str) -> str | None:
     tail = _tail(response)
+    json = _last(_JSON, tail)
+    if json:
+        return (json.group(1) if json.group(1) is not None else json.group(2)).strip()
     found, template = _last(_STATEMENT, tail), _last(_TEMPLATE, tail)
     if template and (found is None or template.end() >= found.end()):
         found = template
@@ -204,6 +286,7 @@ def _statement(text: str) -> str | None:
         if end > maths.end():
             return text[:end].strip()
         return next(group for group in maths.groups() if group is not None).strip()
+    text = _INSTEAD.split(text, maxsplit=1)[0]
     line = text.strip().split("\n", 1)[0].strip().strip('"').removesuffix("\\")
     sentence = re.split(r"\.\s+(?=[A-Z\[<])|\.$|。", line)[0].strip().strip("*").strip()
     if not sentence:
@@ -211,6 +294,11 @@ def _statement(text: str) -> str | None:
     letter = re.match(r"\(?([A-Z])\)?(?=$|[\s,.;:)])(?!\s+(?:is|are|has|will|was))", sentence)
     if letter:
         return letter.group(1)
+    if _HEDGE.match(sentence):
+        return sentence
+    chain = _CHAIN.search(sentence)
+    if chain and re.search(r"\d\s*=", sentence):
+        return chain.group(1)
     after = re.split(r"\b(?:is|are|was|equals?)\b\s*:?", sentence)[-1].strip()
     inner = _last_maths(after) if "$" in after or "\\(" in after else None
     if inner is not None:
@@ -218,7 +306,7 @@ def _statement(text: str) -> str | None:
     wordless = not re.search(r"[^\W\d_]{3,}", after) or re.fullmatch(r"[-+*/^\\{}()\d\s.,$%]+[a-z\s]*", after)
     if len(after) <= 60 and wordless:
         return after
-    return _last_number(sentence) or (after if len(after) <= 60 else None)
+    return sentence_value(sentence) or _last_number(sentence) or (after if len(after) <= 60 else None)
 
 
 def _bold(response: str) -> str | None:
@@ -240,18 +328,66 @@ def _maths(response: str) -> str | None:
     """Return the last maths of the closing sentence; of a chain of equalities the last member."""
     tail = _tail(response)[-800:]
     last = _last(_MATHS, tail)
-    if last is None or re.search(r"\d", tail[last.end() :]):
+    if last is None or (re.search(r"\d", tail[last.end() :]) and last.group()[:2] not in ("$$", "\\[")):
         return None
     return next(group for group in last.groups() if group is not None).strip()
 
 
 def _bare(response: str) -> str | None:
+    """Return a short reply: itself where it is no sentence, else the one value that its sentence states."""
     text = _SPECIAL.sub("", response[:300]).strip() if len(response) <= 300 else ""
-    if not text or "\n" in text or len(text) > 100:
+    if not text or "\n" in text or len(text) > 160:
         return None
-    if len(re.findall(r"(?<!\\)[^\W\d_]{2,}", text)) > 3:
+    if len(text) <= 100 and not _SPOKEN.search(text):
+        return text
+    return sentence_value(text)
+
+
+def sentence_value(text: str, *, money: bool = True) -> str | None:
+    """Return the one value that a sentence states, None where it denies, doubts, or names several.
+
+    The value is its only formula, else its only number with a sign of money (with ``money``), else its only number;
+    of a chain ``35 + 70 = 105`` it is the last member.
+    """
+    text = text.strip().strip('"')
+    if _DENIAL.search(text) or _SENTENCE_END.search(text):
         return None
-    return text
+    formulas = [next(group for group in found.groups() if group is not None) for found in _MATHS.finditer(text)]
+    if len(formulas) == 1 and not re.search(r"\d", _MATHS.sub("", text)):
+        return formulas[0].strip()
+    chain = _CHAIN.findall(text)
+    if len(chain) == 1:
+        return str(chain[0]).strip()
+    sums = _MONEY.findall(text) if money else []
+    if len(sums) == 1:
+        return next(part for part in sums[0] if part)
+    numbers = _PLAIN_NUMBER.findall(text)
+    return str(numbers[0]) if len(numbers) == 1 else None
+
+
+def _choice(response: str) -> str | None:
+    tail = _tail(response)[-400:]
+    letter = None
+    for found in _CHOICE.finditer(tail):
+        if not _NEGATED.search(tail[: found.start()][-30:]):
+            letter = next(group for group in found.groups() if group)
+    return letter
+
+
+def _conclusion(response: str) -> str | None:
+    """Return the one value of the last sentence, where it begins with a word that concludes."""
+    tail = _tail(response)[-600:].strip()
+    last = _last(_CONCLUDING, tail)
+    if last is None:
+        return None
+    sentence = tail[last.end() :]
+    if _SENTENCE_END.search(sentence.rstrip(" .。!")) or "\n" in sentence.strip():
+        return None
+    value = sentence_value(sentence)
+    if value is not None or _DENIAL.search(sentence):
+        return value
+    chains = _LAST_OF_CHAIN.findall(sentence)
+    return str(chains[0]) if len(chains) == 1 else None
 
 
 def _number(response: str) -> str | None:
@@ -268,7 +404,9 @@ _PLACES: dict[str, Callable[[str], str | None]] = {
     "answer-tag": _answer_tag,
     "hashes": _hashes,
     "answer-is": _answer_is,
+    "choice": _choice,
     "bold": _bold,
+    "conclusion": _conclusion,
     "maths": _maths,
     "bare": _bare,
     "number": _number,

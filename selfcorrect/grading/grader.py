@@ -12,18 +12,28 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from selfcorrect.errors import GraderError
 from selfcorrect.grading import wording
 from selfcorrect.grading.equivalence import Equivalence, Slow
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable
-from selfcorrect.grading.nodes import Node, show
+from selfcorrect.grading.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
+from selfcorrect.grading.nodes import Node, num, show
 from selfcorrect.grading.reader import read
-from selfcorrect.grading.rules import Rules, rules_for
+from selfcorrect.grading.readings import other_readings
+from selfcorrect.grading.references import read_reference, reference_text
+from selfcorrect.grading.rules import MATH, Rules, rules_for
+from selfcorrect.grading.spelling import ascii_digits
 from selfcorrect.grading.tokens import clean
 from selfcorrect.types import Grade, Outcome
+
+if TYPE_CHECKING:
+    from selfcorrect.grading.pool import Decision
 
 VERSION = "1"
 """Raise it with every change of a rule; `grader_fingerprint` hashes the rules' code as well."""
@@ -37,8 +47,11 @@ GRADER_ERROR = "grader-error"
 UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, LIMIT, UNDECIDED, GRADER_ERROR)
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
-_INTEGER = re.compile(r"-?\d+")
+_INTEGER = re.compile(r"-?[0-9]+")
 _SHOWN = 2_000
+_MAX_READINGS = 12
+Tolerance: TypeAlias = str | float | Fraction | None
+"""An allowed absolute error; text such as ``1e-1`` is taken exactly."""
 
 
 def grade(
@@ -47,19 +60,23 @@ def grade(
     *,
     source: str = "math",
     extraction: Sequence[str] | None = None,
-    tolerance: float | None = None,
+    tolerance: Tolerance = None,
+    cut: bool = False,
 ) -> Grade:
     """Return the grade of one response.
 
     ``source`` names the data set and so the rules (`rules.rules_for`); ``extraction`` replaces the places that are
-    looked at, in order (`extraction`); ``tolerance`` is the absolute error a problem itself allows (OlympiadBench).
+    looked at, in order (`extraction`); ``tolerance`` is the absolute error a problem itself allows (OlympiadBench's
+    ``error``; an error of exactly that size passes); ``cut`` says that a token budget ended the response.
     """
-    return _guarded(response, gold, rules_for(source), extraction, tolerance, _ask_pool)
+    return _guarded(response, gold, rules_for(source), extraction, _exact(tolerance), cut, _ask_pool)
 
 
-async def grade_async(response: str, gold: str, *, source: str = "math") -> Grade:
+async def grade_async(
+    response: str, gold: str, *, source: str = "math", tolerance: Tolerance = None, cut: bool = False
+) -> Grade:
     """Return the grade without blocking the event loop (`grade` itself also works there, but blocks it)."""
-    return await asyncio.to_thread(grade, response, gold, source=source)
+    return await asyncio.to_thread(grade, response, gold, source=source, tolerance=tolerance, cut=cut)
 
 
 def grade_many(
@@ -67,17 +84,23 @@ def grade_many(
     *,
     source: str | Sequence[str] = "math",
     extraction: Sequence[str] | None = None,
+    tolerance: Sequence[Tolerance] | None = None,
+    cut: Sequence[bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Grade]:
     """Return the grades of (response, gold) pairs in their order; the open ones share the worker pool.
 
-    ``source`` is one name for all or one for each pair; ``progress`` is called with the number done so far.
+    ``source`` is one name for all or one for each pair; ``tolerance`` and ``cut`` have a value for each pair;
+    ``progress`` is called with the number done so far.
     """
     sources = [source] * len(pairs) if isinstance(source, str) else list(source)
+    tolerances = tolerance or [None] * len(pairs)
+    cuts = cut or [False] * len(pairs)
     grades: list[Grade] = []
     open_pairs: list[int] = []
-    for index, ((response, gold), name) in enumerate(zip(pairs, sources, strict=True)):
-        result = _guarded(response, gold, rules_for(name), extraction, None, None)
+    rows = zip(pairs, sources, tolerances, cuts, strict=True)
+    for index, ((response, gold), name, allowed, is_cut) in enumerate(rows):
+        result = _guarded(response, gold, rules_for(name), extraction, _exact(allowed), is_cut, None)
         grades.append(result)
         if result.method == UNDECIDED:
             open_pairs.append(index)
@@ -87,27 +110,41 @@ def grade_many(
         return grades
 
     def again(index: int) -> Grade:
-        return grade(*pairs[index], source=sources[index], extraction=extraction)
+        return grade(
+            *pairs[index],
+            source=sources[index],
+            extraction=extraction,
+            tolerance=tolerances[index],
+            cut=cuts[index],
+        )
 
-    from selfcorrect.grading.pool import WORKERS
+    from selfcorrect.grading.pool import WORKERS, close_pool
 
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="grade") as threads:
+    threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="grade")
+    try:
         for done, (index, result) in enumerate(zip(open_pairs, threads.map(again, open_pairs), strict=True)):
             grades[index] = result
             if progress:
                 progress(len(pairs) - len(open_pairs) + done + 1)
+    except BaseException:  # Ctrl-C above all: what waits is dropped, what runs loses its worker
+        threads.shutdown(wait=False, cancel_futures=True)
+        close_pool()
+        raise
+    threads.shutdown()
     return grades
 
 
-def extract_answer(response: str, source: str = "math", *, extraction: Sequence[str] | None = None) -> str | None:
+def extract_answer(
+    response: str, source: str = "math", *, extraction: Sequence[str] | None = None, cut: bool = False
+) -> str | None:
     """Return the answer text that `grade` would judge, None where no allowed place holds one."""
-    found = extract(response, extraction or rules_for(source).extraction)
+    found = extract(ascii_digits(response), extraction or rules_for(source).extraction, cut=cut)
     return found[0].strip() if found else None
 
 
 def gold_is_readable(gold: str, source: str = "math") -> bool:
     """True where the reference answer can be graded against; other problems must be dropped and counted."""
-    return _read_gold(gold, source) is not None
+    return read_reference(gold) is not None
 
 
 def answers_agree(left: str, right: str, *, source: str = "math") -> bool | None:
@@ -126,6 +163,17 @@ def grader_fingerprint() -> str:
     return digest.hexdigest()
 
 
+def _exact(tolerance: Tolerance) -> Fraction | None:
+    """Return a tolerance as written (0.001 is a thousandth); None for none and for what is no number."""
+    if tolerance is None or tolerance == "":
+        return None
+    try:
+        exact = abs(Fraction(str(tolerance)))
+    except (ValueError, ZeroDivisionError):
+        return None
+    return exact or None
+
+
 # -- one grade -------------------------------------------------------------------------------------------
 
 
@@ -134,12 +182,18 @@ def _guarded(
     gold: str,
     rules: Rules,
     extraction: Sequence[str] | None,
-    tolerance: float | None,
+    tolerance: Fraction | None,
+    cut: bool,
     slow: Slow | None,
 ) -> Grade:
-    """Grade; a bug of ours becomes an UNGRADABLE of its own name and a warning, never a crashed run or a 0."""
+    """Grade; a bug of ours becomes an UNGRADABLE of its own name and a warning, never a crashed run or a 0.
+
+    Raises GraderError where the workers are needed and cannot be started.
+    """
     try:
-        return _grade(response, gold, rules, extraction, tolerance, slow)
+        return _grade(response, gold, rules, extraction, tolerance, cut, slow)
+    except GraderError:
+        raise  # no worker can be started: nothing that the texts did
     except Exception as failure:  # noqa: BLE001 (the promise is that model text never raises)
         warnings.warn(f"the grader failed on gold {gold[:100]!r}: {failure!r}; please report it", stacklevel=3)
         return Grade(Outcome.UNGRADABLE, f"grader error: {failure!r:.200}", method=GRADER_ERROR)
@@ -150,20 +204,21 @@ def _grade(
     gold: str,
     rules: Rules,
     extraction: Sequence[str] | None,
-    tolerance: float | None,
+    tolerance: Fraction | None,
+    cut: bool,
     slow: Slow | None,
 ) -> Grade:
     if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(Outcome.UNGRADABLE, "response and gold must be text", method=GOLD_UNREADABLE)
-    if _read_gold(gold, rules.name) is None:
+    if read_reference(gold) is None:
         return Grade(Outcome.UNGRADABLE, "the reference answer cannot be read", method=GOLD_UNREADABLE)
-    found = extract(response, extraction or rules.extraction)
+    found = extract(ascii_digits(response), extraction or rules.extraction, cut=cut)
     if found is None:
         return Grade(Outcome.UNGRADABLE, "no answer found in the response", method=NOTHING_EXTRACTED)
-    return _compare(found[0].strip(), _gold_text(gold), rules, tolerance, slow)
+    return _compare(found[0].strip(), reference_text(gold), rules, tolerance, slow)
 
 
-def _compare(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: Slow | None) -> Grade:
+def _compare(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, slow: Slow | None) -> Grade:
     if len(answer) > SHORT_ANSWER_CHARS:
         return _judge(answer, gold, rules, tolerance, slow)
     known = _judge_fast(answer, gold, rules, tolerance)
@@ -171,22 +226,23 @@ def _compare(answer: str, gold: str, rules: Rules, tolerance: float | None, slow
 
 
 @lru_cache(maxsize=20_000)
-def _judge_fast(answer: str, gold: str, rules: Rules, tolerance: float | None) -> Grade:
+def _judge_fast(answer: str, gold: str, rules: Rules, tolerance: Fraction | None) -> Grade:
     return _judge(answer, gold, rules, tolerance, None)
 
 
-def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: Slow | None) -> Grade:
+def _judge(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, slow: Slow | None) -> Grade:
     """Compare an extracted answer with a readable gold."""
     shown = answer if len(answer) <= _SHOWN else answer[:_SHOWN] + "…"
     if not answer:
         return Grade(Outcome.WRONG, "the answer is empty", "", None, "empty")
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         equal = _digits(answer) == _digits(gold)
-        return _verdict(equal, "equal integers" if equal else "different integers", shown, (shown, gold), "number")
+        if equal or tolerance is None:
+            return _verdict(equal, "equal integers" if equal else "different integers", shown, (shown, gold), "number")
     words = _by_words(answer, gold)
     if words is not None:
         return _verdict(words, "the same words" if words else "other words", shown, None, "words")
-    node_g = _read_gold(gold, rules.name)
+    node_g = read_reference(gold)
     if node_g is None:
         return Grade(Outcome.UNGRADABLE, "the reference answer cannot be read", shown, None, GOLD_UNREADABLE)
     if node_g.kind == "text":
@@ -195,38 +251,68 @@ def _judge(answer: str, gold: str, rules: Rules, tolerance: float | None, slow: 
     if len(answer) > MAX_ANSWER_CHARS:
         return Grade(Outcome.UNGRADABLE, f"limit reached: answer of {len(answer)} characters", shown, None, LIMIT)
     comparison = Equivalence(rules, slow, tolerance, cached=len(answer) <= SHORT_ANSWER_CHARS)
-    readings: list[tuple[Node, Node]] = []
+    unreadable = ""
+    node_r: Node | None = None
     try:
-        readings.append((read(clean_answer(answer)), node_g))
-        readings += _other_readings(answer, gold, readings[0])
+        node_r = read(clean_answer(answer))
     except TooLarge as reached:
         return Grade(Outcome.UNGRADABLE, f"limit reached in the response: {reached}", shown, None, LIMIT)
-    except Unreadable as reason:
-        if wording.squashed(answer) == wording.squashed(gold):
-            return Grade(Outcome.CORRECT, "the same notation", shown, None, "literal")
-        return Grade(Outcome.UNGRADABLE, f"response cannot be read: {reason}", shown, None, RESPONSE_UNREADABLE)
     except RecursionError:
         return Grade(Outcome.UNGRADABLE, "limit reached in the response: nesting", shown, None, LIMIT)
-    verdict: bool | None = False
-    normalised = ("", "")
-    for node_r, node_gold in readings:
-        normalised = (show(node_r)[:_SHOWN], show(node_gold)[:_SHOWN])
-        try:
-            verdict = comparison.same(node_r, node_gold)
-        except TooLarge as reached:
-            return Grade(Outcome.UNGRADABLE, f"limit reached: {reached}", shown, normalised, LIMIT)
-        except Unreadable as reason:
-            return Grade(Outcome.UNGRADABLE, f"not comparable: {reason}", shown, normalised, RESPONSE_UNREADABLE)
-        except (RecursionError, OverflowError, ArithmeticError) as failure:
-            return Grade(Outcome.UNGRADABLE, f"limit reached: {failure!r:.80}", shown, normalised, LIMIT)
-        if verdict is not False:
-            break
+    except Unreadable as reason:
+        unreadable = str(reason)
+        if wording.squashed(answer) == wording.squashed(gold):
+            return Grade(Outcome.CORRECT, "the same notation", shown, None, "literal")
+    with budget():
+        first = None if node_r is None else _first_reading(comparison, node_r, node_g, shown)
+        if first is not None and first.outcome is not Outcome.WRONG:
+            return first
+        undecided = False
+        for reading_r, reading_g in islice(other_readings(answer, gold, node_r, node_g), _MAX_READINGS):
+            try:
+                verdict = comparison.same(reading_r, reading_g)
+            except (TooLarge, Unreadable, RecursionError, OverflowError, ArithmeticError):
+                continue
+            if verdict:
+                normalised = (show(reading_r)[:_SHOWN], show(reading_g)[:_SHOWN])
+                decided = f"{comparison.reason(equal=True)} in another reading"
+                return Grade(Outcome.CORRECT, decided, shown, normalised, comparison.method)
+            undecided |= verdict is None
+    if undecided and slow is None:
+        return Grade(Outcome.UNGRADABLE, "undecided in another reading", shown, None, UNDECIDED)
+    return first or Grade(
+        Outcome.UNGRADABLE, f"response cannot be read: {unreadable}", shown, None, RESPONSE_UNREADABLE
+    )
+
+
+def _first_reading(comparison: Equivalence, node_r: Node, node_g: Node, shown: str) -> Grade:
+    """Return the grade of both texts as they stand."""
+    normalised = (show(node_r)[:_SHOWN], show(node_g)[:_SHOWN])
+    try:
+        verdict = comparison.same(node_r, node_g)
+    except (TooLarge, RecursionError, OverflowError, ArithmeticError) as reached:
+        verdict, comparison.limit = None, str(reached) or type(reached).__name__
+    except Unreadable as reason:
+        return Grade(Outcome.UNGRADABLE, f"not comparable: {reason}", shown, normalised, RESPONSE_UNREADABLE)
     if verdict is None:
         why = comparison.limit or "neither equality nor difference could be shown"
-        method = LIMIT if comparison.limit and slow is not None else UNDECIDED
-        return Grade(Outcome.UNGRADABLE, f"undecided: {why}", shown, normalised, method)
-    decided = f"{'equal' if verdict else 'different'} by {comparison.method}"
-    return _verdict(verdict, decided, shown, normalised, comparison.method)
+        if _is_responses_fault(comparison, node_g):
+            return Grade(Outcome.UNGRADABLE, f"limit reached by the response: {why}", shown, normalised, LIMIT)
+        return Grade(Outcome.UNGRADABLE, f"undecided: {why}", shown, normalised, UNDECIDED)
+    return _verdict(verdict, comparison.reason(equal=verdict), shown, normalised, comparison.method)
+
+
+def _is_responses_fault(comparison: Equivalence, gold: Node) -> bool:
+    """True where nothing was decided although the reference alone can be evaluated: else the reference is to blame.
+
+    Without the workers nothing is anybody's fault: the caller asks again with them.
+    """
+    if comparison.slow is None:
+        return False
+    if comparison.blame:
+        return comparison.blame == "response"
+    with budget():
+        return comparison.can_be_evaluated(gold)
 
 
 def _verdict(equal: bool, reason: str, shown: str, normalised: tuple[str, str] | None, method: str) -> Grade:
@@ -234,38 +320,61 @@ def _verdict(equal: bool, reason: str, shown: str, normalised: tuple[str, str] |
 
 
 def _by_words(answer: str, gold: str) -> bool | None:
-    """Judge what needs no reading: the same text, choices, times of day; None to read on."""
+    """Judge what needs no reading: the same text, choices, yes and no, none and infinitely many, dates, times of day.
+
+    None to read on.
+    """
     if answer == gold:
         return True
-    if len(gold) <= 20 and wording.is_yes_or_no(gold):
-        return wording.same_words(answer, gold)
-    if wording.is_bare_choice(answer) and "(" in gold and wording.choice(gold) and not wording.is_bare_choice(gold):
-        return wording.choice(answer) == wording.choice(gold)
-    if wording.is_bare_choice(gold):
-        letter = wording.choice(answer)
-        if letter is not None:
-            return letter == wording.choice(gold)
+    kind = _worded(gold)
+    if not kind:
         return None
-    time_g = wording.minutes(gold) if ":" in gold else None
-    time_r = wording.minutes(answer) if time_g and ":" in answer else None
-    if time_g and time_r and (time_g[1] or time_r[1]):
-        return wording.same_time(time_r, time_g)
-    return None
+    if kind == "yes or no":
+        return wording.same_words(answer, gold)
+    if kind == "choice":
+        letter = wording.choice(answer) or wording.small_choice(answer)
+        return letter == wording.choice(gold) if letter is not None else None
+    if kind == "led choice":
+        return _by_led_choice(answer, gold)
+    if kind == "time":
+        time_g, time_r = wording.minutes(gold), wording.minutes(answer)
+        fixed = time_g and time_r and (time_g[1] or time_r[1])
+        return wording.same_time(time_r, time_g) if fixed and time_g and time_r else None
+    if kind == "date":
+        return wording.same_words(answer, gold)
+    answered = wording.quantity_in_words(answer)
+    return answered == kind if answered else None
 
 
-def _other_readings(answer: str, gold: str, first: tuple[Node, Node]) -> list[tuple[Node, Node]]:
-    """Return readings of ``1,234`` as two numbers, where the other side is a list."""
-    readings: list[tuple[Node, Node]] = []
-    node_r, node_g = first
-    if node_g.kind in ("list", "set") and node_r.kind not in ("list", "set") and "," in answer:
-        readings.append((read(clean_answer(answer), thousands=False), node_g))
-    elif node_r.kind in ("list", "set") and node_g.kind not in ("list", "set") and "," in gold:
-        readings.append((node_r, read(gold, thousands=False)))
-    return readings
+@lru_cache(maxsize=8192)
+def _worded(gold: str) -> str:
+    """Return which rule of words a reference answer falls under; empty for the others."""
+    if wording.is_yes_or_no(gold) and len(gold) <= 20:
+        return "yes or no"
+    if wording.is_bare_choice(gold):
+        return "choice"
+    if wording.led_choice(gold):
+        return "led choice"
+    if said := wording.quantity_in_words(gold):
+        return said
+    if len(gold) < 60 and (wording.is_time(gold) or (":" in gold and wording.minutes(gold))):
+        return "time"
+    return "date" if len(gold) < 60 and wording.is_date(gold) else ""
+
+
+def _by_led_choice(answer: str, gold: str) -> bool:
+    """Judge against an option with its content, ``C. 12``: its letter or its content is right."""
+    letter, content = wording.led_choice(gold) or ("", "")
+    own = wording.led_choice(answer)
+    if own:
+        return own[0] == letter
+    if wording.is_bare_choice(answer):
+        return wording.choice(answer) == letter
+    return wording.same_words(answer, gold) or _judge_fast(answer, content, MATH, None).correct
 
 
 def clean_answer(answer: str) -> str:
-    """Return an extracted answer without what is not part of it: a label before it, ``\\boxed`` left inside."""
+    """Return an extracted answer without a box left around it."""
     text = clean(answer)
     if text.startswith(("\\boxed{", "\\fbox{")) and text.endswith("}"):
         text = text[text.index("{") + 1 : -1]
@@ -278,46 +387,33 @@ def _digits(text: str) -> str:
     return digits if digits == "0" else sign + digits
 
 
-def _gold_text(gold: str) -> str:
-    """Return the reference answer alone: after GSM8K's ``####``, out of a box, without dollars around it."""
-    if "####" in gold:
-        gold = gold.rsplit("####", 1)[1]
-    if "\\boxed" in gold:
-        found = extract(gold, ("boxed",))
-        gold = found[0] if found else gold
-    gold = gold.strip()
-    if gold.startswith("$") and gold.endswith("$") and gold.count("$") == 2:
-        gold = gold[1:-1].strip()
-    return gold
+class _Workers:
+    """The worker pool, with a memory: what it decided is not asked again, what it could not decide in time is."""
+
+    def __init__(self) -> None:
+        self.decided: dict[tuple[Node, ...], Decision] = {}
+
+    def compare(self, response: Node, gold: Node, positive: bool) -> Decision:
+        from selfcorrect.grading import pool
+
+        return self._asked((response, gold, num(positive)), lambda: pool.compare(response, gold, positive=positive))
+
+    def has_value(self, tree: Node, positive: bool) -> bool:
+        from selfcorrect.grading import pool
+
+        found = self._asked((tree, num(positive)), lambda: pool.has_value(tree, positive=positive))
+        return found.verdict is True
+
+    def _asked(self, question: tuple[Node, ...], ask: Callable[[], Decision]) -> Decision:
+        if question in self.decided:
+            return self.decided[question]
+        decision = ask()
+        if decision.verdict is not None:
+            if len(self.decided) >= _MAX_DECIDED:
+                self.decided.clear()
+            self.decided[question] = decision
+        return decision
 
 
-@lru_cache(maxsize=8192)
-def _read_gold(gold: str, source: str) -> Node | None:
-    text = _gold_text(gold)
-    if not text:
-        return None
-    if _INTEGER.fullmatch(text):
-        return Node("num", text) if text[0] != "-" else Node("neg", "", (Node("num", text[1:]),))
-    try:
-        return read(text)
-    except (Unreadable, TooLarge, RecursionError):
-        return None
-
-
-_decided: dict[tuple[Node, Node, bool], bool] = {}
 _MAX_DECIDED = 5_000
-
-
-def _ask_pool(response: Node, gold: Node, positive: bool) -> bool | None:
-    """Ask a worker; what it decided is remembered, what it could not decide in time is asked again next time."""
-    from selfcorrect.grading.pool import decide
-
-    question = response, gold, positive
-    if question in _decided:
-        return _decided[question]
-    verdict = decide(response, gold, positive=positive)
-    if verdict is not None:
-        if len(_decided) >= _MAX_DECIDED:
-            _decided.clear()
-        _decided[question] = verdict
-    return verdict
+_ask_pool = _Workers()

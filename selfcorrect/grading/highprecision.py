@@ -1,102 +1,289 @@
-"""Compare two scalar trees in many digits (mpmath). Imported in the worker only.
+"""Compare two scalar trees in balls of many digits (Arb, through python-flint). Imported in the worker only.
 
-Two readable expressions that agree to 270 of 300 digits at several points are taken as equal; constants at one
-point. A tail such as ``+ 10^{-100}`` is far above that threshold, so it is seen.
+A ball is a number with a bound of its error, so every statement here is proved except the last: balls that do not
+overlap show a difference, a ball without a pole in it shows that there is a value, and balls that overlap within
+10^-AGREED of the smallest summand are taken as the same number. A tail such as ``+ 10^{-400}``, or ``+ \\ln 2`` beside
+``10^{400}``, is far above that, so it is seen; the digits grow until it is.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
 
-import mpmath
+import flint
+from flint import acb, arb, fmpq, fmpz
 
 from selfcorrect.grading.algebra import number
 from selfcorrect.grading.limits import TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node
-from selfcorrect.grading.numeric import Point, Undefined, evaluate, has_symbols, needs_integers
+from selfcorrect.grading.numeric import Point, Undefined, evaluate, has_symbols, integer_letters, mentions_i
 
-LOW_DIGITS, HIGH_DIGITS = 40, 300
-_POINTS = 5
-_NAMES = {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc",
-    "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "arccoth": "acoth", "Gamma": "gamma", "abs": "fabs",
-    "ln": "ln", "lg": "log10", "sgn": "sign", "Re": "re", "Im": "im", "fact": "factorial", "fact2": "fac2",
-    "floor": "floor", "ceil": "ceil", "binom": "binomial", "log": "log",
-}  # fmt: skip
-_SAME = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "exp", "erf"]
-)
-_ROUNDED = frozenset(["floor", "ceil"])
+AGREED = 100
+"""Digits, beyond the smallest summand, in which equal values agree."""
+DIGITS = (130, 500, 2_000, 12_000)
+"""Working precisions, tried in turn until the question is settled."""
+POINTS = 12
+"""Points at which expressions with letters must agree; constants are compared once."""
+_MOST_DRAWS = 48
+_BITS = int(AGREED * 3.33)
+_LARGEST_DOUBLE_FACTORIAL = 5_000
 _FAILURES = (Undefined, Unreadable, TooLarge, OverflowError, ValueError, ZeroDivisionError, TypeError, ArithmeticError)
+_METHODS = {
+    "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh", "cosh": "cosh",
+    "tanh": "tanh", "coth": "coth", "sech": "sech", "csch": "csch", "arcsin": "asin", "arccos": "acos",
+    "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "exp": "exp", "erf": "erf",
+    "Gamma": "gamma", "ln": "log",
+}  # fmt: skip
+_OF_INVERSE = {"arccot": "atan", "arcsec": "acos", "arccsc": "asin", "arccoth": "atanh"}
 
 
-class Digits:
-    """mpmath numbers at its current precision; exponents are bounded before a power is taken."""
+class Sight(Enum):
+    """What one point shows."""
 
-    def exact(self, text: str) -> Any:
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    OUTSIDE = "a side is not real here, or neither has a value"
+    UNSEEN = "one side has no value here that could be found"
+
+
+class Balls:
+    """Complex balls at flint's current precision; ``lowest`` is a power of two below every summand that is not 0."""
+
+    def __init__(self) -> None:
+        self.lowest = 0
+
+    def exact(self, text: str) -> acb:
         value = number(text)
-        return mpmath.mpc(mpmath.mpf(value.numerator) / value.denominator)
+        return acb(fmpq(value.numerator, value.denominator))
 
-    def constant(self, name: str) -> Any:
-        return {"pi": mpmath.mpc(mpmath.pi), "e": mpmath.mpc(mpmath.e), "i": mpmath.mpc(0, 1)}[name]
+    def constant(self, name: str) -> acb:
+        return {"pi": acb.pi(), "e": acb(1).exp(), "i": acb(0, 1)}[name]
 
-    def power(self, base: Any, exponent: Any) -> Any:
-        if base == 0:
-            if exponent.real <= 0:
+    def add(self, left: acb, right: acb) -> acb:
+        for summand in (left, right):
+            self.lowest = min(self.lowest, _lowest_bit(summand))
+        return left + right
+
+    def multiply(self, left: acb, right: acb) -> acb:
+        return left * right
+
+    def divide(self, left: acb, right: acb) -> acb:
+        if right.contains(0):
+            raise Undefined("a division by zero")
+        return left / right
+
+    def power(self, base: acb, exponent: acb) -> acb:
+        if base.is_zero():
+            if not exponent.real > 0:
                 raise Undefined("a power of zero")
             return base
-        if abs(exponent) * (abs(mpmath.log(base)) + 1) > 1e6:
-            raise Undefined("a large power")
-        if exponent.imag == 0 and exponent.real == int(exponent.real):
-            return base ** int(exponent.real)
-        return mpmath.power(base, exponent)
+        whole = _integer(exponent)
+        if base.contains(0) and (whole is None or whole <= 0):
+            raise Undefined("a power of what may be zero")
+        return finite(base**exponent if whole is None else base**whole)
 
-    def call(self, name: str, args: list[Any]) -> Any:
-        if any(abs(arg) > 1e5 for arg in args) and name not in ("ln", "lg", "log", "abs", "floor", "ceil"):
-            raise Undefined("a large argument")
-        if name in _SAME or name in _NAMES:
-            plain = [arg.real if arg.imag == 0 else arg for arg in args]
-            if name in _ROUNDED:
-                near = mpmath.nint(plain[0].real)
-                if abs(plain[0] - near) < mpmath.mpf(10) ** (10 - mpmath.mp.dps):
-                    return mpmath.mpc(near)
-            return mpmath.mpc(getattr(mpmath, _NAMES.get(name, name))(*plain))
+    def root(self, index: acb, radicand: acb) -> acb:
+        """Return the n-th root; the real one for an odd root of a negative number."""
+        if index.contains(0):
+            raise Undefined("a zeroth root")
+        if radicand.is_zero() and index.real > 0:
+            return radicand
+        degree = _integer(index)
+        if degree == 2:
+            return finite(radicand.sqrt())
+        if degree is not None and degree % 2 and radicand.imag.is_zero() and radicand.real < 0:
+            return -self.power(-radicand, 1 / index)
+        return self.power(radicand, 1 / index)
+
+    def call(self, name: str, args: list[acb]) -> acb:
+        return finite(self._called(name, args))
+
+    def _called(self, name: str, args: list[acb]) -> acb:
+        first = args[0]
+        if name in _METHODS and len(args) == 1:
+            return getattr(first, _METHODS[name])()
+        if name in _OF_INVERSE:
+            return getattr(self.divide(acb(1), first), _OF_INVERSE[name])()
+        if name == "lg" or (name == "log" and len(args) == 1):
+            return first.log() / acb(10).log() if name == "lg" else first.log()
+        if name == "log":
+            return self.divide(first.log(), args[1].log())
+        if name in ("Re", "Im"):
+            return acb(first.real if name == "Re" else first.imag)
+        if name == "abs":
+            return acb(abs(first))
+        if name == "fact":
+            return (first + 1).gamma()
+        if name in ("gcd", "lcm"):
+            return acb(_common(name, [self.whole(arg) for arg in args]))
+        if name == "fact2":
+            return acb(_double_factorial(self.whole(first)))
+        reals = [self._real(arg) for arg in args]
+        if name in ("floor", "ceil"):
+            return acb(self._floor(reals[0]) if name == "floor" else -self._floor(-reals[0]))
+        if name == "mod":
+            return acb(reals[0] - reals[1] * self._floor(self.divide(acb(reals[0]), acb(reals[1])).real))
+        if name in ("max", "min"):
+            best = reals[0]
+            for other in reals[1:]:
+                best = best.max(other) if name == "max" else best.min(other)
+            return acb(best)
+        if name == "sgn":
+            if first.contains(0) and not first.is_zero():
+                raise Undefined("the sign of what may be zero")
+            return acb(reals[0].sgn())
+        if name == "binom":
+            return _binomial(*args)
         raise Undefined(f"function {name}")
 
+    def whole(self, value: acb) -> int:
+        number_ = self._nearest(self._real(value))
+        if number_ is None or abs(number_) > 10**12:
+            raise Undefined("an integer is needed")
+        return number_
 
-def equal(left: Node, right: Node, *, positive: bool) -> bool | None:
-    """Return True or False, None where no point gave values on both sides."""
-    integers = needs_integers(left) or needs_integers(right)
-    points = _POINTS if has_symbols(left) or has_symbols(right) else 1
-    agreed = 0
-    for index in range(10, 10 + 3 * points):
-        verdict = _at(left, right, index, integers, positive=True)
-        if verdict is False:
-            return False
-        agreed += verdict is True
-        if agreed == points:
-            break
-    if agreed < min(points, 2):
+    def _real(self, value: acb) -> arb:
+        if not value.imag.contains(0):
+            raise Undefined("a real number is needed")
+        return value.real
+
+    def _nearest(self, value: arb) -> int | None:
+        """Return the integer that the ball is, within the agreed digits; None for others."""
+        whole = value.unique_fmpz()
+        if whole is None or not (value.is_exact() or value.rad() < arb(2) ** (self.lowest - _BITS)):
+            return None
+        return int(whole)
+
+    def _floor(self, value: arb) -> arb:
+        whole = self._nearest(value)
+        if whole is not None:
+            return arb(whole)
+        if value.contains_integer():
+            raise Undefined("more digits are needed")
+        return value.floor()
+
+
+def finite(value: acb) -> acb:
+    """Return the ball; raises Undefined where it holds an infinity or is no number."""
+    if not value.is_finite():
+        raise Undefined("no finite value")
+    return value
+
+
+def _lowest_bit(value: acb) -> int:
+    """Return the power of two of a ball's least size; 0 for a ball that may be zero."""
+    least = value.abs_lower().mid()
+    if least.is_zero():
+        return 0
+    mantissa, exponent = least.man_exp()
+    return int(exponent) + int(mantissa).bit_length() - 1
+
+
+def _integer(value: acb) -> int | None:
+    """Return the exact integer that a ball is, else None."""
+    if not value.imag.is_zero() or not value.real.is_exact():
         return None
-    if not integers and not positive and points > 1:
-        for index in range(30, 34):
-            if _at(left, right, index, integers, positive=False) is False:
-                return False
-    return True
+    whole = value.real.unique_fmpz()
+    return None if whole is None else int(whole)
 
 
-def _at(left: Node, right: Node, index: int, integers: bool, *, positive: bool) -> bool | None:
-    for digits in (LOW_DIGITS, HIGH_DIGITS):
-        with mpmath.workdps(digits):
-            point = Point(index, integers=integers, positive=positive, exact=True)
+def _common(name: str, numbers: list[int]) -> fmpz:
+    total = fmpz(numbers[0])
+    for other in numbers[1:]:
+        total = total.gcd(other) if name == "gcd" else total.lcm(other)
+    return abs(total)
+
+
+def _double_factorial(of: int) -> fmpz:
+    if not 0 <= of <= _LARGEST_DOUBLE_FACTORIAL:
+        raise Undefined("a large double factorial")
+    product = fmpz(1)
+    for factor in range(of, 1, -2):
+        product *= factor
+    return product
+
+
+def _binomial(above: acb, below: acb) -> acb:
+    n, k = _integer(above), _integer(below)
+    if n is not None and k is not None and n >= 0:
+        if not 0 <= k <= n:
+            return acb(0)
+        if n <= 100_000:
+            return acb(fmpz.bin_uiui(n, k))
+    return finite((above + 1).gamma()) * (below + 1).rgamma() * (above - below + 1).rgamma()
+
+
+# -- comparing -------------------------------------------------------------------------------------------
+
+
+def equal(response: Node, gold: Node, *, positive: bool) -> tuple[bool | None, str]:
+    """Return True, False or None (not settled), and what showed it."""
+    integers = integer_letters(response, gold)
+    symbols = has_symbols(response) or has_symbols(gold)
+    if not symbols or mentions_i(response) or mentions_i(gold):
+        return _at_points(response, gold, integers, positive, real=False, wanted=POINTS if symbols else 1)
+    verdict, how = _at_points(response, gold, integers, positive, real=True, wanted=POINTS)
+    if how == _NOWHERE_REAL:
+        return _at_points(response, gold, integers, positive, real=False, wanted=POINTS)
+    return verdict, how
+
+
+_NOWHERE_REAL = "no point where both are real"
+
+
+def _at_points(
+    response: Node, gold: Node, integers: frozenset[str], positive: bool, *, real: bool, wanted: int
+) -> tuple[bool | None, str]:
+    agreed = outside = 0
+    for index in range(_MOST_DRAWS if wanted > 1 else 1):
+        sight = _look(response, gold, Point(index, integers=integers, positive=positive or index % 3 > 0), real)
+        if sight is Sight.DIFFERENT:
+            return False, "a point where they differ" if wanted > 1 else "their digits"
+        if sight is Sight.UNSEEN:
+            return None, "a point where a side has no value"
+        agreed += sight is Sight.EQUAL
+        outside += sight is Sight.OUTSIDE
+        if agreed == wanted:
+            return True, f"at {wanted} points to {AGREED} digits" if wanted > 1 else f"to {AGREED} digits"
+    return None, _NOWHERE_REAL if not agreed else "few points where both have a value"
+
+
+def _look(response: Node, gold: Node, point: Point, real: bool) -> Sight:
+    """Compare at one point, with more and more digits."""
+    valued = [False, False]
+    for digits in DIGITS:
+        flint.ctx.dps = digits
+        balls = Balls()
+        values: list[acb | None] = []
+        for place, node in enumerate((response, gold)):
             try:
-                value_l, value_r = (evaluate(node, point, Digits()) for node in (left, right))
+                values.append(finite(evaluate(node, point, balls)))
+                valued[place] = True
             except _FAILURES:
-                return None
-            gap, size = abs(value_l - value_r), max(abs(value_l), abs(value_r))
-            margin = mpmath.mpf(10) ** (30 - digits) if digits == HIGH_DIGITS else mpmath.mpf(10) ** -25
-            if gap > margin * max(size, mpmath.mpf(point.biggest) * margin):
-                if not positive and (abs(value_l.imag) > margin * size or abs(value_r.imag) > margin * size):
-                    return None
-                return False
-    return True
+                values.append(None)
+        value_r, value_g = values
+        if value_r is None or value_g is None:
+            continue
+        if real and not (value_r.imag.contains(0) and value_g.imag.contains(0)):
+            return Sight.OUTSIDE
+        gap = value_r - value_g
+        if not gap.contains(0):
+            return Sight.DIFFERENT
+        lowest = min(balls.lowest, _lowest_bit(value_r), _lowest_bit(value_g))
+        if gap.abs_upper() < arb(2) ** (lowest - _BITS):
+            return Sight.EQUAL
+    return Sight.OUTSIDE if not any(valued) else Sight.UNSEEN
+
+
+def has_value(node: Node) -> bool:
+    """True where a tree has a finite value at a point in general position."""
+    integers = integer_letters(node, node)
+    for index in range(4 if has_symbols(node) else 1):
+        for digits in DIGITS[:3]:
+            flint.ctx.dps = digits
+            try:
+                finite(evaluate(node, Point(index, integers=integers), Balls()))
+            except _FAILURES:
+                continue
+            return True
+    return False

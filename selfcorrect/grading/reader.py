@@ -7,19 +7,41 @@ units, big operators. What it does not know raises `Unreadable`; what is too big
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import NoReturn
 
+from selfcorrect.grading import wording
 from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, num, sym
+from selfcorrect.grading.numerals import leading_number, scale
 from selfcorrect.grading.tokens import Token, clean, tokenise
-from selfcorrect.grading.vocabulary import NUMBER_WORDS
+from selfcorrect.grading.units import CURRENCIES, conversion, known_unit
+from selfcorrect.grading.vocabulary import CHANGING, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "subset", "propto"])
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])
 _ACCENTS = frozenset(["dot", "ddot", "hat", "widehat", "tilde", "bar", "check", "breve", "mathring"])
 _DROPPED = frozenset(["angle", "measuredangle", "triangle", "vec", "overrightarrow", "overleftrightarrow"])
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "psmallmatrix"])
+_SYSTEMS = frozenset(["cases", "aligned", "align", "align*", "gathered", "split", "alignedat", "eqnarray", "eqnarray*"])
+_CONDITIONS = frozenset(["if", "for", "when", "where", "as"])
+_WRAPPERS = frozenset(
+    [
+        "overline",
+        "bar",
+        "underline",
+        "widehat",
+        "overbrace",
+        "boxed",
+        "fbox",
+        "framebox",
+        "ensuremath",
+        "mathop",
+        "cancel",
+    ]
+)
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim", "oint": "int"}
 _INTRODUCTIONS = frozenset(["either", "both", "exactly", "only", "about", "approximately"])
 _WORDED = {
@@ -34,7 +56,51 @@ def read(text: str, *, thousands: bool = True) -> Node:
 
 
 def _read(text: str, thousands: bool) -> Node:
-    return Reader(tokenise(clean(text), thousands=thousands)).answer()
+    text = clean(text)
+    if not _DIGIT.search(text):
+        worded = _number_in_words(text)
+        if worded is not None:
+            return worded
+    elif len(text) < 60 and (wording.is_date(text) or wording.is_time(text)):
+        return Node("text", text)
+    try:
+        return Reader(tokenise(text, thousands=thousands)).answer()
+    except InWords:
+        return Node("text", text)
+
+
+_DIGIT = re.compile(r"[0-9]")
+
+
+class InWords(Exception):
+    """Words after a number change its value (``12 or more``): the answer must be compared as words."""
+
+
+def _number_in_words(text: str) -> Node | None:
+    """Return ``twenty-five``, ``two thirds``, ``twelve apples`` as a quantity; None for other texts."""
+    if len(text) > 120 or not re.search(r"[a-zA-Z]{3}", text):
+        return None
+    found = leading_number(wording.plain_words(text))
+    if found is None:
+        return None
+    value, rest = found
+    if not rest:
+        return fraction(value)
+    words = set(re.findall(r"[^\W\d_]+", rest))
+    if words & (CHANGING | {"of", "and", "to", "the"}) or re.search(r"[^\w\s.%'-]", rest) or len(words) > 4:
+        return None
+    return Node("pct", "", (fraction(value),)) if rest in _PERCENT else Node("unit", rest, (fraction(value),))
+
+
+def fraction(value: Fraction) -> Node:
+    """Return a rational number as a node."""
+    node = num(abs(value).numerator)
+    if value.denominator != 1:
+        node = Node("div", "", (node, num(value.denominator)))
+    return Node("neg", "", (node,)) if value < 0 else node
+
+
+_PERCENT = frozenset(["%", "percent", "pct", "percentage", "per cent"])
 
 
 _remembered = lru_cache(maxsize=8192)(_read)
@@ -94,14 +160,17 @@ class Reader:
         while self.peek() in (("op", "="), ("op", "~"), ("op", ":")):
             self.position += 1
         groups: list[list[Node]] = [[]]
+        joined = ""
         while True:
             groups[-1].append(self.relation())
             if sum(map(len, groups)) > MAX_LIST:
                 raise TooLarge("a list")
-            separated = False
+            if len(groups[-1]) > 1 and joined == "and" and (whole := _one_quantity(*groups[-1][-2:])):
+                groups[-1][-2:] = [whole]
+            separated, joined = False, ""
             while self.peek()[0] == "sep":
-                separated = True
-                if self.take()[1] == ";" and groups[-1]:
+                separated, joined = True, self.take()[1]
+                if joined == ";" and groups[-1]:
                     groups.append([])
             if self.peek()[0] == "text" and separated:
                 self.leading_words()
@@ -120,8 +189,6 @@ class Reader:
         text = " ".join(text for kind, text in self.tokens if kind != "end").strip()
         if not text:
             raise Unreadable("an empty answer")
-        if text.lower() in NUMBER_WORDS:
-            return num(NUMBER_WORDS[text.lower()])
         constant = _WORDED.get(text.lower().strip(" ."))
         return sym(constant) if constant else Node("text", text)
 
@@ -213,13 +280,24 @@ class Reader:
                 left = Node("call", "mod", (left, self.signed_factor()))
             elif kind == "text" or (left.kind == "deg" and (kind, text) in (("sym", "C"), ("sym", "F"))):
                 left = self.unit(left)
+            elif kind == "num" and left.kind == "unit":
+                whole = _one_quantity(left, self.term())
+                if whole is None:
+                    self.fail("two quantities side by side")
+                left = whole
             elif self.begins_factor():
                 mixed = self.mixed_number(left)
                 if kind == "num" and mixed is None and (left.args[-1] if left.kind == "mul" else left).kind == "num":
                     self.fail("two numbers side by side")
-                left = self.postfix(mixed) if mixed else _product(left, self.factor())
+                left = self.postfix(mixed) if mixed else self.times(left, self.factor())
             else:
                 return left
+
+    def times(self, left: Node, right: Node) -> Node:
+        """Return a product by juxtaposition; words in brackets after a value are its unit."""
+        if right.kind == "text" and left.kind != "text":
+            return self.quantity(left, right.value)
+        return _product(left, right)
 
     def signed_factor(self) -> Node:
         if self.skip("-"):
@@ -237,6 +315,10 @@ class Reader:
         if kind == "cmd":
             return text not in ("over", "end", "pmod", "choose", "atop", "hline", "rfloor", "rceil", "tag")
         return kind == "op" and (text in ("(", "[", "{", r"\{", "<<") or (text == "|" and not self.bars))
+
+    def begins_quantity(self) -> bool:
+        kind, text = self.tokens[self.position + 1] if self.at("-") else self.peek()
+        return kind == "num" or (kind == "cmd" and text in _FRACTIONS)
 
     def slash_fraction(self) -> bool:
         """True at ``1/2`` right after an integer: the fraction of a mixed number such as ``5 1/2``."""
@@ -274,19 +356,53 @@ class Reader:
             elif kind == "op" and text == "^" and words:
                 self.position += 1
                 words.append("^" + self.raw_argument())
-            elif kind == "op" and text in ("/", "*") and self.tokens[self.position + 1][0] == "text":
+            elif kind == "op" and text in ("/", "*") and self.goes_on_as_unit():
                 self.position += 1
-                words.append(text)
+                words += [text, self.take()[1].strip()]
             elif kind == "op" and text == "{" and not self.tokens[self.position + 1 : self.position + 2][0][1]:
                 break
             else:
                 break
         name = " ".join(words).replace(" ^", "^").replace(" / ", "/").strip()
-        lowered = name.lower().strip(" .")
-        if lowered in ("%", "percent", "pct", "percentage", "per cent"):
+        return self.quantity(value, name)
+
+    def goes_on_as_unit(self) -> bool:
+        kind, text = self.tokens[self.position + 1]
+        return kind == "text" or (kind == "sym" and self.at("/") and text in SINGLE_LETTER_UNITS)
+
+    def quantity(self, value: Node, name: str) -> Node:
+        """Return a value with the words after it: scales and operations are carried out, the rest is its unit.
+
+        Raises InWords where a word changes the value in another way, such as ``or more``.
+        """
+        words = re.sub(r"[.\s]+$", "", name).split()
+        while words and (factor := scale(words[0])) is not None:
+            value = Node("mul", "", (value, fraction(factor)))
+            words = words[2:] if words[1:2] == ["of"] else words[1:]
+        lowered = " ".join(words).lower().strip(" .()")
+        if lowered in _PERCENT:
             return Node("pct", "", (value,))
         if lowered in ("degrees", "degree", "deg"):
             return Node("deg", "", (value,))
+        if not words:
+            return value
+        if value.kind == "deg" and words[0].strip(".").lower() in ("c", "f", "celsius", "fahrenheit"):
+            return Node("unit", f"deg{words[0][0].upper()}", value.args)
+        if lowered in SCALED:
+            return Node("mul", "", (value, num(SCALED[lowered])))
+        if lowered in ("squared", "cubed"):
+            return Node("pow", "", (value, num(2 if lowered == "squared" else 3)))
+        if lowered == "halved":
+            return Node("div", "", (value, num(2)))
+        if lowered == "factorial":
+            return Node("fact", "", (value,))
+        if lowered.endswith("below zero") and (len(words) == 2 or known_unit(lowered.removesuffix("below zero"))):
+            return Node("neg", "", (value,))
+        said = set(re.findall(r"[^\W\d_]+", lowered.replace(".", "")))
+        if said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set())) or re.search(
+            r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
+        ):
+            raise InWords(name)
         return Node("unit", name, (value,))
 
     # -- factors -----------------------------------------------------------------------------------------
@@ -315,7 +431,10 @@ class Reader:
                 base = sym(base.value + "'")
             elif text == "_":
                 self.position += 1
-                base = self.subscript(base)
+                if base.kind == "pow" and base.args[0].kind == "sym":  # v^2_0
+                    base = base._replace(args=(self.subscript(base.args[0]), *base.args[1:]))
+                else:
+                    base = self.subscript(base)
             else:
                 return base
 
@@ -442,6 +561,13 @@ class Reader:
         return self.fail("expected a value")
 
     def text_value(self, text: str) -> Node:
+        if (text in MONEY_CODES or text.lower() in CURRENCIES) and self.begins_quantity():
+            negative = self.skip("-")
+            inner = self.factor()
+            while self.peek()[0] == "text" and scale(self.peek()[1].split()[0]) is not None:
+                inner = self.unit(inner)
+            inner = Node("unit", text, (inner,)) if inner.kind != "unit" else inner
+            return Node("neg", "", (inner,)) if negative else inner
         constant = _WORDED.get(text.strip().lower())
         if constant:
             return sym(constant)
@@ -525,13 +651,20 @@ class Reader:
             return sym("EMPTY")
         bars, self.bars = self.bars, 1
         first = self.union()
+        within = self.union() if self.skip("in") else None
         if self.at("|") or self.at(":"):
             self.position += 1
             self.bars = bars
-            condition = self.relation()
+            conditions = [] if within is None else [Node("rel", "in", (first, within))]
+            conditions.append(self.relation())
+            while self.peek()[0] == "sep":
+                self.position += 1
+                conditions.append(self.relation())
             self.expect(r"\}")
             self.depth -= 1
-            return condition
+            return conditions[0] if len(conditions) == 1 else Node("inter", "", tuple(conditions))
+        if within is not None:
+            self.fail("a set")
         self.bars = bars
         items = [first]
         while self.peek()[0] == "sep":
@@ -575,6 +708,9 @@ class Reader:
             if base is not None:
                 arguments = (*arguments, base)
             result = Node("call", name, arguments)
+            if name == "cis":
+                turning = Node("mul", "", (sym("i"), Node("call", "sin", arguments)))
+                result = Node("add", "", (Node("call", "cos", arguments), turning))
         self.depth -= 1
         return Node("pow", "", (result, power)) if power is not None else result
 
@@ -633,7 +769,12 @@ class Reader:
             return _call("floor" if name == "lfloor" else "ceil", inner)
         if name in _BIG:
             return self.big(_BIG[name])
-        if name in ("overline", "bar", "underline", "widehat", "overbrace", "boxed", "fbox", "ensuremath", "mathop"):
+        if name == "based":
+            digits = self.raw_argument()
+            return Node("base", digits, (num(self.raw_argument()),))
+        if name == "textcircled":
+            return self.circled()
+        if name in _WRAPPERS:
             inner = self.argument()
             return sym(f"bar({inner.value})") if name == "bar" and inner.kind == "sym" else inner
         if name in _ACCENTS:
@@ -649,6 +790,14 @@ class Reader:
         if name == "circ":
             return sym("circ")
         return self.fail(f"unknown command \\{name}")
+
+    def circled(self) -> Node:
+        """Return circled statement numbers as a set: the answer to "which of these are true"."""
+        items = [sym(f"circled {self.raw_argument()}")]
+        while self.peek() == ("cmd", "textcircled"):
+            self.position += 1
+            items.append(sym(f"circled {self.raw_argument()}"))
+        return items[0] if len(items) == 1 else Node("set", "", tuple(items))
 
     def fraction(self) -> Node:
         start = self.position
@@ -672,12 +821,12 @@ class Reader:
 
     def environment(self) -> Node:
         name = self.raw_argument()
-        if name == "cases":
-            self.fail("a definition by cases")
-        if name not in _MATRICES:
+        if name not in _MATRICES and name not in _SYSTEMS:
             self.fail(f"environment {name}")
         if name == "array" and self.at("{"):
             self.raw_argument()
+        if name in _SYSTEMS:
+            return self.system(name)
         self.deeper()
         rows: list[list[Node]] = [[]]
         cells = 0
@@ -702,6 +851,61 @@ class Reader:
             self.fail("a matrix with rows of different length")
         matrix = Node("matrix", f"{len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
         return _call("det", matrix) if name == "vmatrix" else matrix
+
+    def system(self, name: str) -> Node:
+        """Return rows that hold one relation each as a list, rows (value, condition) as a list of pairs."""
+        self.deeper()
+        rows: list[list[Node]] = [[]]
+        cells = 0
+        while self.peek() != ("cmd", "end"):
+            if self.skip(r"\\"):
+                rows.append([])
+            elif name == "cases" and self.peek()[0] == "text" and self.peek()[1].lower().strip(" ,:") in _CONDITIONS:
+                self.position += 1
+            elif self.peek()[0] == "sep" or self.skip("&") or self.peek() in (("sym", "\\"), ("op", "&")):
+                self.position += self.peek()[0] == "sep"
+            else:
+                rows[-1].append(self.aligned(name))
+                cells += 1
+                if cells > MAX_MATRIX_CELLS:
+                    raise TooLarge("a system")
+        self.position += 1
+        self.raw_argument()
+        self.depth -= 1
+        rows = [row for row in rows if row]
+        if not rows:
+            self.fail("an empty system")
+        items = [row[0] if len(row) == 1 else Node("tuple", "()", tuple(row)) for row in rows]
+        return items[0] if len(items) == 1 else Node("list", "", tuple(items))
+
+    def aligned(self, name: str) -> Node:
+        """Read one relation; in a system of equations the ``&`` before a sign only aligns."""
+        if name != "cases" or self.aligned_signs():
+            start = self.position
+            depth = 0
+            kept: list[Token] = []
+            while depth or self.peek() not in (("op", r"\\"), ("cmd", "end"), ("end", "")):
+                token = self.take()
+                depth += (token == ("cmd", "begin")) - (token == ("cmd", "end"))
+                if token[0] == "end":
+                    self.fail("an open environment")
+                if token != ("op", "&"):
+                    kept.append(token)
+            if not kept:
+                self.position = start
+                self.fail("an empty row")
+            return Reader([*kept, ("end", "")]).answer()
+        return self.relation()
+
+    def aligned_signs(self) -> bool:
+        """True where this row has ``&`` right before or after a relation sign."""
+        for place in range(self.position, len(self.tokens) - 1):
+            if self.tokens[place] in (("op", r"\\"), ("cmd", "end")):
+                return False
+            pair = {self.tokens[place], self.tokens[place + 1]}
+            if ("op", "&") in pair and ("op", "=") in pair:
+                return True
+        return False
 
     def big(self, kind: str) -> Node:
         """A sum, product, integral or limit with its bounds and body."""
@@ -736,10 +940,20 @@ class Reader:
         return self.argument()
 
     def integrand(self) -> Node:
-        """Read up to ``dx``: cut the tokens there, read the body, and return (body, variable) as a relation."""
+        """Read up to ``dx``: cut the tokens there, read the body, and return (body, variable) as a relation.
+
+        In ``\\frac{dx}{x}`` the body goes on after it: then ``dx`` is taken out, and 1 stands in an empty numerator.
+        """
+        level = 0
         for place in range(self.position, len(self.tokens) - 1):
-            if self.tokens[place] == ("sym", "d") and self.tokens[place + 1][0] == "sym":
-                variable = sym(self.tokens[place + 1][1])
+            token, after = self.tokens[place : place + 2]
+            level += (token == ("op", "{")) - (token == ("op", "}"))
+            if token == ("sym", "d") and after[0] == "sym":
+                variable = sym(after[1])
+                if level > 0:
+                    alone = self.tokens[place - 1] == ("op", "{") and self.tokens[place + 2] == ("op", "}")
+                    self.tokens[place : place + 2] = [("num", "1")] if alone else []
+                    return Node("rel", "d", (self.term(), variable))
                 body_tokens = self.tokens[self.position : place]
                 body = Reader([*body_tokens, ("end", "")]).answer() if body_tokens else num("1")
                 self.position = place + 2
@@ -748,6 +962,19 @@ class Reader:
 
 
 _INVERSES = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch"])
+
+
+def _one_quantity(left: Node, right: Node) -> Node | None:
+    """Return ``2 hours 30 minutes`` in its smaller unit; None where the two are no parts of one quantity."""
+    if left.kind != "unit" or right.kind != "unit" or left.value == right.value:
+        return None
+    if known_unit(left.value) is None or known_unit(right.value) is None:
+        return None
+    factor = conversion(left.value, right.value)
+    if factor is None or factor <= 1:
+        return None
+    large = Node("mul", "", (fraction(factor), left.args[0]))
+    return Node("unit", right.value, (Node("add", "", (large, right.args[0])),))
 
 
 def _call(name: str, *args: Node) -> Node:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ANYWHERE = ("boxed", "answer-tag", "hashes", "answer-is", "bold", "maths", "bare", "number")
-"""Every fallback, in the order tried; see `extraction` for what each one finds."""
+CONCLUDED = ("boxed", "answer-tag", "hashes", "answer-is", "choice", "bold", "conclusion", "maths", "bare")
+"""Where a response says what its answer is, in the order tried; see `extraction` for what each place finds."""
+ANYWHERE = (*CONCLUDED, "number")
+"""And the last number, whatever it counts: only for the data sets that ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Rules:
     """
 
     name: str
-    extraction: tuple[str, ...] = ANYWHERE
+    extraction: tuple[str, ...] = CONCLUDED
     round_to_gold: bool = False
     positive_symbols: bool = False
 
@@ -26,7 +28,7 @@ class Rules:
 MATH = Rules("math")
 _RULES = {
     "math": MATH,
-    "gsm8k": Rules("gsm8k", ("boxed", "answer-tag", "hashes", "answer-is", "bold", "bare", "number")),
+    "gsm8k": Rules("gsm8k", ("boxed", "answer-tag", "hashes", "answer-is", "bold", "conclusion", "bare", "number")),
     "minerva": Rules("minerva", round_to_gold=True, positive_symbols=True),
     "olympiadbench": Rules("olympiadbench"),
     "aime": Rules("aime"),

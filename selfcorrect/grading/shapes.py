@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import pairwise
 
-from selfcorrect.grading.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge
+from selfcorrect.grading import algebra
+from selfcorrect.grading.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge, Unreadable, spend
 from selfcorrect.grading.nodes import Node, contains, num, sym
-from selfcorrect.grading.numeric import has_symbols, real_value
+from selfcorrect.grading.numeric import has_symbols, has_value, real_value
+from selfcorrect.grading.witness import doubtful_part
 
 CONSTANTS = frozenset(["pi", "e", "i", "oo", "RR", "ZZ", "QQ", "NN", "CC", "EMPTY", "..."])
 _PM = frozenset(["pm"])
@@ -44,6 +47,12 @@ def _is_inverse(node: Node) -> bool:
     return node.kind == "pow" and is_letter(node.args[0]) and node.args[1] == Node("neg", "", (num("1"),))
 
 
+def in_order_of(names: tuple[Node, ...], items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return ``b=2, a=1`` in the order of the names (a, b); items that do not give each name a value as they are."""
+    given = {item.args[0]: item for item in items if item.kind == "rel" and item.value == "="}
+    return tuple(given[name] for name in names) if set(given) == set(names) else items
+
+
 def is_quantity(node: Node) -> bool:
     """True for an expression in letters with no number of its own except as an exponent: x + y, a^2 + b^2, abc."""
     if node.kind == "num":
@@ -71,7 +80,7 @@ def settle(node: Node) -> Node:
     if kind == "ratio" and all(arg.kind == "num" for arg in node.args):
         return node
     if kind not in ("list", "set", "tuple", "union", "rel") and contains(node, _PM):
-        return Node("list", "", tuple(_branches(node)))
+        return Node("list", "", tuple(branches(node)))
     if kind in ("list", "set"):
         items: list[Node] = []
         for arg in node.args:
@@ -105,7 +114,7 @@ def _settle_relation(node: Node) -> Node:
         if branches.kind == "list":
             return branches
     found = interval(node)
-    if found:
+    if found and found[0].kind != "call":
         return found[1]
     if operators == ["!="] and is_letter(members[0]) and not has_symbols(members[1]):
         return _without_points(Node("minus", "", (REALS, Node("set", "", (members[1],))))) or node
@@ -165,12 +174,12 @@ def merged(parts: tuple[Node, ...]) -> tuple[Node, ...]:
     for part in parts:
         node = Node("tuple", "[]", (part, part)) if part.kind not in ("tuple", "set") else part
         node = Node("tuple", "[]", (part.args[0], part.args[0])) if part.kind == "set" else node
-        ends = [_place(end) for end in node.args]
+        ends = [place(end) for end in node.args]
         if len(ends) != 2 or None in ends or len(node.value) != 2:
             return parts
         placed.append((ends[0], node.value[0] == "(", ends[1], node.value[1] == "]", node))
     placed.sort(key=lambda entry: entry[:2])
-    joined: list[tuple[float, bool, Node]] = []
+    joined: list[tuple[float | Fraction, bool, Node]] = []
     for low, opened, high, closed, node in placed:
         assert low is not None
         assert high is not None
@@ -185,13 +194,22 @@ def merged(parts: tuple[Node, ...]) -> tuple[Node, ...]:
     return tuple(node for _, _, node in joined)
 
 
-def _place(end: Node) -> float | None:
+def place(end: Node) -> float | Fraction | None:
     if end == _INFINITY:
         return float("inf")
-    return float("-inf") if end == _MINUS_INFINITY else real_value(end)
+    if end == _MINUS_INFINITY:
+        return float("-inf")
+    try:
+        exact = algebra.normal_form(end).rational()
+    except (TooLarge, Unreadable):
+        exact = None
+    if exact is None:
+        return real_value(end)
+    doubtful = doubtful_part(end, end)
+    return exact if doubtful is None or has_value(doubtful) else None
 
 
-def _branches(node: Node) -> list[Node]:
+def branches(node: Node) -> list[Node]:
     """Return the values that ± stands for: linked where ∓ appears too, independent else."""
     count = _count(node, "pm")
     if count > MAX_PLUS_MINUS:
@@ -230,7 +248,7 @@ def _matrix(node: Node) -> Node | None:
     if node.kind == "mul" and len(matrices) == len(args):
         return _matrix_product(matrices)
     if node.kind == "mul" and len(matrices) == 1:
-        factors = tuple(arg for arg in args if arg.kind != "matrix")
+        factors = tuple(_worked_out(arg) for arg in args if arg.kind != "matrix")
         return _each(matrices[0], lambda cell: Node("mul", "", (*factors, cell)))
     if node.kind == "add" and len(matrices) == len(args) and len({m.value for m in matrices}) == 1:
         rows = zip(*(m.args for m in matrices), strict=True)
@@ -239,7 +257,10 @@ def _matrix(node: Node) -> Node | None:
 
 
 def _matrix_product(matrices: list[Node]) -> Node | None:
-    """Return the product of matrices whose shapes fit, entries left as sums of products."""
+    """Return the product of matrices whose shapes fit, every entry worked out as far as exact algebra goes.
+
+    Entries left as they are would double with every factor: what cannot be worked out counts with its whole size.
+    """
     left = matrices[0]
     for right in matrices[1:]:
         rows, inner = (int(part) for part in left.value.split("x"))
@@ -250,9 +271,24 @@ def _matrix_product(matrices: list[Node]) -> Node | None:
         for row in range(rows):
             for column in range(columns):
                 pairs = [(left.args[row * inner + k], right.args[k * columns + column]) for k in range(inner)]
-                cells.append(Node("add", "", tuple(Node("mul", "", pair) for pair in pairs)))
+                cells.append(_worked_out(Node("add", "", tuple(Node("mul", "", pair) for pair in pairs))))
         left = Node("matrix", f"{rows}x{columns}", tuple(cells))
     return left
+
+
+def _worked_out(node: Node) -> Node:
+    """Return the tree of a scalar's normal form, or the scalar itself where that has opaque values."""
+    try:
+        short = algebra.tree(algebra.normal_form(node))
+    except Unreadable:
+        short = None
+    if short is None:
+        spend(_size(node))
+    return node if short is None else short
+
+
+def _size(node: Node) -> int:
+    return 1 + sum(map(_size, node.args))
 
 
 def _each(matrix: Node, change: Callable[[Node], Node]) -> Node:
@@ -282,3 +318,9 @@ def ratio_value(node: Node) -> Node:
 
 
 ZERO = num("0")
+
+
+def is_fraction(node: Node) -> bool:
+    """True for a number literal that is not whole: ``0.5``, ``1/3``, their negatives and percentages."""
+    value = real_value(node)
+    return value is not None and value != round(value)

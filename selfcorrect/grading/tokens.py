@@ -12,6 +12,7 @@ import unicodedata
 from typing import TypeAlias
 
 from selfcorrect.grading.limits import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_TOKENS, TooLarge, Unreadable
+from selfcorrect.grading.spelling import respell, respell_unicode
 from selfcorrect.grading.vocabulary import (
     BLACKBOARD,
     COMMAND_ONLY_FUNCTIONS,
@@ -19,6 +20,7 @@ from selfcorrect.grading.vocabulary import (
     FUNCTION_SPELLINGS,
     FUNCTIONS,
     GREEK,
+    MONEY_CODES,
     OPERATORS,
     SINGLE_LETTER_UNITS,
     SIZES,
@@ -42,8 +44,15 @@ _TOKEN = re.compile(
     r"|(?P<op><=|>=|!=|==|=>|->|\*\*|[^\s])",
     re.DOTALL,
 )
+_ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
+_DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
+_DOLLARS = re.compile(r"\$\s?(?=[\d.])")
+_SIMPLE = re.compile(
+    r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
+)
+_OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 
@@ -51,15 +60,18 @@ _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 def clean(text: str) -> str:
     """Return the answer in plain spelling: ASCII signs, no dollars, Markdown or closing full stop."""
     if not text.isascii():
-        text = text.translate(UNICODE)
+        text = respell_unicode(text).translate(UNICODE)
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text).translate(UNICODE)
     if "$" in text:
         text = re.sub(r"\$\s*([,;])\s*\$", r"\1 ", text)
-        text = text.replace(r"\$", " ").replace("$", " ")
+        text = _DOLLAR_SIGN.sub(r"\\text{USD} ", text)
+        if text.count("$") % 2:  # no pair of maths delimiters: a sign before a number is money
+            text = _DOLLARS.sub(r"\\text{USD} ", text)
+        text = text.replace("$", " ")
     if "\\\\" in text and r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
-    text = text.strip()
+    text = text.strip() if _SIMPLE.fullmatch(text) else respell(text)
     if text.startswith(("np.", "math.")):
         text = text.partition(".")[2]
     while text.startswith(("**", "__")) or text.endswith(("**", "__")):
@@ -165,7 +177,7 @@ def _word(word: str, tokens: list[Token], *, spaced: bool) -> None:
     after_text = bool(tokens) and tokens[-1][0] == "text"
     if word in ("and", "or", "AND", "OR"):
         tokens.append(("sep", word.lower()))
-    elif (after_value and word in UNIT_WORDS) or (after_text and (spaced or len(word) > 1)):
+    elif word in MONEY_CODES or (after_value and word in UNIT_WORDS) or (after_text and (spaced or len(word) > 1)):
         tokens.append(("text", word))
     elif name in FUNCTIONS and name not in COMMAND_ONLY_FUNCTIONS:
         tokens.append(("fn", name))
@@ -221,7 +233,7 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         tokens.append(("op", r"\\"))
     elif name in SYMBOL_COMMANDS:
         tokens.append(("sym", SYMBOL_COMMANDS[name]))
-    elif function in FUNCTIONS and name != "Gamma":
+    elif function in FUNCTIONS and (name != "Gamma" or _ARGUMENT.match(text, position)):
         tokens.append(("fn", function))
     elif name in GREEK:
         tokens.append(("sym", name))
@@ -240,23 +252,33 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         name = FUNCTION_SPELLINGS.get(plain, plain)
         tokens.append(("fn", name) if name in FUNCTIONS else ("cmd", "operator:" + plain[:40]))
         return
+    after_value = bool(tokens) and (tokens[-1][0] in ("num", "text") or tokens[-1][1] in (")", "}"))
+    after_per = len(tokens) > 1 and tokens[-1] == ("op", "/") and tokens[-2][0] == "text"
+    if plain == "cis":
+        tokens.append(("fn", "cis"))
+        return
+    if plain in UNIT_WORDS and (after_value or after_per):
+        tokens.append(("text", plain))
+        return
     if FUNCTION_SPELLINGS.get(plain, plain) in FUNCTIONS and font.startswith("math"):
         tokens.append(("fn", FUNCTION_SPELLINGS.get(plain, plain)))
         return
     lowered = plain.strip(" .,:").lower()
     if lowered in ("and", "or", "and/or"):
         tokens.append(("sep", lowered[:3].rstrip("/")))
-    elif lowered.startswith(("and ", "or ")) and len(lowered) < 12 and "=" in lowered:
+    elif lowered.startswith(("and ", "or ")) and (
+        (len(lowered) < 12 and "=" in lowered) or _OTHER_NUMBER.fullmatch(lowered)
+    ):
         tokens.append(("sep", lowered.split()[0]))
         _cut(plain.split(None, 1)[1], tokens, thousands, depth + 1)
+    elif lowered.endswith(" and") and after_value:
+        tokens.extend([("text", plain[:-3].strip()), ("sep", "and")])
     elif not plain:
         return
     elif _ONLY_MATHS.fullmatch(plain) or "\\" in plain or "$" in plain:
         _cut("{" + plain.replace("$", " ") + "}" if len(plain) > 1 else plain, tokens, thousands, depth + 1)
     elif _CONTENT.fullmatch(plain):
         letter = plain.strip(" ().")
-        after_value = bool(tokens) and (tokens[-1][0] in ("num", "text") or tokens[-1][1] in (")", "}"))
-        after_per = len(tokens) > 1 and tokens[-1] == ("op", "/") and tokens[-2][0] == "text"
         if (after_value or after_per) and "(" not in plain and letter in SINGLE_LETTER_UNITS:
             tokens.append(("text", letter))
         else:

@@ -12,10 +12,13 @@ UNICODE = str.maketrans(
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ",
         "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ",
         "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
-        "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "²": "^2", "³": "^3", "¹": "^1", "⁴": "^4", "½": r"\frac12 ",
+        "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "½": r"\frac12 ",
         "¼": r"\frac14 ", "¾": r"\frac34 ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
+        "⁄": "/", "∗": "*", "≦": r"\le ", "≧": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "º": r"^\circ ",
         "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ", "φ": r"\phi ", "ℝ": r"\mathbb{R}",
-        "ℤ": r"\mathbb{Z}", "′": "'", "’": "'", "“": '"', "”": '"', "€": r"\$", "£": r"\$", "¥": r"\$",
+        "ℤ": r"\mathbb{Z}", "′": "'", "’": "'", "“": '"', "”": '"', "€": r"\text{EUR}", "£": r"\text{GBP}",
+        "¥": r"\text{JPY}", "₹": r"\text{INR}", "₽": r"\text{RUB}", "₩": r"\text{KRW}", "¢": r"\text{cents}",
+        "∶": ":", "।": ".", "．": ".",
         "，": ",", "。": ".", "：": ":", "；": ";", "％": "%", "、": ",", "（": "(", "）": ")", "\u00a0": " ",
         "\ufeff": "", "\u200b": "", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
         "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ", "→": r"\to ", "∖": r"\setminus ",
@@ -25,7 +28,7 @@ UNICODE = str.maketrans(
 FUNCTIONS = _words(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh "
     "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma sup inf floor ceil abs "
-    "sqrt"
+    "sqrt cis"
 )
 COMMAND_ONLY_FUNCTIONS = _words("deg dim ker arg Re Im sup inf Gamma sign")
 """Functions that need their backslash: as bare letters they are products or words."""
@@ -75,7 +78,12 @@ UNIT_WORDS = _words(
 )
 """Words read as units right after a number even outside ``\\text{}``."""
 SINGLE_LETTER_UNITS = _words("m g s N J W V A L K C F H T h")
-NUMBER_WORDS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12,
-}  # fmt: skip
+MONEY_CODES = _words("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
+SCALED = {"doubled": 2, "tripled": 3, "quadrupled": 4}
+"""Words after a number that multiply it."""
+CHANGING = _words(
+    "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
+    "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
+    "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled factorial"
+)
+"""Words after a number that make it another answer: then the whole answer is read as words."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import resource
 import sys
 import threading
 import time
+from types import ModuleType
+from typing import Any
 
-from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading.limits import MAX_WORKER_STEPS, TooLarge, Unreadable, budget
 from selfcorrect.grading.nodes import Node, contains, from_lists
 
 MEMORY_BYTES = 1 << 30
 """Address space of a worker; its resident memory stays far below."""
-SYMPY_S = 0.5
+SYMPY_S = 0.3
 """CPU seconds of one SymPy decision."""
 WALL_S = 10.0
 """Seconds of the clock on the wall for one decision; the pool kills a little later."""
@@ -73,46 +76,73 @@ def lower_limits() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (1 << 26, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 
-def decide(left: Node, right: Node, deadline: Deadline, *, positive: bool) -> bool | None:
-    """Return whether two scalar trees are equal: many digits first, SymPy for what has no value at a point."""
+def decide(response: Node, gold: Node, deadline: Deadline, state: dict[str, str], *, positive: bool) -> bool | None:
+    """Return whether two scalar trees are equal: many digits first, SymPy for what has no value at a point.
+
+    ``state`` says afterwards what showed it (``how``), or, where nothing did, whose fault that is (``blame``): the
+    reference's where it cannot be evaluated alone, else the response's.
+    """
     from selfcorrect.grading import highprecision
 
-    verdict = highprecision.equal(left, right, positive=positive)
+    verdict, state["how"] = highprecision.equal(response, gold, positive=positive)
     if verdict is not None:
         return verdict
-    if not (contains(left, _BIG) or contains(right, _BIG)):
+    state["blame"] = "response" if highprecision.has_value(gold) else "reference"
+    if not (contains(response, _BIG) or contains(gold, _BIG)):
         return None
+    return _load_symbolic(deadline).equal(response, gold, positive=positive, state=state)
+
+
+def has_value(tree: Node, deadline: Deadline, *, positive: bool) -> bool:
+    """Return whether a scalar tree alone can be evaluated to something finite."""
+    from selfcorrect.grading import highprecision
+
+    if highprecision.has_value(tree):
+        return True
+    return contains(tree, _BIG) and _load_symbolic(deadline).has_value(tree, positive=positive)
+
+
+def _load_symbolic(deadline: Deadline) -> ModuleType:
+    """Return the module over SymPy; loading it is not charged to the question, which then has SYMPY_S."""
     if "sympy" not in sys.modules:
         deadline.stop()
         say({"loading": True})
+        from selfcorrect.grading import symbolic
+
+        symbolic.warm_up()
+        say({"loading": False})
     from selfcorrect.grading import symbolic
 
-    symbolic.warm_up()
     deadline.start(SYMPY_S)
-    return symbolic.equal(left, right, positive=positive)
+    return symbolic
 
 
-def answer(request: dict[str, object], deadline: Deadline) -> dict[str, object]:
+def answer(request: dict[str, Any], deadline: Deadline) -> dict[str, object]:
     """Return the reply to one request; every failure is a reply, never an exception."""
     verdict: bool | None = None
-    reason = ""
+    state: dict[str, str] = {"how": "", "blame": ""}
     try:
-        deadline.start(float(str(request["soft_s"])))
-        left, right = from_lists(request["left"]), from_lists(request["right"])  # type: ignore[arg-type]
-        verdict = decide(left, right, deadline, positive=bool(request["positive"]))
+        deadline.start(float(request["soft_s"]))
+        positive = bool(request["positive"])
+        with budget(MAX_WORKER_STEPS):
+            if "tree" in request:
+                verdict = has_value(from_lists(request["tree"]), deadline, positive=positive)
+            else:
+                left, right = from_lists(request["left"]), from_lists(request["right"])
+                verdict = decide(left, right, deadline, state, positive=positive)
         deadline.stop()
     except OutOfTime:
-        reason = "out of time"
+        state["how"] = "out of time"
     except MemoryError:
-        reason = "out of memory"
+        state["how"] = "out of memory"
     except RecursionError:
-        reason = "nested too deeply"
+        state["how"] = "nested too deeply"
     except (Unreadable, TooLarge) as stop:
-        reason = str(stop)
+        state["how"] = str(stop)
     except Exception as failure:  # noqa: BLE001 (SymPy raises anything; the reply says what)
-        reason = f"{type(failure).__name__}: {failure!s:.80}"
+        state["how"] = f"{type(failure).__name__}: {failure!s:.80}"
     deadline.stop()
-    return {"id": request.get("id"), "verdict": verdict, "reason": reason}
+    return {"id": request.get("id"), "verdict": verdict, **state}
 
 
 def main() -> None:
@@ -120,8 +150,9 @@ def main() -> None:
     lower_limits()
     sys.setrecursionlimit(3_000)
     deadline = Deadline()
-    import mpmath  # noqa: F401
+    from selfcorrect.grading import highprecision  # noqa: F401
 
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # until here our errors say why we did not start
     say({"ready": True})
     while True:
         try:

@@ -36,7 +36,6 @@ FOUND = [
     ("一共是 **858颗**糖果。", "858"),
     ("Therefore $x > 5$ is the solution.", "x > 5"),
     ("42", "42"),
-    ("Finally he has 12 and then 15 marbles left over for tomorrow.", "15"),
 ]
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_open_questions_are_decided_by_a_worker() -> None:
     assert grade(*IDENTITY).correct
-    assert grade(*IDENTITY).method == "worker"
+    assert grade(*IDENTITY).reason == "equal at 12 points to 100 digits"
     assert decide(read(r"\sqrt{5+2\sqrt6}"), read(r"\sqrt2+\sqrt3"), positive=False) is True
     assert decide(read(r"\sqrt{5+2\sqrt6}"), read(r"\sqrt2+\sqrt3+10^{-60}"), positive=False) is False
 

@@ -1,0 +1,88 @@
+"""The reading of a reference answer: its text alone, or that nothing can match it.
+
+A reference is taken after ``####`` (that line), out of a box, out of maths delimiters. A sentence that states one value
+is that value; any other sentence and unknown notation are no reference: the problem must be dropped and counted,
+never kept with a reference that no answer can match. Placeholders (``N/A``) are dropped where problems are loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from selfcorrect.grading import wording
+from selfcorrect.grading.extraction import extract, sentence_value
+from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading.nodes import Node
+from selfcorrect.grading.reader import read
+from selfcorrect.grading.spelling import ascii_digits
+
+_WHOLE_MATHS = re.compile(r"\$\$(.+)\$\$|\$([^$]+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
+_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
+_VERBS = frozenset(
+    "is are was were has have had can could should must does do did will would be comes equals exist exists "
+    "happens need needs follows holds means gives makes costs takes".split()
+)
+_VAGUE = frozenset("any all every greater less than least most between except not other such unless".split())
+_SYMBOLS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd lcm max min mod det and or pi".split()
+)
+MAX_PHRASE = 6
+"""A reference of more words than this is a sentence, not a name."""
+
+
+@lru_cache(maxsize=8192)
+def reference_text(gold: str) -> str:
+    """Return the reference answer alone; empty where it is a sentence without one value."""
+    text = ascii_digits(gold).strip()
+    if "####" in text:
+        lines = [line.strip() for line in text.rsplit("####", 1)[1].split("\n")]
+        text = next((line for line in lines if line), "")
+    if "boxed" in text or "fbox" in text or "framebox" in text:
+        found = extract(text, ("boxed",))
+        text = found[0].strip() if found else text
+    whole = _WHOLE_MATHS.fullmatch(text)
+    if whole and not re.search(r"\\[\])].*\\[\[(]", text, re.DOTALL):
+        text = next(group for group in whole.groups() if group is not None).strip()
+    return _out_of_sentence(text)
+
+
+def _out_of_sentence(text: str) -> str:
+    """Return the one value that a sentence states, a phrase as it is, empty for any other sentence."""
+    plain = re.sub(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*(?=\{)", " ", text)
+    words = [word.lower() for word in _WORD.findall(plain) if word not in _SYMBOLS]
+    if len(words) < 3 or "\\begin" in text:
+        return text
+    answered = re.match(r"\s*(yes|no|true|false)\b[.,;:]", plain, re.IGNORECASE)
+    if answered:
+        return answered.group(1)
+    if wording.led_choice(text):
+        return text
+    spoken = _VERBS & set(words)
+    if len(words) <= MAX_PHRASE and not spoken and not _VAGUE & set(words):
+        return text
+    if wording.quantity_in_words(text):
+        return text
+    if _VAGUE & set(words):
+        return "" if spoken or len(words) > MAX_PHRASE or re.search(r"[\d^=<>]", text) else text
+    value = sentence_value(text, money=False)
+    if value is not None:
+        return value
+    return "" if spoken or len(words) > 2 * MAX_PHRASE else text
+
+
+@lru_cache(maxsize=8192)
+def read_reference(gold: str) -> Node | None:
+    """Return the tree of a reference answer, None where it cannot be read."""
+    text = reference_text(gold)
+    if not text:
+        return None
+    if re.fullmatch(r"-?[0-9]+", text):
+        return Node("num", text) if text[0] != "-" else Node("neg", "", (Node("num", text[1:]),))
+    led = wording.led_choice(text)
+    if led:
+        return Node("text", text)
+    try:
+        return read(text)
+    except (Unreadable, TooLarge, RecursionError):
+        return None

@@ -1,0 +1,183 @@
+"""`respell`: an answer in the one spelling that `tokens` knows. Text in, text out; every rule is one substitution.
+
+Scripts' digits, superscripts and separators; maths delimiters inside an answer; colours, boxes and invisible text;
+repeating decimals; bases and combinations; French intervals; currency signs; labels before an answer, remarks after it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from selfcorrect.grading.numerals import number_in_words
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
+_CIRCLED = re.compile("[①-⑳]")
+_DOT_ABOVE, _LINE_ABOVE = re.compile("([0-9])\u0307"), re.compile("((?:[0-9]\u0305)+)")
+
+_INVISIBLE = re.compile(
+    r"\\(?:fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}|(?:textcolor|colorbox|color)\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}"
+    r"|[hv]?phantom\s*\{[^{}]*\}|(?:hspace|vspace|label|tag|hskip)\*?\s*\{[^{}]*\})"
+)
+_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
+_SEPARATED = re.compile(r"(?<![\w.])\d{1,3}(?:(?:'\d{3})+|(?:\\?_\d{3})+)(?!\d)")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10\s*(?=\^|\*\*)")
+_ORDINAL_WORD = re.compile(r"(?<=\d)(?:st|nd|rd|th)\b")
+_DEGREE = re.compile(r"(?<=[\d)])\s*\^\s*(?:\{\s*[oO]\s*\}|[oO](?![a-zA-Z]))")
+_DEGREE_TEXT = re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\s*\\circ\s*([CFK]?)\s*\}")
+_DOTTED = re.compile(r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?")
+_BRACKETED = re.compile(r"(?<![\w.])(\d*\.\d*)\((\d{1,20})\)(?![\w(])")
+_GOING_ON = re.compile(r"(?<![\w.])(\d+)\.(\d{2,60})\s*(?:\.\.\.+|…|\\[lc]?dots[a-z]?(?![a-z]))")
+_COUNT = r"\s*(?:\{\s*(\d{1,4})\s*\}|(\d)(?![\d.]))"
+_LETTER = r"(?:\\(?:mathrm|text|mathbf)\s*\{\s*([CPA])\s*\}|(?<![A-Za-z\\])([CPA]))"
+_COMBINATION = re.compile(_LETTER + r"\s*_" + _COUNT + r"\s*\^" + _COUNT)
+_COMBINATION_FLANKED = re.compile(
+    r"(?:\{\s*\}\s*)?[_^]" + _COUNT + r"\s*" + _LETTER.replace(r"(?<![A-Za-z\\])", "") + r"\s*_" + _COUNT
+)
+_HEXADECIMAL = re.compile(
+    r"(?<![A-Za-z\\_{])(?:\\(?:text|mathrm)\s*\{\s*|\()?(?=[0-9A-F]{2})([0-9A-F]*[A-F][0-9A-F]*)\s*[})]?\s*_\s*\{?(1[1-6])\}?"
+)
+_BASE = re.compile(
+    r"^(\(?[0-9A-Z]+\)?)(?:\s|\\[,;: ]|~)*(?:_\s*\{?\s*)?(?:\\(?:text|mathrm|textrm)\s*\{)?\s*\(?\s*"
+    r"(?:(?:in|to)\s+)?(?:base[\s-]*(?:\\?_)?(\d{1,2}|[a-z]+)|(binary|octal|hexadecimal|hex|decimal)|(two|three|four|five|six|seven"
+    r"|eight|nine|ten|eleven|twelve|sixteen))\s*\)?\s*\}?\s*\}?$"
+)
+_NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16", "hex": "16", "decimal": "10"}
+_ENDS = r"([^\[\](),;]*(?:\([^()]*\)[^\[\](),;]*)*[,;][^\[\](),;]*(?:\([^()]*\)[^\[\](),;]*)*)"
+_OPEN_LEFT = re.compile(r"(?<![\w)}\]])\]" + _ENDS + r"([\[\])])")
+_OPEN_RIGHT = re.compile(r"([\[(])" + _ENDS + r"\[(?![^\[\]]*\])")
+_SIDES = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr)\s*(?=[\[\]])")
+_SYSTEM = re.compile(r"\\left\s*\\(?:\{|lbrace)\s*\\begin\{array\}\s*(?:\{[^{}]*\})?|\\begin\{(?:d|r)cases\*?\}")
+_SYSTEM_END = re.compile(r"\\end\{array\}\s*\\right\s*\.|\\end\{(?:d|r)cases\*?\}")
+_MONEY = re.compile(
+    r"(?<![A-Za-z\\])(?:Rs\.?|INR|USD|EUR|GBP|CAD|AUD)\s*(?:\\[,;: ]|~|\s)*(?=[-\d.\\])"
+    r"|(?<![A-Za-z])(?:US|A|C|HK|NZ|S)?\\\$"
+)
+_MONEY_CODES = {"Rs": "INR", "Rs.": "INR"}
+_LABEL = re.compile(
+    r"^(?:\\text(?:bf|rm|it)?\s*\{\s*)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans|result)\.?\s*(?:is\s*:?|[:=])\s*\}?\s*(?=\S)",
+    re.IGNORECASE,
+)
+_REMARK = re.compile(
+    r"(?:\\q?quad|\\[,;: ]|\s|~)*(?:\\text(?:rm)?\s*\{\s*\(?\s*(?:since|because|by)\b.*$"
+    r"|\(\s*(?:since|because|approximately|approx\.?|about|roughly|≈|\\approx|rounded)(?![a-z]).*\)\s*$)",
+    re.DOTALL,
+)
+_ALSO = re.compile(
+    r"(?<=[\w})%])\s*\(\s*(?:\\text\s*\{\s*)?(?:or|i\.?\s?e\.?,?|that is,?|equivalently,?|which (?:is|equals)|also|=)"
+    r"(?:\s*\})?(?![a-z])\s*((?:[^()]|\([^()]*\))+)\)\s*$"
+)
+_COUNTED = re.compile(r"^([-\d.,/]+)\s*\(\s*([A-Za-z][A-Za-z ,.'-]{2,60})\)$")
+
+
+def ascii_digits(text: str) -> str:
+    """Return the text with the decimal digits of every script (``१२``, ``۱۲``, ``１２``) as 0 to 9."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(char)) if char.isdecimal() and char > "9" else char for char in text)
+
+
+def respell_unicode(text: str) -> str:
+    """Replace what a plain Unicode normalisation would turn into another answer: ``10⁻³``, ``x₁``, ``②③``, ``0.3̇``."""
+    text = ascii_digits(text)
+    text = _SUPERSCRIPT.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT.sub(lambda run: "_{" + run.group().translate(_SUBSCRIPTS) + "}", text)
+    text = _CIRCLED.sub(
+        lambda sign: rf"\textcircled{{{unicodedata.digit(sign.group(), 0) or ord(sign.group()) - 9311}}}", text
+    )
+    text = _DOT_ABOVE.sub(r"\\dot{\1}", text)
+    return _LINE_ABOVE.sub(lambda run: r"\overline{" + run.group().replace("\u0305", "") + "}", text)
+
+
+_HINT = re.compile(
+    r"\\(?:f?color|textcolor|[hv]?phantom|[hv]space|hskip|label|tag|dot(?![a-z])|left\s*\\[{l]|begin|[()\[\]]"
+    r"|(?:text|mathrm)\s*\{\s*\^)|Rs|USD|INR|EUR|GBP|CAD|AUD|[bB]ase|binary|octal|hexadecimal|decimal|since|because"
+    r"|approx|about|roughly|rounded|≈|\)\s*$|^\s*(?:\\text\w*\s*\{\s*)?(?:the|final|correct|answer|ans|result)\b|\^\s*\{?\s*o\b"
+    r"|x\s*10|[CPA]\}?\s*_|_\s*\{?\s*(?:1[1-6]|\\text|\\mathrm|[a-z]{3})|\d['_\\]\\?_?\d{3}|\.\.|dots|\d(?:st|nd|rd|th)\b"
+    r"|\.\d*\(|\[[^\[\]]*\[|\]|\by\b",
+    re.IGNORECASE,
+)
+"""Without one of these in it, a text is spelled as it should be."""
+
+
+def respell(text: str) -> str:
+    """Return an answer (already free of Unicode signs) in the spelling of `tokens`; linear in its length."""
+    text = text.strip()
+    if not _HINT.search(text):
+        return text
+    if "\\" in text:
+        text = _DELIMITER.sub(" ", _INVISIBLE.sub("", text))
+        if r"\circ" in text:
+            text = _DEGREE_TEXT.sub(r"^\\circ \\text{\1}", text)
+        if r"\begin" in text:
+            text = _SYSTEM_END.sub(r"\\end{cases}", _SYSTEM.sub(r"\\begin{cases}", text))
+        if r"\dot" in text:
+            text = _DOTTED.sub(r"\1\\overline{\2\3\4}", text)
+    text = _LABEL.sub("", _MONEY.sub(_currency, text).strip())
+    if text.endswith(")"):
+        text = _COUNTED.sub(r"\1 \\text{\2}", _ALSO.sub(r", \1", text))
+        text = _BRACKETED.sub(r"\1\\overline{\2}", text)
+    if "(" in text or r"\text" in text:
+        text = _REMARK.sub("", text)
+    if "^" in text:
+        text = _TIMES_TEN.sub(r"\\times 10", _DEGREE.sub(r"^\\circ ", text))
+        text = _COMBINATION.sub(lambda found: _combination(found, 0, 2, 4), text)
+    if "_" in text:
+        text = _COMBINATION_FLANKED.sub(lambda found: _combination(found, 2, 0, 4), text)
+        text = _HEXADECIMAL.sub(r"\\based{\1}{\2}", text)
+    if "'" in text or "_" in text:
+        text = _SEPARATED.sub(lambda found: re.sub(r"[^\d]", "", found.group()), text)
+    if "..." in text or "dots" in text:
+        text = _GOING_ON.sub(_period, text)
+    text = _ORDINAL_WORD.sub("", _BASE.sub(_based, text))
+    if "[" in text or "]" in text:
+        text = _french_intervals(text)
+    return text
+
+
+def _french_intervals(text: str) -> str:
+    """Write ``]2,3[`` as (2,3), where the brackets open and close the wrong way round."""
+    plain = _SIDES.sub("", text)
+    if plain.count("[") == plain.count("]") and not plain.startswith("]") and plain.find("[") < plain.find("]"):
+        return text
+    plain = _OPEN_LEFT.sub(lambda found: f"({found[1]}{')' if found[2] in '[)' else ']'}", plain)
+    return _OPEN_RIGHT.sub(r"\1\2)", plain)
+
+
+def _currency(found: re.Match[str]) -> str:
+    sign = found.group().strip(" ~\\,;:")
+    return rf" \text{{{_MONEY_CODES.get(sign, sign if sign.isalpha() else 'USD')}}} "
+
+
+def _combination(found: re.Match[str], letter: int, total: int, chosen: int) -> str:
+    """Write ``C_{10}^3`` as a binomial coefficient, ``A_{10}^3`` and ``P_{10}^3`` as a quotient of factorials."""
+    groups = found.groups()
+    sign, n, k = (groups[place] or groups[place + 1] for place in (letter, total, chosen))
+    if int(n) < max(2, int(k)):
+        return found.group()
+    return rf"\binom{{{n}}}{{{k}}}" if sign == "C" else rf"\frac{{{n}!}}{{{int(n) - int(k)}!}}"
+
+
+def _based(found: re.Match[str]) -> str:
+    digits = found[1].strip("()")
+    named = found[2] or found[4]
+    base = _NAMED_BASES.get(found[3] or "", "") or (named if named and named.isdigit() else "")
+    if not base:
+        value = number_in_words(named or "")
+        base = str(value) if value is not None else ""
+    return rf"\based{{{digits}}}{{{base}}}" if base else found.group()
+
+
+def _period(found: re.Match[str]) -> str:
+    """Write ``0.1666...`` with its period; without a repetition it stays as it is, and so unreadable."""
+    whole, digits = found[1], found[2]
+    for length in range(1, len(digits) // 2 + 1):
+        repeats = 1
+        while digits[-length:] == digits[-length * (repeats + 1) : -length * repeats]:
+            repeats += 1
+        if repeats >= 2 and (length == 1 or digits[-length:] != digits[-1] * length):
+            return rf"{whole}.{digits[: -length * repeats]}\overline{{{digits[-length:]}}}"
+    return found.group() if len(digits) < 9 else f"{whole}.{digits}"
