@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def test_killed_at_random_equals_left_alone(
         process = stages.start(stage, run)
         if since < IN_A_ROW and kills < KILLS:
             time.sleep(moments.uniform(0, 1.1) * took_s)
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         answer = stages.answer()
         for folder in {path.parent for path in run.rglob("DONE")}:
             assert finished(folder, by_hash=True) is not None
