@@ -38,7 +38,8 @@ from data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect import prompts
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Message, Problem, Role
+from selfcorrect.trajectory import TrajectoryBuilder
+from selfcorrect.types import Message, Problem, Role, to_json
 
 LEARNED: dict[Kind, frozenset[Role]] = {
     Kind.D1: frozenset({Role.EVALUATION, Role.REVISION}),
@@ -94,80 +95,62 @@ def _reference(problem: Problem) -> dict[str, str]:
 def joined(candidate: Candidate, rest: Rest, asking: Asking) -> dict[str, Any]:
     """Return ``{token_ids, spans, messages, text}`` of an attempt and what followed it."""
     opening = prompts.solve_messages(candidate.base.problem.question)
-    path = _Path(asking.codec, LEARNED[candidate.kind])
-    path.add(Role.EXTERNAL, asking.codec.opening(opening), sampled=False)
-    path.add_draw(Role.ATTEMPT, candidate.attempt)
+    path = TrajectoryBuilder(candidate.base.problem, asking.codec.opening(opening))
+    _take(path, Role.ATTEMPT, candidate.attempt)
     if rest.verdict is None:
-        messages = _join_blind(path, candidate.attempt, rest)
+        messages = _join_blind(path, candidate.attempt, rest, asking.codec)
     elif asking.two_turn:
         messages = _join_two_turn(path, candidate.attempt, rest, asking)
     else:
         messages = _join_long_cot(path, candidate.attempt, rest, asking)
-    path.end_turn()
+    path.end_message(asking.codec.turn_end)
+    ids, _, spans = path.whole()
+    learned = LEARNED[candidate.kind]
     return {
-        "token_ids": path.token_ids,
-        "spans": path.spans,
+        "token_ids": list(ids),
+        "spans": [{**to_json(span), "learn": span.role in learned} for span in spans],
         "messages": [*opening, *messages],
-        "text": asking.codec.decode(path.token_ids),
+        "text": asking.codec.decode(ids),
     }
 
 
-def _join_long_cot(path: _Path, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
+def _join_long_cot(path: TrajectoryBuilder, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
     assert rest.verdict
     start = len(path.token_ids) - len(attempt.token_ids)
     if rest.evaluation:
-        path.add_draw(Role.EVALUATION, rest.evaluation, asking.joint)
+        _take(path, Role.EVALUATION, rest.evaluation, asking.joint)
     else:
-        path.add(Role.EVALUATION, asking.joint + asking.stated(rest.verdict), sampled=False)
+        path.take(Role.EVALUATION, asking.joint + asking.stated(rest.verdict), sampled=False)
     if rest.revision:
-        path.add_draw(Role.REVISION, rest.revision, asking.joint)
-    return [{"role": "assistant", "content": path.codec.decode(path.token_ids[start:])}]
+        _take(path, Role.REVISION, rest.revision, asking.joint)
+    return [{"role": "assistant", "content": asking.codec.decode(path.token_ids[start:])}]
 
 
-def _join_two_turn(path: _Path, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
+def _join_two_turn(path: TrajectoryBuilder, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
     assert rest.verdict
     stated = asking.stated(rest.verdict, attempt.after)
-    path.add(Role.EVALUATION, stated, sampled=False)
-    messages: list[Message] = [{"role": "assistant", "content": attempt.text + path.codec.decode(stated)}]
-    return messages + (_next_turn(path, rest.revision, prompts.two_turn_reply(rest.verdict)) if rest.revision else [])
+    path.take(Role.EVALUATION, stated, sampled=False)
+    messages: list[Message] = [{"role": "assistant", "content": attempt.text + asking.codec.decode(stated)}]
+    if rest.revision:
+        messages += _next_turn(path, rest.revision, prompts.two_turn_reply(rest.verdict), asking.codec)
+    return messages
 
 
-def _join_blind(path: _Path, attempt: Draw, rest: Rest) -> list[Message]:
+def _join_blind(path: TrajectoryBuilder, attempt: Draw, rest: Rest, codec: ChatCodec) -> list[Message]:
     assert rest.revision
     first: Message = {"role": "assistant", "content": attempt.text}
-    return [first, *_next_turn(path, rest.revision, prompts.INTRINSIC)]
+    return [first, *_next_turn(path, rest.revision, prompts.INTRINSIC, codec)]
 
 
-def _next_turn(path: _Path, revision: Draw, user: str) -> list[Message]:
-    reply = path.codec.reply(user)
-    path.end_turn()
-    path.add(Role.EXTERNAL, reply[1:], sampled=False)
-    path.add_draw(Role.REVISION, revision)
+def _next_turn(path: TrajectoryBuilder, revision: Draw, user: str, codec: ChatCodec) -> list[Message]:
+    path.end_message(codec.turn_end)
+    path.say(codec.reply(user))
+    _take(path, Role.REVISION, revision)
     return [{"role": "user", "content": user}, {"role": "assistant", "content": revision.text}]
 
 
-class _Path:
-    """Grows a row's ids and spans part by part."""
-
-    def __init__(self, codec: ChatCodec, learned: frozenset[Role]) -> None:
-        self.codec, self.learned = codec, learned
-        self.token_ids: list[int] = []
-        self.spans: list[dict[str, Any]] = []
-
-    def add(self, role: Role, ids: Sequence[int], sampled: bool = True) -> None:
-        start = len(self.token_ids)
-        self.token_ids += ids
-        learn = role in self.learned
-        self.spans.append(
-            {"role": str(role), "start": start, "end": len(self.token_ids), "sampled": sampled, "learn": learn}
-        )
-
-    def add_draw(self, role: Role, draw: Draw, separator: tuple[int, ...] = ()) -> None:
-        self.add(role, separator + draw.token_ids, sampled=draw.own)
-
-    def end_turn(self) -> None:
-        self.token_ids.append(self.codec.turn_end)
-        self.spans[-1]["end"] += 1
+def _take(path: TrajectoryBuilder, role: Role, draw: Draw, separator: tuple[int, ...] = ()) -> None:
+    path.take(role, separator + draw.token_ids, sampled=draw.own)
 
 
 def baseline_rows(blind: Sequence[Candidate], count: int) -> dict[str, list[Candidate]]:

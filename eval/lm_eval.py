@@ -24,7 +24,7 @@ from selfcorrect.grading import extract_answer, gold_is_readable
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
 from selfcorrect.problems import MATCHED, OddRow, read_problem
-from selfcorrect.types import Attempt, Problem, Trajectory
+from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
 
 def samples(trajectories: Sequence[Trajectory], scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -111,7 +111,7 @@ def read_samples(file: Path, source: str) -> SampleLog:
         problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
-            paths.append(Trajectory(problem, (attempt,), stop="end", seed=seed))
+            paths.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
     if not paths:
         raise DataError(f"{file}: no usable sample; dropped: {dict(dropped) or 'none, the file is empty'}")
     graded = grade_trajectories(paths)

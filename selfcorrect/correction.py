@@ -1,58 +1,93 @@
-"""THE loop: attempt → self-evaluate → stop or revise, written against `Engine` and `ChatCodec`.
+"""THE correction loop: attempt → self-evaluate → stop or revise, as one program for evaluation, serving and RL.
 
-`solve` runs one problem by one method and returns its Trajectory (ungraded, except that the gold-verdict
-baseline must look at the reference answer to decide). Many problems run at once: start many `solve` tasks,
-the engine keeps its batch full and nothing waits for a turn to end everywhere.
+`steps` is the loop without an engine: it yields what it wants sampled (`SampleRequest`) or judged (`JudgeRequest`), is
+sent the answer, and returns the trajectory. `solve` drives it with an asynchronous `Engine`; RL drives many at once
+with a synchronous one (`train.rollouts`). Many problems run together: nothing waits for a turn to end everywhere.
 
-| method | after an attempt | revision asked by |
-| --- | --- | --- |
-| ``self-rewarding`` | judges itself inside the same completion (long-CoT); the learned stop decision | itself |
-| ``asked`` | judges itself when asked to (`prompts.EVALUATE`): the three-step base model | `prompts.REVISE` |
-| ``two-turn`` | answers `prompts.SELF_QUESTION` at the end of its message | `prompts.two_turn_reply` |
-| ``gold`` | the checker judges against the reference answer | `prompts.REVISE` |
-| ``intrinsic`` | nobody judges; always revises (also STaR/RAFT) | `prompts.INTRINSIC` |
-| ``misleading`` | nobody judges; always told that it was wrong (p c→i) | `prompts.REVISE` |
-| ``judged`` | another model judges: an outcome reward model, or the self-reward of policy B | `prompts.REVISE` |
-| ``single-turn`` | stops | – |
-
-A model that was trained to judge itself in the same completion does so in any chat, too: it is misled, or given the
-gold verdict, by ``stop``. Where the model judges itself, `LoopSettings.stop` says what becomes of its verdict
-(`selfcorrect.stopping`). A decision that differs from the mark it wrote replaces the mark: the path goes on from the
-decided verdict, whose tokens are recorded as not sampled.
+`METHODS` says who judges an attempt and which user message asks for a revision. A model that was trained to judge
+itself in the same completion does so in any chat, too: it is misled, or given the gold verdict, by
+``LoopSettings.stop``, which says what becomes of the model's own verdict (`selfcorrect.stopping`). A decision that
+differs from the verdict that was sampled replaces it: the trajectory goes on from the decided verdict, whose tokens
+are recorded as not sampled. Trajectories are ungraded, except that ``gold`` must look at the reference answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 from selfcorrect import prompts
 from selfcorrect.choices import check_choices
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError, RequestRefused
-from selfcorrect.grading import extract_answer, grade, grade_many
+from selfcorrect.grading import grade, grade_many
 from selfcorrect.overruling import and_then, unsampled, with_answer, with_mark
-from selfcorrect.parsing import parse_path, verdict_probability, yes_no_ids
+from selfcorrect.parsing import (
+    parse_path,
+    parse_two_turn_message,
+    read_attempt,
+    take_message,
+    verdict_probability,
+    yes_no_ids,
+)
 from selfcorrect.parsing import token_position as token_position
 from selfcorrect.stopping import Stop, StopRule
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
-from selfcorrect.verdicts import MARKS, parse_two_turn, parse_verdict
+from selfcorrect.trajectory import TrajectoryBuilder
+from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, StopReason, Trajectory, Verdict
+from selfcorrect.verdicts import MARKS, parse_verdict
 
 if TYPE_CHECKING:
     from selfcorrect.judges import Judge
 
 Method = Literal["self-rewarding", "asked", "two-turn", "gold", "intrinsic", "misleading", "judged", "single-turn"]
+APPENDS_NOTHING = ("self-rewarding", "single-turn")
+"""Methods for which a chat template need not keep earlier turns as they were written."""
 JUDGES_ITSELF = ("self-rewarding", "asked", "two-turn")
+
+
+class JudgedBy(StrEnum):
+    """Who judges an attempt."""
+
+    NOBODY = "nobody"
+    ITSELF = "itself"
+    """The policy, at the end of the message that holds the attempt."""
+    ITSELF_WHEN_ASKED = "itself when asked"
+    """The policy, after `prompts.EVALUATE`."""
+    GRADER = "grader"
+    """The checker against the reference answer: the gold verdict."""
+    ANOTHER = "another"
+    """An outcome reward model, or another policy (`selfcorrect.judges`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRule:
+    """One method: who judges an attempt, and the user message that asks for a revision (None: nobody does)."""
+
+    judged_by: JudgedBy
+    ask_revision: str | None
+
+
+METHODS: dict[str, MethodRule] = {
+    "self-rewarding": MethodRule(JudgedBy.ITSELF, None),  # long-CoT: the policy goes on in the same completion
+    "two-turn": MethodRule(JudgedBy.ITSELF, prompts.two_turn_reply(Verdict.WRONG)),
+    "asked": MethodRule(JudgedBy.ITSELF_WHEN_ASKED, prompts.REVISE),
+    "gold": MethodRule(JudgedBy.GRADER, prompts.REVISE),
+    "judged": MethodRule(JudgedBy.ANOTHER, prompts.REVISE),
+    "intrinsic": MethodRule(JudgedBy.NOBODY, prompts.INTRINSIC),  # also STaR/RAFT
+    "misleading": MethodRule(JudgedBy.NOBODY, prompts.REVISE),  # told that it was wrong: p c→i
+    "single-turn": MethodRule(JudgedBy.NOBODY, None),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How the loop samples. ``max_tokens`` bounds one completion: a path in long-CoT, a message elsewhere.
+    """How the loop samples. ``max_tokens`` bounds one completion: a trajectory in long-CoT, a message elsewhere.
 
-    ``path_tokens`` bounds what is sampled for a whole path; a path that reaches it ends by ``length``.
+    ``path_tokens`` bounds what is sampled for a whole trajectory; one that reaches it ends by ``length``.
     """
 
     method: Method = "self-rewarding"
@@ -61,7 +96,7 @@ class LoopSettings:
     top_p: float = 1.0
     max_tokens: int = 1024
     path_tokens: int | None = None
-    one_pass: bool = True  # long-CoT: sample the path in one completion, or stop at each mark and continue
+    one_pass: bool = True  # long-CoT: sample all of it in one completion, or stop at each mark and continue
     stop: Stop = "sampled"  # see selfcorrect.stopping; all but "sampled" stop at each mark
     rule: StopRule = field(default_factory=StopRule)  # of stop="threshold"
 
@@ -84,6 +119,18 @@ class LoopSettings:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """An attempt that somebody else is to judge; answered by a `SelfEvaluation`."""
+
+    problem: Problem
+    attempt: str
+
+
+Loop = Generator[SampleRequest | JudgeRequest, Any, Trajectory]
+"""A trajectory under way: send it the `Sample` or `SelfEvaluation` that it asked for."""
+
+
 async def solve(
     problem: Problem,
     engine: Engine,
@@ -92,165 +139,224 @@ async def solve(
     seed: int,
     judge: Judge | None = None,
 ) -> Trajectory:
-    """Return the path of one problem. The same problem, settings and seed give the same path.
+    """Return the trajectory of one problem. The same problem, settings and seed give the same trajectory.
 
-    A request that the engine refuses ends the path where it stands: its ``stop`` is then ``prompt-too-long`` or
+    A request that the engine refuses ends the trajectory where it stands: its ``stop`` is then ``prompt-too-long`` or
     ``refused``, and without an attempt it holds an empty one, which is unanswered. ``judge`` is who decides under
     ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
     """
     if judge is None and (settings.method == "judged" or settings.stop == "judge"):
         raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
-    path = _Path(problem, codec, settings, seed, codec.opening(prompts.solve_messages(problem.question)))
+    if settings.method not in APPENDS_NOTHING:
+        codec.template.require_appending()  # before anything is sampled
+    loop = steps(problem, codec, settings, seed)
+    state = advance(loop)
+    while not isinstance(state, Trajectory):
+        try:
+            if isinstance(state, SampleRequest):
+                state = advance(loop, await engine.sample(state))
+            else:
+                assert judge is not None
+                state = advance(loop, await judge.judge(state.problem, state.attempt))
+        except RequestRefused as refused:
+            state = advance(loop, refused)
+    return state
+
+
+def advance(
+    loop: Loop, answer: Sample | SelfEvaluation | RequestRefused | None = None
+) -> SampleRequest | JudgeRequest | Trajectory:
+    """Return what a loop asks for next, or its trajectory at the end; ``answer`` is to what it asked for before."""
     try:
-        return await (_long_cot if settings.method == "self-rewarding" else _chat)(path, engine, judge)
+        return loop.throw(answer) if isinstance(answer, RequestRefused) else loop.send(answer)
+    except StopIteration as done:
+        trajectory: Trajectory = done.value
+        return trajectory
+
+
+def steps(
+    problem: Problem, codec: ChatCodec, settings: LoopSettings, seed: int, opening: Sequence[int] | None = None
+) -> Loop:
+    """Return the loop of one problem; ``opening`` are the ids of its first message where they are known already.
+
+    A request that cannot be served is answered by throwing `RequestRefused` into the loop.
+    """
+    ids = codec.opening(prompts.solve_messages(problem.question)) if opening is None else tuple(opening)
+    turns = _Turns(codec, settings, TrajectoryBuilder(problem, ids, seed))
+    try:
+        return (yield from turns.program())
     except RequestRefused as refused:
-        return replace(path.reached or path.end(""), stop=refused.outcome)
+        turns.path.drop_unanswered()
+        return replace(turns.reached or turns.path.build(StopReason.UNKNOWN), stop=StopReason(refused.outcome))
 
 
-async def _long_cot(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
-    settings, codec, prompt = path.settings, path.codec, path.ids
-    if settings.one_pass and settings.stop == "sampled":
-        sample = await engine.sample(path.request())
-        return parse_path(path.problem, codec, prompt, sample, settings.horizon, seed=path.seed)
-    limit = path.room
-    whole = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
-    written: list[tuple[int, int]] = []  # token ranges of verdicts that were decided and not sampled
-    while True:
-        trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
-        path.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
-        if whole.finish == "text" and _waits_for_decision(trajectory, settings.horizon):
-            decided = await _decide(path, trajectory.evaluations[-1], trajectory.final, judge)
-            if decided is not trajectory.evaluations[-1].verdict:
-                whole, start = with_mark(codec, whole, decided)
-                written.append((len(prompt) + start, len(prompt) + len(whole.token_ids)))
-                if decided is Verdict.WRONG:  # who is overruled would not go on by itself: open the revision
-                    whole = and_then(whole, codec.encode(prompts.SEPARATOR))
-                    written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
-                trajectory = parse_path(path.problem, codec, prompt, whole, settings.horizon, seed=path.seed)
-        path.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
-        undecided = trajectory.stop == "no-revision" and whole.finish == "text"
-        if not undecided or len(whole.token_ids) >= limit:
-            return path.reached
-        path.ids = prompt + whole.token_ids
-        more = await engine.sample(path.request(stop_texts=tuple(MARKS.values()), budget=limit - len(whole.token_ids)))
-        whole = replace(
-            more,
-            token_ids=whole.token_ids + more.token_ids,
-            logprobs=whole.logprobs + more.logprobs,
-            watched=whole.watched + more.watched,
-        )
+class _Turns:
+    """The turns of one trajectory, by one of three programs."""
 
+    def __init__(self, codec: ChatCodec, settings: LoopSettings, path: TrajectoryBuilder) -> None:
+        self.codec, self.settings, self.path = codec, settings, path
+        self.reached: Trajectory | None = None  # long-CoT: the trajectory so far, should the engine refuse to go on
 
-def _waits_for_decision(trajectory: Trajectory, horizon: int) -> bool:
-    judged = len(trajectory.evaluations) == len(trajectory.attempts) < horizon
-    return judged and trajectory.evaluations[-1].verdict is not None
+    def program(self) -> Loop:
+        """Return the turns of the settings' method."""
+        if self.settings.method != "self-rewarding":
+            return self.chat(METHODS[self.settings.method])
+        one_pass = self.settings.one_pass and self.settings.stop == "sampled"
+        return self.long_cot() if one_pass else self.long_cot_by_mark()
 
+    def chat(self, method: MethodRule) -> Loop:
+        """Attempt, be judged, be asked for a revision, each in a message of its own."""
+        path, horizon = self.path, self.settings.horizon
+        while self.room >= 1:
+            cut = yield from (self.attempt_and_judge if method is METHODS["two-turn"] else self.attempt)()
+            if cut:
+                break
+            if len(path.attempts) == horizon or method is METHODS["single-turn"]:
+                return path.build(StopReason.HORIZON if method.ask_revision else StopReason.END)
+            if method.judged_by is JudgedBy.GRADER and self.is_correct(path.attempts[-1]):
+                return path.build(StopReason.END)
+            if method.judged_by is JudgedBy.ANOTHER:
+                path.evaluations.append((yield JudgeRequest(path.problem, path.attempts[-1].text)))
+            if method.judged_by is JudgedBy.ITSELF_WHEN_ASKED and (self.room < 1 or (yield from self.evaluate())):
+                break
+            if method.judged_by in (JudgedBy.ITSELF, JudgedBy.ITSELF_WHEN_ASKED, JudgedBy.ANOTHER):
+                verdict = path.evaluations[-1].verdict if len(path.evaluations) == len(path.attempts) else None
+                if verdict is not Verdict.WRONG:
+                    return path.build(StopReason.VERDICT if verdict else StopReason.NO_VERDICT)
+            assert method.ask_revision
+            path.say(self.codec.reply(method.ask_revision))
+        return path.build(StopReason.LENGTH)
 
-async def _decide(path: _Path, evaluation: SelfEvaluation, attempt: Attempt, judge: Judge | None) -> Verdict:
-    """Return the stop decision on an attempt that was judged with a well-formed verdict."""
-    assert evaluation.verdict is not None
-    match path.settings.stop:
-        case "argmax":
-            return StopRule().verdict(evaluation)
-        case "threshold":
-            return path.settings.rule.verdict(evaluation)
-        case "never":
-            return Verdict.WRONG
-        case "gold":
-            right = _is_right(attempt.text, path.problem)
-            return Verdict.CORRECT if right else Verdict.WRONG
-        case "judge":
-            assert judge is not None
-            return (await judge.judge(path.problem, attempt.text)).verdict or evaluation.verdict
-    return evaluation.verdict
-
-
-def _is_right(text: str, problem: Problem) -> bool:
-    return grade(text, problem.gold, source=problem.source, tolerance=problem.meta.get("tolerance")).correct
-
-
-async def _chat(path: _Path, engine: Engine, judge: Judge | None) -> Trajectory:
-    method, horizon, codec = path.settings.method, path.settings.horizon, path.codec
-    watched = yes_no_ids(codec) if method == "two-turn" else None
-    while True:
-        if path.room < 1:
-            return path.end("length")
-        sample = await engine.sample(path.request(watch_ids=watched))
-        text = codec.decode(sample.token_ids)
+    def attempt(self) -> Generator[SampleRequest, Sample, bool]:
+        """Take a message that is an attempt; return whether it was cut."""
+        sample = yield self.request()
+        take_message(self.path, sample, [(self.path.role, len(sample.token_ids))])
         cut = sample.finish == "length"
-        path.attempts.append(Attempt(text, extract_answer(text, source=path.problem.source, cut=cut), cut=cut))
-        last = len(path.attempts) == horizon
-        if method == "two-turn" and sample.finish != "length":
-            p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids), watched)
-            await path.take_judged(sample, SelfEvaluation("", parse_two_turn(text), p_correct), judge, last)
-        else:
-            path.take(sample, Role.REVISION if len(path.attempts) > 1 else Role.ATTEMPT)
-        if sample.finish == "length":
-            return path.end("length")
-        if method == "single-turn" or last:
-            return path.end("horizon" if method != "single-turn" else "end")
-        if method == "gold" and _is_right(text, path.problem):
-            return path.end("end")
-        if method == "judged":
-            assert judge is not None
-            path.evaluations.append(await judge.judge(path.problem, text))
-        if method == "asked":
-            if path.room < 1:
-                return path.end("length")
-            path.say(prompts.EVALUATE)
-            sample = await engine.sample(path.request(stop_texts=tuple(MARKS.values())))
-            text = codec.decode(sample.token_ids)
-            p_correct = verdict_probability(codec, sample, 0, len(sample.token_ids))
-            await path.take_judged(sample, SelfEvaluation(text, parse_verdict(text), p_correct), judge, last)
-            if sample.finish == "length":
-                return path.end("length")
-        if path.evaluations:
-            verdict = path.evaluations[-1].verdict
-            if verdict is None:
-                return path.end("no-verdict")
-            if verdict is Verdict.CORRECT:
-                return path.end("verdict")
-        path.say(
-            prompts.INTRINSIC
-            if method == "intrinsic"
-            else prompts.two_turn_reply(Verdict.WRONG)
-            if method == "two-turn"
-            else prompts.REVISE
-        )
+        self.path.attempts.append(read_attempt(self.codec.decode(sample.token_ids), self.path.problem.source, cut))
+        return cut
 
+    def attempt_and_judge(self) -> Generator[SampleRequest | JudgeRequest, Any, bool]:
+        """Take a message that holds an attempt and ends with the answer to `prompts.SELF_QUESTION`."""
+        path, watched = self.path, yes_no_ids(self.codec)
+        sample = yield self.request(watch_ids=watched)
+        role = path.role
+        attempt, evaluation, middle = parse_two_turn_message(self.codec, sample, path.problem.source, watched)
+        path.attempts.append(attempt)
+        if evaluation is None:
+            take_message(path, sample, [(role, middle)])
+            return sample.finish == "length"
+        decided = yield from self.decide(evaluation)
+        written = None
+        if decided is not evaluation.verdict:
+            assert decided is not None
+            sample, written = with_answer(self.codec, sample, decided)
+            text = self.codec.decode(sample.token_ids[middle:]).strip()
+            evaluation = replace(evaluation, text=text, verdict=decided)
+        take_message(path, sample, [(role, middle), (Role.EVALUATION, len(sample.token_ids))], written)
+        path.evaluations.append(evaluation)
+        return False
 
-class _Path:
-    """A chat path that grows token by token: prompt, sampled messages, user messages between them."""
+    def evaluate(self) -> Generator[SampleRequest | JudgeRequest, Any, bool]:
+        """Ask for a self-evaluation in a message of its own; return whether it was cut."""
+        self.path.say(self.codec.reply(prompts.EVALUATE))
+        sample = yield self.request(stop_texts=tuple(MARKS.values()))
+        cut = sample.finish == "length"
+        text = self.codec.decode(sample.token_ids)
+        p_correct = verdict_probability(self.codec, sample, 0, len(sample.token_ids))
+        evaluation = SelfEvaluation(text, parse_verdict(text), p_correct)
+        decided = yield from self.decide(evaluation)
+        written = None
+        if decided is not evaluation.verdict:
+            assert decided is not None
+            sample, written = with_mark(self.codec, sample, decided)
+            evaluation = replace(evaluation, text=self.codec.decode(sample.token_ids), verdict=decided)
+        take_message(self.path, sample, [(Role.EVALUATION, len(sample.token_ids))], written)
+        self.path.evaluations.append(evaluation)
+        return cut
 
-    def __init__(
-        self, problem: Problem, codec: ChatCodec, settings: LoopSettings, seed: int, opening: tuple[int, ...]
-    ) -> None:
-        self.problem, self.codec, self.settings, self.seed = problem, codec, settings, seed
-        self.ids = opening
-        self.logprobs: tuple[float, ...] = (0.0,) * len(opening)
-        self.spans: list[Span] = [Span(Role.EXTERNAL, 0, len(opening), sampled=False)]
-        self.attempts: list[Attempt] = []
-        self.evaluations: list[SelfEvaluation] = []
-        self.reached: Trajectory | None = None  # long-CoT: the path so far, should the engine refuse to go on
+    def long_cot(self) -> Loop:
+        """Sample the whole trajectory in one completion, and read it."""
+        path = self.path
+        sample = yield self.request()
+        return parse_path(path.problem, self.codec, path.token_ids, sample, self.settings.horizon, seed=path.seed)
+
+    def long_cot_by_mark(self) -> Loop:
+        """Sample up to each verdict mark, decide, and let the completion go on."""
+        codec, settings, problem = self.codec, self.settings, self.path.problem
+        prompt, limit = self.path.token_ids, self.room
+        whole = yield self.request(stop_texts=tuple(MARKS.values()))
+        written: list[tuple[int, int]] = []  # token ranges of verdicts that were decided and not sampled
+        while True:
+            trajectory = parse_path(problem, codec, prompt, whole, settings.horizon, seed=self.path.seed)
+            self.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
+            if whole.finish == "text" and _waits_for_decision(trajectory, settings.horizon):
+                self.path.attempts = list(trajectory.attempts)
+                decided = yield from self.decide(trajectory.evaluations[-1])
+                if decided is not trajectory.evaluations[-1].verdict:
+                    assert decided is not None
+                    whole, start = with_mark(codec, whole, decided)
+                    written.append((len(prompt) + start, len(prompt) + len(whole.token_ids)))
+                    if decided is Verdict.WRONG:  # the policy would end its message here: open the revision for it
+                        whole = and_then(whole, codec.encode(prompts.SEPARATOR))
+                        written.append((written[-1][1], len(prompt) + len(whole.token_ids)))
+                    trajectory = parse_path(problem, codec, prompt, whole, settings.horizon, seed=self.path.seed)
+            self.reached = replace(trajectory, spans=unsampled(trajectory.spans, written))
+            undecided = trajectory.stop is StopReason.NO_REVISION and whole.finish == "text"
+            if not undecided or len(whole.token_ids) >= limit:
+                return self.reached
+            more = yield self.request(tuple(MARKS.values()), limit - len(whole.token_ids), after=whole.token_ids)
+            whole = replace(
+                more,
+                token_ids=whole.token_ids + more.token_ids,
+                logprobs=whole.logprobs + more.logprobs,
+                watched=whole.watched + more.watched,
+            )
+
+    def decide(self, evaluation: SelfEvaluation) -> Generator[JudgeRequest, SelfEvaluation, Verdict | None]:
+        """Return the stop decision on the last attempt: its own verdict, or what ``stop`` puts in its place."""
+        attempt, stop = self.path.attempts[-1], self.settings.stop
+        if evaluation.verdict is None or len(self.path.attempts) == self.settings.horizon:
+            return evaluation.verdict
+        match stop:
+            case "argmax":
+                return StopRule().verdict(evaluation)
+            case "threshold":
+                return self.settings.rule.verdict(evaluation)
+            case "never":
+                return Verdict.WRONG
+            case "gold":
+                return Verdict.CORRECT if self.is_correct(attempt) else Verdict.WRONG
+            case "judge":
+                return (yield JudgeRequest(self.path.problem, attempt.text)).verdict or evaluation.verdict
+        return evaluation.verdict
+
+    def is_correct(self, attempt: Attempt) -> bool:
+        """Return the grader's judgement against the reference answer, which only gold methods may look at."""
+        problem = self.path.problem
+        tolerance = problem.meta.get("tolerance")
+        return grade(attempt.text, problem.gold, source=problem.source, tolerance=tolerance).correct
 
     @property
     def room(self) -> int:
-        """How many tokens the next completion may have; below 1 where the path's budget is spent."""
+        """How many tokens the next completion may have; below 1 where the trajectory's budget is spent."""
         if self.settings.path_tokens is None:
             return self.settings.max_tokens
-        spent = sum(span.end - span.start for span in self.spans if span.sampled)
-        return min(self.settings.max_tokens, self.settings.path_tokens - spent)
+        return min(self.settings.max_tokens, self.settings.path_tokens - self.path.sampled_tokens)
 
     def request(
         self,
         stop_texts: tuple[str, ...] = (),
         budget: int | None = None,
         watch_ids: tuple[int, ...] | None = None,
+        after: tuple[int, ...] = (),
     ) -> SampleRequest:
+        """Ask for the next completion: what follows the trajectory, and ``after`` it what was sampled already."""
+        prompt_ids = self.path.token_ids + after
         return SampleRequest(
-            prompt_ids=self.ids,
+            prompt_ids=prompt_ids,
             max_tokens=budget or self.room,
-            seed=sample_seed(self.seed, self.problem.id, len(self.ids)),  # methods share their first attempts
+            # methods share their first attempts
+            seed=sample_seed(self.path.seed, self.path.problem.id, len(prompt_ids)),
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             stop_ids=self.codec.stop_ids,
@@ -258,47 +364,10 @@ class _Path:
             watch_ids=watch_ids or self.codec.verdict_ids,
         )
 
-    async def take_judged(self, sample: Sample, evaluation: SelfEvaluation, judge: Judge | None, last: bool) -> None:
-        """Take a message that ends in a verdict, with the verdict that the stop decision makes of it."""
-        two_turn = self.settings.method == "two-turn"
-        role = Role.EVALUATION if not two_turn else Role.REVISION if len(self.attempts) > 1 else Role.ATTEMPT
-        decided = evaluation.verdict
-        if decided is not None and not last:
-            decided = await _decide(self, evaluation, self.attempts[-1], judge)
-        if decided is None or decided is evaluation.verdict:
-            self.take(sample, role)
-            self.evaluations.append(evaluation)
-            return
-        whole, start = (with_answer if two_turn else with_mark)(self.codec, sample, decided)
-        self.take(whole, role)
-        self.spans = list(unsampled(self.spans, [(len(self.ids) - len(whole.token_ids) + start, len(self.ids))]))
-        text = self.codec.decode(whole.token_ids)
-        if two_turn:
-            self.attempts[-1] = replace(self.attempts[-1], text=text)
-        self.evaluations.append(replace(evaluation, text="" if two_turn else text, verdict=decided))
 
-    def take(self, sample: Sample, role: Role) -> None:
-        self.spans.append(Span(role, len(self.ids), len(self.ids) + len(sample.token_ids)))
-        self.ids += sample.token_ids
-        self.logprobs += sample.logprobs
-
-    def say(self, user: str) -> None:
-        ids = self.codec.reply(user)
-        self.spans.append(Span(Role.EXTERNAL, len(self.ids), len(self.ids) + len(ids), sampled=False))
-        self.ids += ids
-        self.logprobs += (0.0,) * len(ids)
-
-    def end(self, stop: str) -> Trajectory:
-        return Trajectory(
-            problem=self.problem,
-            attempts=tuple(self.attempts) or (Attempt(""),),
-            evaluations=tuple(self.evaluations),
-            stop=stop,
-            token_ids=self.ids,
-            logprobs=self.logprobs,
-            spans=tuple(self.spans),
-            seed=self.seed,
-        )
+def _waits_for_decision(trajectory: Trajectory, horizon: int) -> bool:
+    judged = len(trajectory.evaluations) == len(trajectory.attempts) < horizon
+    return judged and trajectory.evaluations[-1].verdict is not None
 
 
 def grade_trajectories(trajectories: Iterable[Trajectory]) -> list[Trajectory]:

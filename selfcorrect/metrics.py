@@ -18,8 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.errors import OUTCOMES, InputError
-from selfcorrect.types import Attempt, Outcome, Role, Trajectory, Verdict
+from selfcorrect.errors import InputError
+from selfcorrect.prompts import SELF_QUESTION
+from selfcorrect.types import Attempt, Outcome, Role, StopReason, Trajectory, Verdict
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000  # of problems, in every bootstrap; the percentile bounds of 95% then rest on 50 resamples each
@@ -187,7 +188,7 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
         p_c2i=share_of((p, not last) for p, first, last in pairs if first),
         unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
         ungradable=len(trajectories) - n,
-        truncated=stops["length"],
+        truncated=stops[StopReason.LENGTH],
         tokens_per_problem=sum(t.sampled_tokens for t in trajectories) / len(trajectories),
         samples_per_problem=sum(len(t.attempts) for t in trajectories) / len(trajectories),
         stops=dict(sorted(stops.items())),
@@ -200,7 +201,8 @@ def first_verdict(trajectory: Trajectory) -> Verdict | None:
     return trajectory.evaluations[0].verdict if trajectory.evaluations else None
 
 
-_MARK, _BOX = re.compile(r"\[\s*verify\s*\]", re.IGNORECASE), re.compile(r"\\f?boxed\s*\{")
+_MARK = re.compile(r"\[\s*verify\s*\]|" + re.escape(SELF_QUESTION), re.IGNORECASE)
+_BOX = re.compile(r"\\f?boxed\s*\{")
 
 
 def path_faults(trajectory: Trajectory) -> list[str]:
@@ -212,11 +214,9 @@ def path_faults(trajectory: Trajectory) -> list[str]:
     """
     faults = set()
     in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
-    if trajectory.stop == "length":
+    if trajectory.stop is StopReason.LENGTH:
         faults.add("truncated")
-    if trajectory.stop in OUTCOMES:
-        faults.add(trajectory.stop)
-    if trajectory.stop == "no-verdict" and len(trajectory.evaluations) < len(trajectory.attempts):
+    if trajectory.stop is StopReason.NO_VERDICT and len(trajectory.evaluations) < len(trajectory.attempts):
         faults.add("no self-evaluation")
     for turn, evaluation in enumerate(trajectory.evaluations):
         if evaluation.verdict is None and evaluation.text:

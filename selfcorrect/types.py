@@ -8,7 +8,7 @@ reference answer, a reward is the number handed to RL (computed in `selfcorrect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -101,12 +101,52 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageEnd:
+    """The stop token with which the policy ended a message, and its log-probability.
+
+    ``position`` is where it stands in the trajectory's ``token_ids``; after the last message it is their length, as the
+    record ends before it. Spans leave it out; `Trajectory.whole` counts it to the part that it ends.
+    """
+
+    position: int
+    token_id: int
+    logprob: float
+
+
+class StopReason(StrEnum):
+    """How a trajectory ended."""
+
+    VERDICT = "verdict"
+    """The last attempt was judged correct."""
+    HORIZON = "horizon"
+    """The attempts that are allowed were made."""
+    LENGTH = "length"
+    """A token budget cut it."""
+    NO_VERDICT = "no-verdict"
+    """The mark was missing or malformed."""
+    NO_REVISION = "no-revision"
+    """The model ended its message where a revision was due."""
+    END = "end"
+    """A method that stops without a verdict of the model came to its end."""
+    PROMPT_TOO_LONG = "prompt-too-long"
+    """A request did not fit into the model's context."""
+    REFUSED = "refused"
+    """The server refused a request."""
+    UNKNOWN = ""
+    """Not recorded: a response out of another tool's log."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One solution. A revision is an Attempt after the first. ``answer`` is None when none was found."""
+    """One solution. A revision is an Attempt after the first. ``answer`` is None when none was found.
+
+    ``cut``: the token budget ended it in the middle, so that only an answer that it states counts.
+    """
 
     text: str
     answer: str | None = None
     grade: Grade | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +166,27 @@ class SelfEvaluation:
 class Trajectory:
     """A problem and its path: attempts[h] judged by evaluations[h]; the last attempt may be unjudged.
 
-    Paths of methods that never judge (single-turn, intrinsic, gold verdict) have no evaluations.
-    ``stop`` names the way it ended: ``verdict`` (judged correct), ``horizon``, ``length`` (a token
-    budget cut it), ``no-verdict`` (the mark was missing or malformed), ``no-revision`` (the model
-    ended its turn where a revision was due), ``end`` (a method without a verdict ran to its end).
+    Methods that never judge (single-turn, intrinsic, gold verdict) have no evaluations. ``stop`` says how it ended.
     ``token_ids`` are the prompt and everything after it, exactly as sampled; ``logprobs[i]`` is the
-    sampling log-probability of ``token_ids[i]`` (0.0 for tokens that were not sampled).
+    sampling log-probability of ``token_ids[i]`` (0.0 for tokens that were not sampled). ``ends`` are the stop
+    tokens that the policy sampled.
     """
 
     problem: Problem
     attempts: tuple[Attempt, ...]
     evaluations: tuple[SelfEvaluation, ...] = ()
-    stop: str = ""
+    stop: StopReason = StopReason.UNKNOWN
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     spans: tuple[Span, ...] = ()
+    ends: tuple[MessageEnd, ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "stop", StopReason(self.stop))
+        except ValueError as error:
+            raise DataError(f"trajectory of problem {self.problem.id!r}: {error}; known: {[*StopReason]}") from error
         if not self.attempts:
             raise DataError(f"trajectory of problem {self.problem.id!r} has no attempt")
         if len(self.evaluations) not in (0, len(self.attempts), len(self.attempts) - 1):
@@ -167,6 +210,14 @@ class Trajectory:
         """How many tokens the policy generated."""
         return sum(span.end - span.start for span in self.spans if span.sampled)
 
+    def whole(self) -> tuple[tuple[int, ...], tuple[float, ...], tuple[Span, ...]]:
+        """Return ids, log-probabilities and spans in which the token that ended a message belongs to its last part.
+
+        This is what RL learns from: stopping is a decision of the policy, too. The end of the last message, which
+        stands outside ``token_ids``, is appended.
+        """
+        return with_ends(self.token_ids, self.logprobs, self.spans, self.ends)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping; `from_json` gives the same record back."""
         return to_json(self)
@@ -178,20 +229,39 @@ class Trajectory:
             return cls(
                 problem=Problem(**row["problem"]),
                 attempts=tuple(
-                    Attempt(a["text"], a["answer"], a["grade"] and grade_from_json(a["grade"])) for a in row["attempts"]
+                    Attempt(a["text"], a["answer"], a["grade"] and grade_from_json(a["grade"]), a.get("cut", False))
+                    for a in row["attempts"]
                 ),
                 evaluations=tuple(
                     SelfEvaluation(e["text"], Verdict(e["verdict"]) if e["verdict"] else None, e["p_correct"])
                     for e in row["evaluations"]
                 ),
-                stop=row["stop"],
+                stop=StopReason(row["stop"]),
                 token_ids=tuple(row["token_ids"]),
                 logprobs=tuple(row["logprobs"]),
                 spans=tuple(Span(Role(s["role"]), s["start"], s["end"], s["sampled"]) for s in row["spans"]),
+                ends=tuple(MessageEnd(e["position"], e["token_id"], e["logprob"]) for e in row.get("ends", ())),
                 seed=row["seed"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a trajectory record: {error!r} in {str(row)[:200]}") from error
+
+
+def with_ends(
+    token_ids: Sequence[int], logprobs: Sequence[float], spans: Sequence[Span], ends: Sequence[MessageEnd]
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[Span, ...]]:
+    """Return ids, log-probabilities and spans as `Trajectory.whole` does."""
+    ids, values, parts = list(token_ids), list(logprobs), list(spans)
+    for end in ends:
+        if end.position == len(ids):
+            ids.append(end.token_id)
+            values.append(0.0)
+        values[end.position] = end.logprob
+        last = max(n for n, span in enumerate(parts) if span.end == end.position)
+        parts[last] = replace(parts[last], end=end.position + 1)
+        if last + 1 < len(parts):
+            parts[last + 1] = replace(parts[last + 1], start=end.position + 1)
+    return tuple(ids), tuple(values), tuple(parts)
 
 
 def grade_from_json(row: Mapping[str, Any]) -> Grade:

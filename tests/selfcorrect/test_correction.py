@@ -98,7 +98,9 @@ def test_one_pass_and_turn_by_turn_agree(codec: ChatCodec) -> None:
     once, _ = run(codec, LoopSettings(), script)
     turns, engine = run(codec, LoopSettings(one_pass=False), script)
     assert len(engine.requests) == 2
-    assert replace(once, logprobs=()) == replace(turns, logprobs=())
+    assert once.ends
+    assert not turns.ends  # sampling stopped at the mark: the policy did not end its message
+    assert replace(once, logprobs=(), ends=()) == replace(turns, logprobs=())
     assert once.evaluations[0].p_correct == pytest.approx(0.25)
 
 
@@ -254,7 +256,7 @@ def test_the_stop_decision_in_two_turn_chat(codec: ChatCodec, said: str, stop: S
     assert len(path.attempts) == turns
     assert f"{prompts.SELF_QUESTION} No." in codec.decode(path.token_ids)
     assert path.evaluations[0].p_correct == pytest.approx(0.5)
-    assert any(s.role is Role.ATTEMPT and not s.sampled for s in path.spans) == (said == "Yes.")
+    assert any(s.role is Role.EVALUATION and not s.sampled for s in path.spans) == (said == "Yes.")
 
 
 @pytest.mark.parametrize(("verdict", "turns"), [(Verdict.CORRECT, 1), (Verdict.WRONG, 2), (None, 1)])

@@ -13,6 +13,7 @@ import pytest
 from selfcorrect.engines import Sample
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.metrics import is_correct
+from selfcorrect.parsing import parse_path
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Trajectory, Verdict
@@ -197,7 +198,7 @@ def test_only_tokens_up_to_the_stop_decision_are_learned(codec: ChatCodec) -> No
 
     def mask(ids: tuple[int, ...], finish: str) -> list[int]:
         sample = Sample(ids, (0.0,) * len(ids), finish, codec.turn_end if finish == "stop" else None)
-        return list(long_cot_rollout(problem, codec, opening, sample, horizon=2).learned)
+        return list(long_cot_rollout(parse_path(problem, codec, opening, sample, horizon=2), sample).learned)
 
     assert mask(right, "stop") == [1] * (len(right) + 1)
     assert mask(right, "length") == [1] * len(right)

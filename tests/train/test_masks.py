@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
+from itertools import zip_longest
 from typing import Any
 
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.correction import solve
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Problem, Role
+from selfcorrect.types import Problem, Role, Trajectory
 from train.data import encode_again, parse_row
-from train.rollouts import Rollout, Sampling, roll_out
+from train.rollouts import Format, Rollout, Sampling, roll_out
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -63,13 +67,23 @@ class Speaker:
     def __init__(self, codec: ChatCodec, *lines: str) -> None:
         self.codec, self.lines, self.asked = codec, list(lines), []  # type: ignore[var-annotated]
 
+    name = "speaker"
+
     def sample_many(self, requests: list[SampleRequest]) -> list[Sample]:
         self.asked += requests
         samples = []
-        for _ in requests:
+        for request in requests:
             ids = self.codec.encode(self.lines.pop(0))
-            samples.append(Sample(ids, (-0.5,) * len(ids), "stop", self.codec.turn_end, -0.25))
+            watched = tuple(  # P(correct) is 0.2 where a verdict is said
+                (math.log(0.2), math.log(0.8)) if token in request.watch_ids else (-20.0, -20.0) for token in ids
+            )
+            samples.append(Sample(ids, (-0.5,) * len(ids), "stop", self.codec.turn_end, -0.25, watched))
         return samples
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        return self.sample_many([request])[0]
+
+    async def close(self) -> None: ...
 
 
 def rolled(codec: ChatCodec, sampling: Sampling, *lines: str) -> tuple[Rollout, Speaker]:
@@ -122,8 +136,8 @@ def test_a_two_turn_path_that_is_judged_correct_is_one_message(family: tuple[Cha
 def test_a_message_without_a_verdict_is_final(family: tuple[ChatCodec, str, str]) -> None:
     rollout, _ = rolled(family[0], Sampling("two-turn"), "It is \\boxed{5}.")
     assert rollout.path.stop == "no-verdict"
-    assert [part.role for part in rollout.parts] == [Role.ATTEMPT, Role.EVALUATION]
-    assert rollout.parts[1].start == rollout.parts[1].end
+    assert [part.role for part in rollout.parts] == [Role.ATTEMPT]
+    assert not rollout.path.evaluations
 
 
 def test_a_message_that_is_cut_in_its_question_is_all_attempt(family: tuple[ChatCodec, str, str]) -> None:
@@ -141,6 +155,28 @@ def test_a_message_that_is_cut_in_its_question_is_all_attempt(family: tuple[Chat
     assert rollout.parts[0].end == len(rollout.completion_ids)
 
 
+@pytest.mark.parametrize("form", ["long-cot", "two-turn"])
+@pytest.mark.parametrize("lines", [(0, 1), (1,), (2,)])
+def test_evaluation_and_rl_make_the_same_record(
+    family: tuple[ChatCodec, str, str], form: Format, lines: tuple[int, ...]
+) -> None:
+    """The same ids give the same attempts, self-evaluations, P(correct), spans and message ends in both."""
+    codec = family[0]
+    said = (FIRST, SECOND, "It is \\boxed{5}.") if form == "two-turn" else (LONG, SECOND_LONG, "It is \\boxed{5}.")
+    spoken = [said[n] for n in lines] if form == "two-turn" else [said[lines[0]]]
+    sampling = Sampling(form, temperature=0.0)
+    rollout, _ = rolled(codec, sampling, *spoken)
+    evaluated = asyncio.run(solve(PROBLEM, Speaker(codec, *spoken), codec, sampling.settings, seed=0))
+    assert rollout.path == evaluated
+    assert [e.p_correct for e in evaluated.evaluations] == [pytest.approx(0.2)] * len(evaluated.evaluations)
+    assert len(evaluated.evaluations) == (0 if lines == (2,) else len(evaluated.attempts))
+    texts = [codec.decode(evaluated.token_ids[s.start : s.end]).strip() for s in evaluated.spans[1:] if s.sampled]
+    parts = zip_longest(evaluated.attempts, evaluated.evaluations)
+    assert texts == [part.text for pair in parts for part in pair if part is not None]
+    assert Trajectory.from_json(evaluated.to_json()) == evaluated
+
+
+SECOND_LONG = "It is \\boxed{4}.\n\nYes.\n[VERIFY] correct."
 LONG = "It is \\boxed{5}.\n\nNo.\n[VERIFY] wrong.\n\nIt is \\boxed{4}.\n\nYes.\n[VERIFY] correct."
 
 
