@@ -52,6 +52,19 @@ def redacted(value: Any, name: str = "") -> Any:
     return value
 
 
+def secrets_in(value: Any, name: str = "") -> list[str]:
+    """Return the texts of a setting that `redacted` hides: what to keep out of messages that others may send back."""
+    if isinstance(value, Mapping):
+        inside = name if name and (name.lower() in _ALL_HIDDEN or is_secret(name)) else ""
+        return [secret for key, inner in value.items() for secret in secrets_in(inner, inside or str(key))]
+    if isinstance(value, str):
+        hidden = bool(name) and (name.lower() in _ALL_HIDDEN or is_secret(name))
+        return [value] if hidden else [found[0] for found in _SHAPES.finditer(value)]
+    if isinstance(value, Sequence):
+        return [secret for item in value for secret in secrets_in(item, name)]
+    return []
+
+
 def redacted_text(text: str) -> str:
     """Return a text without logins in URLs, secrets in their queries, and what has the shape of a key."""
     text = _LOGIN.sub(f"{HIDDEN}@", text)

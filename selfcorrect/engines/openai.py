@@ -44,7 +44,7 @@ from selfcorrect.engines.faults import (
 )
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.printing import clean
-from selfcorrect.redaction import HIDDEN, redacted_text
+from selfcorrect.redaction import HIDDEN, redacted_text, secrets_in
 from selfcorrect.tokens import ChatCodec, vocabulary_size
 
 GRACE_S = 2.0
@@ -107,8 +107,8 @@ class OpenAIEngine:
         self._extra = extra or {}
         self._vocabulary = len(codec.tokenizer)
         key = read_api_key(api_key_env)
-        logins = [endpoint.password for endpoint in self.endpoints]
-        self._secrets = [secret for secret in (key, *logins) if secret and len(secret) >= SHORTEST_SECRET]
+        known = [key, *(endpoint.password for endpoint in self.endpoints), *secrets_in(self._extra)]
+        self._secrets = sorted((one for one in known if one and len(one) >= SHORTEST_SECRET), key=len, reverse=True)
         self._http = httpx2.AsyncClient(
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=httpx2.Timeout(silence_s, connect=min(10.0, silence_s), pool=None),

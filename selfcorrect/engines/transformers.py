@@ -28,6 +28,7 @@ from selfcorrect.engines.batching import ContinuousBatch, token_bytes
 from selfcorrect.engines.rows import Row
 from selfcorrect.engines.sampling import StopTexts
 from selfcorrect.errors import EngineError, ModelError
+from selfcorrect.loading import model_loading, refuse_random_weights
 from selfcorrect.tokens import ChatCodec, model_path
 
 IDLE_S = 10.0
@@ -110,10 +111,12 @@ class TransformersEngine:
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(model_path(str(path_or_id)), dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"cannot load a model from {str(path_or_id)!r}: {str(error).splitlines()[0]}") from error
+        with model_loading(str(path_or_id)):
+            model: Any
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                model_path(str(path_or_id)), dtype=dtype, output_loading_info=True
+            )
+        refuse_random_weights(str(path_or_id), loaded)
         # Out of the file's memory map: a checkpoint written over under a running engine must not change it.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.recipes import load_recipe, recorded, to_yaml
-from selfcorrect.redaction import HIDDEN, is_secret, redacted, redacted_command, redacted_text
+from selfcorrect.redaction import HIDDEN, is_secret, redacted, redacted_command, redacted_text, secrets_in
 from selfcorrect.runs import provenance, stage_folder
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,7 @@ def test_a_secret_is_in_no_record_and_in_no_identity(values: dict[str, Any], tmp
     written = "".join(file.read_text() for file in folder.rglob("*") if file.is_file())
     assert MARKED not in written + to_yaml(recipe) + str(provenance()) + str(recorded(recipe))
     assert HIDDEN in written
+    assert any(MARKED in secret for secret in secrets_in(values)) or "://" in str(values)
     path.write_text(to_yaml_of(values).replace(MARKED, "MARKED-other"))
     with stage_folder(folder, load_recipe(Recipe, path)):  # another secret: the same recipe
         pass

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from data_gen.pipeline import run as gen
 from data_gen.recipe import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.engines.ray import RayEngine
-from selfcorrect.errors import EngineError
+from selfcorrect.errors import EngineError, RequestRefused
 from selfcorrect.problems import ProblemsRecipe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-engines")
@@ -33,6 +35,11 @@ WANTED = [(request.seed % 1000,) for request in ASKED]
 def toy_actor() -> type:
     """Return an actor whose samples tell their seed and its process; not a global, so that Ray sends its code."""
 
+    class Unpicklable(Exception):
+        def __init__(self, said: str) -> None:
+            super().__init__(said)
+            self.lock = threading.Lock()
+
     class Toy:
         def __init__(self, recipe: EngineRecipe) -> None:
             self.recipe = recipe
@@ -43,6 +50,12 @@ def toy_actor() -> type:
         async def sample(self, request: SampleRequest) -> Sample:
             if request.temperature == 9.0:
                 raise EngineError("no such temperature")
+            if request.temperature == 8.0:
+                raise RequestRefused("beyond my cache", "prompt-too-long")
+            if request.temperature == 7.0:
+                raise Unpicklable("the model broke")
+            if request.temperature == 6.0:
+                os._exit(1)  # it takes its replica down with it, each time
             await asyncio.sleep(0.05)
             return Sample((request.seed % 1000,), (float(-os.getpid()),), "length")
 
@@ -101,6 +114,32 @@ def test_work_is_shared_and_comes_back_in_order() -> None:
     assert not ray.is_initialized()
     with pytest.raises(EngineError, match="is closed"):
         sample_all(engine, ASKED[:1])
+
+
+def test_what_goes_wrong_in_a_replica_comes_back_as_one_message_and_harms_nobody_else() -> None:
+    with opened() as engine:
+
+        async def main() -> list[Any]:
+            odd = [SampleRequest((1,), 1, temperature=heat) for heat in (9.0, 8.0, 7.0)]
+            return await asyncio.gather(*map(engine.sample, [*odd, *ASKED[:40]]), return_exceptions=True)
+
+        wrong, refused, broken, *others = asyncio.run(main())
+        assert type(wrong) is EngineError
+        assert "no such temperature" in str(wrong)
+        assert isinstance(refused, RequestRefused)
+        assert (refused.outcome, "beyond my cache" in str(refused)) == ("prompt-too-long", True)
+        assert type(broken) is EngineError
+        assert "the model broke" in str(broken)
+        assert ids(others) == WANTED[:40]
+
+
+def test_a_request_that_ends_every_replica_ends_in_an_error_and_not_in_waiting() -> None:
+    with opened(actor={"max_restarts": 1}) as engine:
+        started = time.monotonic()
+        with pytest.raises(EngineError, match=r"all replicas of .* died"):
+            sample_all(engine, [SampleRequest((1,), 1, temperature=6.0), *ASKED[:20]])
+        assert time.monotonic() - started < 120
+        assert engine.replicas == []
 
 
 def test_a_replica_killed_mid_work_loses_nothing_and_comes_back() -> None:
