@@ -56,7 +56,7 @@ _CHOICE = re.compile(
     + _END_OF_LETTER
     + r"|(?<![A-Za-z])\(?([A-J])\)?\s+(?:is|must be|seems|looks)\s+(?:the\s+|clearly\s+)*"
     r"(?:correct|right|best|only|true|answer)"
-    r"|^\s*\(?([A-J])\)?\s*[.。．,，:：]\s*(?=\S)",
+    r"|^\s*\(?([A-J])\)?\s*(?:[.。．,，:：]\s*(?=\S)|(?=不|而|因))",
     re.MULTILINE,
 )
 _NEGATED = re.compile(
@@ -81,6 +81,11 @@ _VALUE = (
 )
 _PLAIN_NUMBER = re.compile(rf"(?<![\d.,A-Za-z_])\$?({_VALUE}(?:\s*(?:\\?%|percent\b))?)")
 _MONEY = re.compile(rf"(?:[$€£¥₹]|\\\$|\bRs\.?)\s?({_VALUE})|({_VALUE})\s?(?:[$€£¥₹]|\\\$)")
+_ASSERTED = re.compile(
+    rf"(?:\b(?:is|it's|it’s|are|was|equals)|=)\s*(?:exactly|about|now|only)?\s*[$€£¥₹]?\s?({_VALUE}(?:\s*(?:\\?%|percent\b))?)"
+    r"\s?[^\s\d,;.:!?]{0,8}[\s.。)]*$"
+)
+"""A sentence that ends in "is 5", "= 5 kg"; "is not 5" is none."""
 _CHAIN = re.compile(rf"[=＝]\s*\$?({_VALUE}(?:\s*\\?%)?)\s*\)?\s*[.。)]*\s*$")
 _LAST_OF_CHAIN = re.compile(rf"\d\s*=\s*({_VALUE})(?![^=]*\d)")
 _INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|non)\b")
@@ -89,10 +94,12 @@ _HEDGE = re.compile(
 )
 _CONCLUDING = re.compile(
     r"(?:\b(?:therefore|thus|hence|so|consequently|finally|in conclusion|in total|altogether"
-    r"|donc|ainsi|also|por lo tanto|dunque|итак|therefor)\b"
-    r"|因此|所以|结论|综上|故|よって|したがって|따라서|لذا)\**\s*[,:，：、]?",
+    r"|donc|ainsi|also|deshalb|daher|somit|folglich|por (?:lo )?tanto|portanto|assim|quindi|pertanto|dunque"
+    r"|dlatego|zatem|итак|поэтому|следовательно|значит|therefor|kwa hivyo|vậy|do đó)\b"
+    r"|因此|所以|结论|综上|故|よって|したがって|따라서|그러므로|لذا|لذلك|इसलिए|अतः|তাই|অতএব|కాబట్టి|எனவே|ดังนั้น)\**\s*[,:，：、]?",
     re.IGNORECASE,
 )
+_SENTENCE_START = re.compile(r"(?<=[.!?])\s+(?=[^\W\d_a-z])|(?<=[。！？।])|\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[^\W\d_a-z])|[。！？।](?=\s*\S)")
 _DENIAL = re.compile(
     r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|maybe|perhaps|either|or|one of|at least"
@@ -208,9 +215,15 @@ def _box_before(text: str, start: int) -> tuple[int, int, str] | None:
     if len(between) > 80:
         return None
     words = re.findall(r"[a-z0-9]+", between.lower())
-    marks = re.sub(r"[a-zA-Z0-9\s,;.$&{}()\[\]\\:!*=]", "", between)
+    marks = re.sub(r"[a-zA-Z0-9\s,;.$&{}()\[\]\\:!*=_]", "", between)
     labelled = re.search(r"\n\W*\(?([b-h]|[2-9]|i{2,3}|iv)[.):]\W*$", between) is not None
-    joins = labelled or "and" in words or "or" in words or re.search(r"[,;]", re.sub(r"\\[,;]", "", between))
+    joins = (
+        labelled
+        or not between.strip(" $\\,;")
+        or "and" in words
+        or "or" in words
+        or re.search(r"[,;]", re.sub(r"\\[,;]", "", between))
+    )
     if labelled:
         words = []
     return box if joins and not marks and all(word in _JOINING or len(word) == 1 for word in words) else None
@@ -350,6 +363,9 @@ def sentence_value(text: str, *, money: bool = True) -> str | None:
     of a chain ``35 + 70 = 105`` it is the last member.
     """
     text = text.strip().strip('"')
+    asserted = _ASSERTED.search(text)
+    if asserted and not re.search(r"\d", text[asserted.end(1) :]):
+        return asserted.group(1).strip()
     if _DENIAL.search(text) or _SENTENCE_END.search(text):
         return None
     formulas = [next(group for group in found.groups() if group is not None) for found in _MATHS.finditer(text)]
@@ -376,10 +392,11 @@ def _choice(response: str) -> str | None:
 
 def _conclusion(response: str) -> str | None:
     """Return the one value of the last sentence, where it begins with a word that concludes."""
-    tail = _tail(response)[-600:].strip()
+    tail = _HOPE.split(_tail(response)[-600:])[0].strip()
     last = _last(_CONCLUDING, tail)
     if last is None:
-        return None
+        asserted = _ASSERTED.search(_SENTENCE_START.split(tail)[-1])
+        return asserted.group(1).strip() if asserted else None
     sentence = tail[last.end() :]
     if _SENTENCE_END.search(sentence.rstrip(" .。!")) or "\n" in sentence.strip():
         return None

@@ -48,6 +48,7 @@ UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, L
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
+_INFINITY = re.compile(r"\s*\+?\s*(?:\\infty|∞|infinity)\s*")
 _SHOWN = 2_000
 _MAX_READINGS = 12
 Tolerance: TypeAlias = str | float | Fraction | None
@@ -342,7 +343,7 @@ def _by_words(answer: str, gold: str) -> bool | None:
         return wording.same_time(time_r, time_g) if fixed and time_g and time_r else None
     if kind == "date":
         return wording.same_words(answer, gold)
-    answered = wording.quantity_in_words(answer)
+    answered = "infinite" if kind == "infinite" and _INFINITY.fullmatch(answer) else wording.quantity_in_words(answer)
     return answered == kind if answered else None
 
 

@@ -47,6 +47,10 @@ _PARAMETER = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])(?![A-Za-z])|\\(ell|lambda|mu
 _NUMBER_SET = re.compile(
     r"\\mathbb\s*\{?\s*([ZNRQC])|\\([ZNRQC])\b|\b(integer|natural|positive integer|real|rational|complex)"
 )
+_FOR_ALL = re.compile(
+    r"(?:\s|,|\\[,;: ]|\\q?quad)*(?:\\text\s*\{\s*)?\bfor (?:all|every|any|each)\b\s*\}?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*"
+    r"\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
+)
 _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "ell", "lambda", "mu", "alpha", "beta"])
 """Letters that stand for any number in the solution of an equation."""
 
@@ -152,15 +156,29 @@ def _unlabelled(text: str) -> Iterator[Node]:
 # -- by form ---------------------------------------------------------------------------------------------
 
 
+def _uncircled(node: Node) -> Node | None:
+    """Return circled statement numbers as a list of plain ones."""
+    if node.kind == "set" and all(arg.kind == "sym" and arg.value.startswith("circled ") for arg in node.args):
+        return Node("list", "", tuple(num(arg.value.removeprefix("circled ")) for arg in node.args))
+    return None
+
+
 def _forms(node: Node, text: str) -> tuple[Node, ...]:
     """Return the other forms of one tree."""
-    forms = (_value_of_chain(node), _without_marks(node), _branched(node), _conjoined(node, text), _vector(node))
+    forms = (
+        _value_of_chain(node),
+        _without_marks(node),
+        _branched(node),
+        _conjoined(node, text),
+        _vector(node),
+        _uncircled(node),
+    )
     return tuple(form for form in forms if form is not None and form != node)
 
 
 def _value_of_chain(node: Node) -> Node | None:
     """Return the value of ``x = y = z = 5`` and of a physical name such as ``v_0 t = 5``, ``\\Delta p = 5``."""
-    if node.kind != "rel" or set(node.value.split()) != {"="}:
+    if node.kind != "rel" or not set(node.value.split()) <= {"=", "~"}:
         return None
     *names, value = node.args
     if len(names) > 1:
@@ -366,15 +384,16 @@ def _tuples(solutions: list[dict[Node, Node]], names: list[Node]) -> Node:
 
 def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
     """Yield the response with its bound or free letter named as in the gold."""
-    core_r, said_r, set_r = _without_parameters(answer)
-    core_g, said_g, set_g = _without_parameters(gold)
+    core_r, said_r, set_r = _without_parameters(_FOR_ALL.sub("", answer))
+    core_g, said_g, set_g = _without_parameters(_FOR_ALL.sub("", gold))
+    changed_r, changed_g = core_r != answer, core_g != gold
     if set_r and set_g and set_r != set_g:
         return
-    tree_r = _read(core_r) if said_r else node_r
-    tree_g = _read(core_g) if said_g else node_g
+    tree_r = _read(core_r) if changed_r else node_r
+    tree_g = _read(core_g) if changed_g else node_g
     if tree_r is None or tree_g is None:
         return
-    if said_r or said_g:
+    if changed_r or changed_g:
         yield tree_r, tree_g
         yield from _named_values(tree_r, tree_g)
     letters_r, letters_g = _letters(tree_r), _letters(tree_g)

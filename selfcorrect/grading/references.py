@@ -65,10 +65,16 @@ def _out_of_sentence(text: str) -> str:
         return text
     if _VAGUE & set(words):
         return "" if spoken or len(words) > MAX_PHRASE or re.search(r"[\d^=<>]", text) else text
-    value = sentence_value(text, money=False)
+    value = sentence_value(text, money=False) or _stated(text, len(words))
     if value is not None:
         return value
     return "" if spoken or len(words) > 2 * MAX_PHRASE else text
+
+
+def _stated(text: str, words: int) -> str | None:
+    """Return what a whole solution states, which stands where its answer should."""
+    found = extract(text, ("answer-tag", "answer-is", "conclusion")) if words > 2 * MAX_PHRASE else None
+    return found[0] if found else None
 
 
 @lru_cache(maxsize=8192)

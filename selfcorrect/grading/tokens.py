@@ -48,6 +48,7 @@ _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
+_HTML = re.compile(r"<su([bp])>([^<>]{1,40})</su[bp]>")
 _DOLLARS = re.compile(r"\$\s?(?=[\d.])")
 _SIMPLE = re.compile(
     r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
@@ -63,6 +64,8 @@ def clean(text: str) -> str:
         text = respell_unicode(text).translate(UNICODE)
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text).translate(UNICODE)
+    if "<su" in text:
+        text = _HTML.sub(lambda found: f"{'^' if found[1] == 'p' else '_'}{{{found[2]}}}", text)
     if "$" in text:
         text = re.sub(r"\$\s*([,;])\s*\$", r"\1 ", text)
         text = _DOLLAR_SIGN.sub(r"\\text{USD} ", text)
@@ -185,7 +188,9 @@ def _word(word: str, tokens: list[Token], *, spaced: bool) -> None:
         tokens.append(("sym", "pi"))
     elif word in ("infinity", "infty", "oo"):
         tokens.append(("sym", "oo"))
-    elif (len(word) >= 4 and not word.isupper()) or (after_value and spaced and len(word) >= 3 and word.islower()):
+    elif (len(word) >= 4 and not word.isupper()) or (
+        after_value and spaced and len(word) >= 3 and (word.islower() or word.istitle())
+    ):
         tokens.append(("text", word))
     else:
         tokens.extend(("sym", letter) for letter in word)
