@@ -21,6 +21,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.files import manifest, sync_file, sync_tree, unlike
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_json
+from selfcorrect.loading import model_loading, refuse_random_weights
 from selfcorrect.printing import complain
 from selfcorrect.problems import load_problems
 from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
@@ -48,7 +49,7 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = model_path(model)
-    try:
+    with model_loading(model):
         if attention == "auto":
             dropout = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attention_dropout", 0.0)
             attention = "sdpa" if has_gpu() else "eager" if dropout else "lean"
@@ -56,11 +57,12 @@ def load_model(
             from train import cpu
 
             cpu.register_lean_attention()
-        loaded: PreTrainedModel = (kind or AutoModelForCausalLM).from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=attention, **settings
+        loaded: PreTrainedModel
+        loaded, found = (kind or AutoModelForCausalLM).from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **settings
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
+    if kind is None:  # a value model's or a judge's head starts at random
+        refuse_random_weights(model, found)
     detach_from_file(loaded)
     if attention == "lean":
         cpu.narrow(loaded)
@@ -144,6 +146,8 @@ def fit(trainer: Any, folder: Path) -> None:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / "tensorboard")
     resume_from = last_checkpoint(folder)
+    if trainer.args.should_save and not (folder / "resume" / "seals.json").exists():
+        write_json(folder / "resume" / "seals.json", _seals(folder))  # from here on what is not sealed is not whole
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
 
@@ -173,7 +177,11 @@ def _seals(folder: Path) -> dict[str, Any]:
     """Return what each whole checkpoint holds, by its name. Those of older versions have no record to be held to."""
     file = folder / "resume" / "seals.json"
     if file.exists():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            complain(f"{file} is damaged ({error}), so no checkpoint can be trusted; training begins anew")
+            return {}
     complete = (folder / "resume").glob("checkpoint-*/trainer_state.json")  # transformers writes it last
     return {path.parent.name: {} for path in complete}
 
