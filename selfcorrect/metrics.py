@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfcorrect.errors import InputError
+from selfcorrect.errors import OUTCOMES, InputError
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Attempt, Outcome, Role, StopReason, Trajectory, Verdict
 
@@ -216,6 +216,8 @@ def path_faults(trajectory: Trajectory) -> list[str]:
     in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
     if trajectory.stop is StopReason.LENGTH:
         faults.add("truncated")
+    if trajectory.stop in OUTCOMES:
+        faults.add(str(trajectory.stop))
     if trajectory.stop is StopReason.NO_VERDICT and len(trajectory.evaluations) < len(trajectory.attempts):
         faults.add("no self-evaluation")
     for turn, evaluation in enumerate(trajectory.evaluations):
