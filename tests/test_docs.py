@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from selfcorrect.correction import Method
 from selfcorrect.recipes import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -19,17 +22,17 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 PACKAGES = ("selfcorrect", "data_gen", "train", "eval", "benchmarks")
 SOURCES = sorted(path for name in PACKAGES for kind in ("*.py", "*.yaml") for path in (ROOT / name).rglob(kind))
 
-SCHEMAS = {  # command: folder of its recipes, module and name of their schema, the recipe it takes by default
-    "gen": ("data_gen", "data_gen.recipe", "GenRecipe", "embedded"),
-    "train sft": ("train", "train.sft", "SftRecipe", "embedded-sft"),
-    "train dpo": ("train", "train.dpo", "DpoRecipe", "embedded-dpo"),
-    "train grpo": ("train", "train.grpo", "GrpoRecipe", "embedded-grpo"),
-    "train ppo": ("train", "train.ppo", "PpoRecipe", "embedded-ppo"),
-    "train orm": ("train", "train.orm", "OrmRecipe", "embedded-orm"),
-    "train pretrain": ("train", "train.pretrain", "PretrainRecipe", "pretrain"),
-    "eval calibrate": ("eval", "eval.run", "EvalRecipe", "calibration"),
-    "eval run": ("eval", "eval.run", "EvalRecipe", "embedded"),
-    "eval": ("eval", "eval.run", "EvalRecipe", "embedded"),
+SCHEMAS = {  # command: folder of its recipes, name of their schema, the recipe it takes by default
+    "gen": ("data_gen", "GenRecipe", "embedded"),
+    "train sft": ("train", "SftRecipe", "embedded-sft"),
+    "train dpo": ("train", "DpoRecipe", "embedded-dpo"),
+    "train grpo": ("train", "GrpoRecipe", "embedded-grpo"),
+    "train ppo": ("train", "PpoRecipe", "embedded-ppo"),
+    "train orm": ("train", "OrmRecipe", "embedded-orm"),
+    "train pretrain": ("train", "PretrainRecipe", "pretrain"),
+    "eval calibrate": ("eval", "EvalRecipe", "calibration"),
+    "eval run": ("eval", "EvalRecipe", "embedded"),
+    "eval": ("eval", "EvalRecipe", "embedded"),
 }
 NO_RECIPE = {"regrade", "compare", "import", "export"}  # commands of eval that take none
 FLAGS = {"--dry-run", "--show-mask", "--json", "--help", "-q", "-v"}
@@ -43,6 +46,15 @@ def commands(path: Path) -> Iterator[str]:
         command = re.split(r"  +[#(a-z]|  #", found[1])[0]
         if not any(sign in command for sign in ("[", "{", "$", "|", "KEY=")) or "={" in command:
             yield command.strip()
+
+
+def schema_of(package: str, name: str) -> type[Any]:
+    """Return a recipe's dataclass, wherever in its package it is defined."""
+    defined = re.compile(rf"^class {name}\b", re.MULTILINE)
+    files = sorted((ROOT / package).rglob("*.py"))
+    (file,) = [path for path in files if defined.search(path.read_text(encoding="utf-8"))]
+    found: type[Any] = getattr(import_module(".".join(file.relative_to(ROOT).with_suffix("").parts)), name)
+    return found
 
 
 def shown_commands() -> list[tuple[str, str]]:
@@ -69,14 +81,14 @@ def test_every_command_that_is_shown_names_a_recipe_and_settings_that_exist(wher
         name = f"eval {words[1]}"
     if words[0] == "eval" and len(words) > 1 and words[1] in NO_RECIPE:
         return
-    folder, module, schema, default = SCHEMAS[name]
+    folder, schema, default = SCHEMAS[name]
     rest = recipe_and_overrides(words[name.count(" ") + 1 :])
     recipe = rest.pop(0) if rest and "=" not in rest[0] else default
     if recipe.endswith(".yaml") or recipe.isupper():  # yours, or a stand-in
         return
     file = ROOT / folder / "recipes" / f"{recipe}.yaml"
     assert file.exists(), f"{where}: no {folder} recipe {recipe!r} in: selfcorrect {command}"
-    load_recipe(getattr(import_module(module), schema), file, rest)
+    load_recipe(schema_of(folder, schema), file, rest)
 
 
 def test_the_commands_are_found() -> None:
@@ -121,6 +133,21 @@ def test_every_column_of_the_result_tables_is_in_the_glossary() -> None:
         assert f"**{title}**" in glossary, f"no entry for the column {title!r}"
 
 
+def test_every_method_of_evaluation_is_in_the_glossary() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").split("## Methods of evaluation")[1]
+    assert {f"| `{method}` |" for method in get_args(Method)} <= set(
+        re.findall(r"^\| `[\w-]+` \|", glossary, re.MULTILINE)
+    )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_bare_make_lists_the_targets_and_starts_nothing() -> None:
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    result = subprocess.run(["make"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert {"demo", "test", "check", "install"} <= set(targets)
+    assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")] == targets
+
+
 def test_the_map_of_modules_names_modules_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1]
     package = ""
@@ -128,8 +155,12 @@ def test_the_map_of_modules_names_modules_that_exist() -> None:
         if head := re.match(r"`(\w+)/`", line):
             package = head[1]
         for name in re.findall(r"`([\w/]+)`", line.split("|")[2]) if line.startswith("| ") else []:
-            path = ROOT / package / name
-            assert path.is_dir() or path.with_suffix(".py").exists(), f"{package}/{name}"
+            stem = name.strip("/")
+            found = [
+                *(ROOT / package).rglob(f"{stem}.py"),
+                *(path for path in (ROOT / package).rglob(stem) if path.is_dir()),
+            ]
+            assert found, f"nothing in {package}/ is named {stem}"
 
 
 def test_the_python_example_of_the_readme_shows_a_correction() -> None:
