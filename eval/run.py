@@ -42,7 +42,7 @@ from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import finished, locked, mark_done, plain_name, provenance, reopen, stage_folder
+from selfcorrect.runs import finished, is_reopened, locked, mark_done, plain_name, provenance, reopen, stage_folder
 from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
 from selfcorrect.thinking import thinking_tokens
 from selfcorrect.tokens import ChatCodec, model_path
@@ -314,12 +314,9 @@ def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
     row counts as unfinished; one that was cut off is taken up again.
     """
     with locked(folder):
-        done = reopen(folder)
-        if done is None:
+        if finished(folder) is None and not is_reopened(folder):
             raise DataError(f"{folder} holds no finished evaluation; finish it with the command in its recipe.yaml")
-        row, changed = _regrade(folder)
-        mark_done(folder, done)
-        return row, changed
+        return _regrade(folder)
 
 
 def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -339,9 +336,11 @@ def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
                 changed[kind] = changed.get(kind, 0) + 1
     scores = score(str(old["label"]), after).row()
     row = old | scores | {"budget": error_budget(after).row(), "grader": grader_fingerprint()}
+    done = reopen(folder)
     if old.get("grader") != row["grader"]:
         write_json(folder / plain_name(f"scores.{old.get('grader', 'unknown')}.json", "grader"), old)
     paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(keys, after, strict=True))
     write_journal(folder / "trajectories.jsonl", paths)
     write_json(folder / "scores.json", row)
+    mark_done(folder, done)
     return row, changed

@@ -127,6 +127,8 @@ def _lock(path: Path, made: list[Path]) -> Iterator[None]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a folder that exists, for a command that changes what a stage finished."""
+    if not path.is_dir():
+        raise RunFolderError(f"there is no folder {path}")
     with _lock(path, []):
         yield
 
@@ -253,19 +255,22 @@ def _outputs(path: Path) -> list[Path]:
     return [file for file in found if file not in aside and file.is_file() and not file.is_symlink()]
 
 
-def reopen(path: Path) -> dict[str, Any] | None:
-    """Make a finished stage unfinished, to change what it made, and return its summary for `mark_done`; None of others.
+def reopen(path: Path) -> dict[str, Any]:
+    """Make a finished stage unfinished, to change what it made, and return its summary for `mark_done`.
 
     One that was reopened, and cut off before it was done again, still counts as one that was finished.
     """
-    summary = finished(path)
-    if summary is not None:
+    if is_done(path):
         os.replace(path / "DONE", path / REOPENED)
         sync_folder(path)
-    elif (path / REOPENED).exists():
-        summary = _read_object(path / REOPENED)
-        summary.pop("files", None)
+    summary = _read_object(path / REOPENED)
+    summary.pop("files", None)
     return summary
+
+
+def is_reopened(path: Path) -> bool:
+    """True for a stage that was finished, then reopened, and not done again."""
+    return not is_done(path) and (path / REOPENED).exists()
 
 
 def is_done(path: Path) -> bool:

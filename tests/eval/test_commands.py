@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +18,10 @@ from eval.rows import read_json, read_trajectories
 from eval.run import EvalRecipe, regrade
 from selfcorrect.cli import main
 from selfcorrect.engines import EngineRecipe
-from selfcorrect.errors import DataError, InputError
+from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.runs import finished
 from selfcorrect.stopping import load_rule
 from selfcorrect.types import Grade, Outcome
 
@@ -79,10 +82,46 @@ def test_regrade_mends_stale_grades_and_keeps_the_old_scores(tmp_path: Path, pat
     assert scores["final"] == 100
     assert read_json(folder / "scores.old.json")["final"] == pytest.approx(83.33)
     assert all(t.final.grade and t.final.grade.correct for t in read_trajectories(folder))
+    assert finished(folder, by_hash=True) == {}
     assert "no grade changed; same grader" in shown(regrade_rows([tmp_path]))
+    (folder / "DONE").rename(folder / ".DONE.reopened")  # as a kill may leave it, before or after either file
+    assert regrade(folder)[1] == {}
+    assert finished(folder, by_hash=True) == {}
     (folder / "DONE").unlink()
     with pytest.raises(DataError, match="no finished evaluation"):
         regrade(folder)
+
+
+def test_regrade_without_paths_changes_nothing(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    folder = row(tmp_path, EvalRecipe(row="a"), [path(0, True)], grader="old")
+    for content in (b"", None, (folder / "trajectories.jsonl").read_bytes()[:-40]):
+        (folder / "trajectories.jsonl").unlink(missing_ok=True)
+        if content is not None:
+            (folder / "trajectories.jsonl").write_bytes(content)
+        before = {file: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
+        with pytest.raises((DataError, RunFolderError), match=r"trajectories\.jsonl"):
+            regrade(folder)
+        assert {file: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"} == before
+
+
+def test_two_regrades_at_once_take_turns_or_are_refused(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
+    folder = row(tmp_path, EvalRecipe(row="a"), [path(i, i % 2 == 0) for i in range(30)], grader="old")
+    together, refused = threading.Barrier(4), []
+
+    def again() -> None:
+        together.wait()
+        for _ in range(5):
+            try:
+                regrade(folder)
+            except RunFolderError as error:
+                refused.append(str(error))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(again) for _ in range(4)]:
+            done.result()
+    assert all("in use by another process" in message for message in refused)
+    assert finished(folder, by_hash=True) is not None
+    assert len(read_trajectories(folder)) == 30
 
 
 def foreign(doc_id: int, doc: dict[str, str], responses: list[str], name: str = "strict-match") -> dict[str, object]:

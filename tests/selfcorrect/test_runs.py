@@ -16,7 +16,17 @@ import selfcorrect
 from selfcorrect.errors import DataError, InputError, RecipeError, RunFolderError
 from selfcorrect.inspection import inspect
 from selfcorrect.jsonl import Journal, write_json
-from selfcorrect.runs import finished, is_done, locked, mark_done, plain_name, reopen, same_inputs, stage_folder
+from selfcorrect.runs import (
+    finished,
+    is_done,
+    is_reopened,
+    locked,
+    mark_done,
+    plain_name,
+    reopen,
+    same_inputs,
+    stage_folder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +246,15 @@ def test_a_reopened_stage_is_unfinished_until_it_is_done_again(tmp_path: Path) -
     folder = made(tmp_path / "s")
     assert reopen(folder) == {"n": 1}
     assert not is_done(folder)
+    assert is_reopened(folder)
     assert reopen(folder) == {"n": 1}, "one that was cut off is taken up again"
     (folder / "rows.jsonl").write_text("{}\n")
     mark_done(folder, {"n": 1})
     assert finished(folder, by_hash=True) == {"n": 1}
+    assert not is_reopened(folder)
     (folder / "DONE").unlink()
-    assert reopen(folder) is None
+    with pytest.raises(RunFolderError, match="cannot read"):
+        reopen(folder)
 
 
 LINKED = (".lock", ".DONE.partial", ".recipe.yaml.partial", ".provenance.json.partial", "rows.jsonl")
@@ -339,3 +352,6 @@ def test_a_folder_is_changed_by_one_command_at_a_time(tmp_path: Path) -> None:
     folder = made(tmp_path / "s")
     with locked(folder), pytest.raises(RunFolderError, match="in use"), locked(folder):
         pass
+    with pytest.raises(RunFolderError, match="there is no folder"), locked(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()
