@@ -13,6 +13,7 @@ The rules, in the order a reader would ask for them:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 ROUNDED_DIGITS = 9
 """A decimal with this many significant digits equals the non-integer constant whose rounding it is."""
 _LONG_LIST = 8
+_NAME = re.compile(r"[^\W\d]\w*")
 
 
 class Slow(Protocol):
@@ -128,9 +130,7 @@ class Equivalence:
         assert stated_r is not None
         name, values = stated_r
         if name is None:
-            if (len(values) == 2 and shapes.is_quantity(values[0]) and values[1] != shapes.ZERO) or (
-                len(values) > 2 and shapes.is_quantity(values[0])
-            ):
+            if (len(values) > 2 or values[1] != shapes.ZERO) and self._is_quantity(values[0]):
                 values = values[1:]
             elif len(values) == 2 and any(numeric.has_symbols(value) for value in values):
                 self._by("equation")
@@ -140,14 +140,25 @@ class Equivalence:
                 return answer
         return self._all(values, lambda value: self.same(value, gold))
 
+    def _is_quantity(self, member: Node) -> bool:
+        """True for an expression in letters that do not cancel: what a chain may begin with."""
+        letters = numeric.letters(member)
+        if not letters or not shapes.is_quantity(member):
+            return False
+        try:
+            return not letters.isdisjoint(_NAME.findall(algebra.key(self._form(member))))
+        except (TooLarge, Unreadable):
+            return False
+
     def _all(self, values: list[Node], judge: Callable[[Node], bool | None]) -> bool | None:
+        """True where there are values and every one is right: what compares nothing is equal to nothing."""
         undecided = False
         for value in values:
             verdict = judge(value)
             if verdict is False:
                 return False
             undecided |= verdict is None
-        return None if undecided else True
+        return None if undecided else bool(values)
 
     def _two_equations(
         self,
@@ -269,7 +280,7 @@ class Equivalence:
         return False
 
     def _in_order(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool | None:
-        if len(left) != len(right):
+        if len(left) != len(right) or not left:
             return False
         undecided = False
         for one, other in zip(left, right, strict=True):
@@ -284,7 +295,7 @@ class Equivalence:
 
         Equality is transitive, so the first match will do.
         """
-        if len(left) < len(right):
+        if len(left) < len(right) or not right:
             return False
         rest, wanted_items, matched = self._without_equal_forms(left, right)
         undecided = False
@@ -386,7 +397,11 @@ class Equivalence:
         flat_r, flat_g = parts(response), parts(gold)
         if self._without_order(flat_r, flat_g):
             return True
-        return self._without_order(shapes.merged(flat_r), shapes.merged(flat_g))
+        verdict = self._without_order(shapes.merged(flat_r), shapes.merged(flat_g))
+        if not verdict:
+            return verdict
+        ends = [end for part in flat_r for end in part.args if not _infinite(end)]
+        return self._equal(Node("add", "", tuple(ends)), gold) if ends else True
 
     # -- scalars -----------------------------------------------------------------------------------------
 
@@ -466,7 +481,7 @@ class Equivalence:
         """The one gate for "equal": the rule that found it is a `Witness`, and the response's parts must all exist."""
         Witness(self.method, self.reason(equal=True))
         doubtful = doubtful_part(response, gold)
-        if doubtful is None or numeric.has_value(doubtful):
+        if doubtful is None:
             return True
         if self.slow is None or self.open:
             return None
@@ -500,6 +515,8 @@ class Equivalence:
 
     def can_be_evaluated(self, answer: Node) -> bool:
         """True where every quantity in an answer has, alone and within the limits, a value: then it is not to blame."""
+        if answer.kind in ("sym", "text") or _infinite(answer):
+            return True
         if not _is_scalar(answer):
             return all(self.can_be_evaluated(part) for part in answer.args)
         try:

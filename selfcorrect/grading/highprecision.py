@@ -238,7 +238,7 @@ def _at_points(
     for index in range(_MOST_DRAWS if wanted > 1 else 1):
         sight = _look(response, gold, Point(index, integers=integers, positive=positive or index % 3 > 0), real)
         if sight is Sight.DIFFERENT:
-            return False, "a point where they differ" if wanted > 1 else "their digits"
+            return False, "at a point" if wanted > 1 else "in their digits"
         if sight is Sight.UNSEEN:
             return None, "a point where a side has no value"
         agreed += sight is Sight.EQUAL

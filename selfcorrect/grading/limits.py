@@ -81,7 +81,7 @@ def found() -> dict[Any, Any]:
     return _work.found
 
 
-class budget:  # noqa: N801 (it is used as a function is)
+class budget:
     """``with budget():`` gives a grade its steps and an empty memory; outside a grade nothing is counted."""
 
     __slots__ = ("before", "steps")
@@ -97,7 +97,7 @@ class budget:  # noqa: N801 (it is used as a function is)
         _work.left = self.before
 
 
-class at_most:  # noqa: N801
+class at_most:
     """``with at_most(n):`` gives a part of a grade n of the steps that are left."""
 
     __slots__ = ("before", "given", "steps")

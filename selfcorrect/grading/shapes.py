@@ -9,7 +9,7 @@ from itertools import pairwise
 from selfcorrect.grading import algebra
 from selfcorrect.grading.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge, Unreadable, spend
 from selfcorrect.grading.nodes import Node, contains, num, sym
-from selfcorrect.grading.numeric import has_symbols, has_value, real_value
+from selfcorrect.grading.numeric import has_symbols, real_value
 from selfcorrect.grading.witness import doubtful_part
 
 CONSTANTS = frozenset(["pi", "e", "i", "oo", "RR", "ZZ", "QQ", "NN", "CC", "EMPTY", "..."])
@@ -205,8 +205,7 @@ def place(end: Node) -> float | Fraction | None:
         exact = None
     if exact is None:
         return real_value(end)
-    doubtful = doubtful_part(end, end)
-    return exact if doubtful is None or has_value(doubtful) else None
+    return exact if doubtful_part(end, end) is None else None
 
 
 def branches(node: Node) -> list[Node]:

@@ -43,23 +43,23 @@ class NotFinite(Exception):
 
 
 def equal(response: Node, gold: Node, *, positive: bool, state: MutableMapping[str, str]) -> bool | None:
-    """Return whether SymPy finds the two sides equal; None where it cannot tell. Raises Unreadable without a closed form.
+    """Return whether SymPy finds the two sides equal; None where it cannot tell.
 
     ``state`` gets ``how``, and ``blame`` as soon as the reference has been evaluated: what takes long then is the
-    response's.
+    response's. Raises Unreadable where a side has no closed form.
     """
     right = to_sympy(gold, positive)
     state["blame"] = "response"
     try:
         left = to_sympy(response, positive)
     except NotFinite:
-        state["how"] = "no finite value"
+        state["how"] = "as the response has no finite value"
         return False
-    state["how"] = "SymPy: their difference"
+    state["how"] = "by SymPy (their difference)"
     difference = left - right
     simplified = difference if difference == 0 else sympy.simplify(difference)
     if simplified == 0:
-        state["how"] = "SymPy: the difference is 0"
+        state["how"] = "by SymPy (their difference is 0)"
         return True
     verdict = False if simplified.is_nonzero else simplified.equals(0)
     return None if verdict is None else bool(verdict)

@@ -1,7 +1,7 @@
 """What stands behind every "equal": a proof for values that exist, or agreement at points. The one gate is `Witness`.
 
-Whatever is not a finite number, or was not compared, is equal to nothing. Exact algebra alone does not see that: it lets
-``0 \\cdot \\ln 0`` vanish. So a proof counts only for a response whose every part has a value (`doubtful_part`).
+Whatever is not a finite number, or was not compared, is equal to nothing. Exact algebra alone does not see that: it
+lets ``0 \\cdot \\ln 0`` vanish. So a proof counts only for a response whose every part has a value (`doubtful_part`).
 """
 
 from __future__ import annotations
