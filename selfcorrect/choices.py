@@ -34,7 +34,7 @@ def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
 
 
 @cache
-def _closed_sets(schema: type[Any]) -> dict[str, tuple[Any, ...]]:
+def _closed_sets(schema: Any) -> dict[str, tuple[Any, ...]]:
     """Return the names that each field of a dataclass may hold, of those fields that list them (Literal)."""
     found = {}
     for name, hint in get_type_hints(schema).items():

@@ -140,6 +140,30 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
+    """Return what to say of a file of `gen`'s that is not there: the command that makes it."""
+    model = _base_of(model)
+    wanted = [name for name in _recipes("data_gen", "") if _model_of("data_gen", name) == model]
+    of_kind = [name for name in wanted if name.endswith("-pairs") == pairs]
+    recipe = next(iter(of_kind), "embedded-pairs" if pairs else "embedded")
+    own = [] if of_kind else [f"engine.model={model}"]
+    words = ["selfcorrect", "gen", recipe, *own, "--run", str(run)]
+    return f"no data at {path}; this makes it: {shlex.join(words)}"
+
+
+def _base_of(model: str) -> str:
+    """Return the model that a checkpoint was trained from in the end; another model is its own base."""
+    import yaml
+
+    for _ in range(8):
+        recipe = Path(model).expanduser() / "recipe.yaml"
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+            break
+        model = values["model"]
+    return model
+
+
 def _training(program: str, ending: str, model: str, run: Path) -> list[str]:
     """Return the training command for a model: its own shipped recipe, or the embedded model's on this model."""
     recipe = next(
@@ -159,13 +183,15 @@ def _of_problems(model: str) -> str:
 
 
 def _recipes(stage: str, ending: str) -> list[str]:
-    return [path.stem for path in sorted((STAGES / stage / "recipes").glob(f"*{ending}.yaml"))]
+    found = sorted((STAGES / stage / "recipes").glob(f"*{ending}.yaml"))
+    return [path.stem for path in found if not path.stem.startswith("examples")]
 
 
 def _model_of(stage: str, recipe: str) -> str:
     import yaml
 
-    return str(yaml.safe_load((STAGES / stage / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))["model"])
+    values = yaml.safe_load((STAGES / stage / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    return str(values["model"] if stage == "train" else values["engine"]["model"])
 
 
 def _name(module: str) -> str:

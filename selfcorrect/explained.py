@@ -25,11 +25,8 @@ def explained(error: BaseException) -> str | None:
         if any(sign in said for sign in _DISK) or _is_disk(cause):
             place = getattr(cause, "filename", None) or "the run folder"
             return f"no space left on the disk of {place}; {RESUME} once there is room"
-        if any(sign in said for sign in _MEMORY) or isinstance(cause, MemoryError):
-            return (
-                f"out of memory: {first_line(cause)}\n"
-                "Lower micro_rows, engine.max_batch or max_tokens, or use a smaller model."
-            )
+        if memory := explained_memory(cause):
+            return memory
         if any(sign in said for sign in _HUB):
             return (
                 f"the hub could not be reached: {first_line(cause)}\n"
@@ -37,6 +34,14 @@ def explained(error: BaseException) -> str | None:
             )
         if isinstance(cause, OSError) and cause.errno is not None:
             return f"{cause.strerror}: {cause.filename or 'file unknown'}; {RESUME}"
+    return None
+
+
+def explained_memory(error: BaseException) -> str | None:
+    """Return the message where memory is what is wanting, None otherwise."""
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__}: {error}" for sign in _MEMORY):
+        fewer = "Lower micro_rows, engine.max_batch or max_tokens, or use a smaller model."
+        return f"out of memory: {first_line(error)}\n{fewer}"
     return None
 
 

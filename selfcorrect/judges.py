@@ -15,6 +15,7 @@ from selfcorrect import prompts
 from selfcorrect.choices import check_choices
 from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine
 from selfcorrect.errors import ModelError
+from selfcorrect.loading import model_loading
 from selfcorrect.parsing import verdict_probability, yes_no_ids
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, SelfEvaluation, Verdict
@@ -114,10 +115,8 @@ class OutcomeRewardModel:
         from transformers import AutoModelForSequenceClassification
 
         name, device = recipe.engine.model, recipe.engine.device
-        try:
+        with model_loading(name, "a reward model"):
             model = AutoModelForSequenceClassification.from_pretrained(model_path(name), dtype=recipe.engine.dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"no reward model in {name!r}: {str(error).splitlines()[0]}") from error
         architecture = (model.config.architectures or ["none named"])[0]
         if "SequenceClassification" not in architecture and "Reward" not in architecture:
             raise ModelError(

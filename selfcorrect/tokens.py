@@ -84,10 +84,8 @@ class ChatCodec:
         from transformers import AutoTokenizer, GenerationConfig
 
         path = model_path(model)
-        try:
+        with model_loading(model, "a tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"no usable tokenizer in {model!r}: {str(error).splitlines()[0]}") from error
         try:
             eos = GenerationConfig.from_pretrained(path).eos_token_id
         except OSError:

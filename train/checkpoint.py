@@ -57,8 +57,9 @@ def load_model(
             from train import cpu
 
             cpu.register_lean_attention()
+        read: Any = (kind or AutoModelForCausalLM).from_pretrained
         loaded: PreTrainedModel
-        loaded, found = (kind or AutoModelForCausalLM).from_pretrained(
+        loaded, found = read(
             path, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **settings
         )
     if kind is None:  # a value model's or a judge's head starts at random

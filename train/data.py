@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from selfcorrect.closing import made_by
 from selfcorrect.correction import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import DataError, ModelError
@@ -178,11 +179,19 @@ def read_problems(path: Path) -> list[Problem]:
     return found
 
 
-def training_problems(prompts: str | None, source: ProblemsRecipe, run_folder: Path) -> list[Problem]:
+def training_problems(prompts: str | None, source: ProblemsRecipe, run_folder: Path, model: str) -> list[Problem]:
     """Return the problems to sample paths of: those of a file in the run folder, or where that is None of a source."""
     if prompts is None:
         return load_problems(source).problems
-    return read_problems(run_folder / Path(prompts).expanduser())
+    return read_problems(made_by_gen(prompts, run_folder, model))
+
+
+def made_by_gen(name: str, run_folder: Path, model: str, pairs: bool = False) -> Path:
+    """Return the place of a file that `gen` writes; DataError with the command that makes it where it is missing."""
+    path = run_folder / Path(name).expanduser()  # an absolute path stays absolute
+    if not path.is_file():
+        raise DataError(made_by(path, model, run_folder, pairs))
+    return path
 
 
 def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:

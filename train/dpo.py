@@ -40,10 +40,10 @@ from selfcorrect.runs import finished, mark_done
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem
 from train import checkpoint
-from train.data import training_problems
+from train.data import made_by_gen, training_problems
 from train.lora import peft_config
 from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
-from train.planner import Batch, describe
+from train.planner import Batch, codec_for_plan, describe
 from train.processes import process_count
 from train.reports import reports
 from train.rollout_func import places_of
@@ -115,7 +115,9 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         if recipe.pairs is None:
             return _iterate(recipe, codec, _problems(recipe, run_folder), folder)
-        pairs = mix_pairs(load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec), recipe.mix, recipe.seed)
+        pairs = mix_pairs(
+            load_pairs(made_by_gen(recipe.pairs, run_folder, recipe.model, pairs=True), codec), recipe.mix, recipe.seed
+        )
         return train_on(recipe, codec, pairs, recipe.model, None, folder)
 
     return checkpoint.run_stage("dpo", recipe, run_folder, train)
@@ -126,7 +128,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     rows = 2 * (recipe.micro_pairs or recipe.batch_pairs)
     later = recipe.iterations > 1 and recipe.reference == "start"  # the reference is not what the policy starts as
     shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), reference=later)
-    codec = ChatCodec.load(recipe.model, recipe.thinking)
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
     try:
         if recipe.pairs is None:
             problems = _problems(recipe, run_folder)
@@ -135,8 +137,10 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
                 f"{len(problems)} problems, {recipe.validation} of them for validation; {recipe.iterations} iterations "
                 f"of {samples:,} paths, at most {samples * recipe.sampling.budget:,} tokens each"
             )
+        elif codec is None:
+            shown.append(without)
         else:
-            found = load_pairs(run_folder / Path(recipe.pairs).expanduser(), codec)
+            found = load_pairs(made_by_gen(recipe.pairs, run_folder, recipe.model, pairs=True), codec)
             pairs = mix_pairs(found, recipe.mix, recipe.seed)
             kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(p.kind for p in pairs).items()))
             counted = sum(sum(pair.chosen.mask) + sum(pair.rejected.mask) for pair in pairs)
@@ -151,7 +155,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
 
 
 def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
-    found = training_problems(recipe.prompts, recipe.problems, run_folder)
+    found = training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model)
     if len(found) <= recipe.validation:
         raise DataError(f"{len(found)} problems are too few to set validation={recipe.validation} aside")
     return found

@@ -41,7 +41,7 @@ from train import checkpoint
 from train.data import training_problems
 from train.guards import GuardRecipe
 from train.lora import peft_config
-from train.planner import Batch, describe
+from train.planner import Batch, codec_for_plan, describe
 from train.processes import has_gpu, hold_whole_weights, process_count
 from train.reports import Metrics
 from train.rollout_func import Rollouts, final_reward
@@ -140,7 +140,7 @@ def run(
         hold_whole_weights()
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         problems, beyond = within_context(
-            training_problems(recipe.prompts, recipe.problems, run_folder),
+            training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model),
             codec,
             recipe.sampling,
             context_of_policy(recipe),
@@ -178,10 +178,12 @@ def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
         shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
     try:
-        problems = training_problems(recipe.prompts, recipe.problems, run_folder)
+        problems = training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model)
     except DataError as error:
         return Group(*shown, f"no problems yet: {error}")
-    codec = ChatCodec.load(recipe.model, recipe.thinking)
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    if codec is None:
+        return Group(*shown, f"{len(problems)} problems", without)
     lengths = {problem.id: len(codec.opening(prompts.solve_messages(problem.question))) for problem in problems}
     shown.append(length_note(lengths, recipe.max_tokens, context_of_policy(recipe)))
     problem = problem_order(recipe, problems)[0]

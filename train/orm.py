@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from selfcorrect.closing import made_by
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import Share
@@ -26,8 +27,8 @@ from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Role
 from train import checkpoint
-from train.data import made_by_another_tokenizer
-from train.planner import Batch, describe
+from train.data import made_by_another_tokenizer, made_by_gen
+from train.planner import Batch, codec_for_plan, describe
 from train.reports import reports
 from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
@@ -68,7 +69,7 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
 
     def train(folder: Path) -> dict[str, Any]:
         codec = ChatCodec.load(recipe.model, recipe.thinking)
-        rows = load_attempts(run_folder / Path(recipe.data).expanduser(), codec)
+        rows = load_attempts(made_by_gen(recipe.data, run_folder, recipe.model), codec)
         short = [row for row in rows if len(row.ids) <= recipe.max_tokens]
         training, validation = split(short, recipe.validation, recipe.seed)
         metrics = checkpoint.open_metrics(folder)
@@ -94,8 +95,11 @@ def plan(recipe: OrmRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     shown = describe(recipe, Batch(recipe.micro_rows or recipe.batch_rows, recipe.max_tokens, recipe.checkpointing))
     path = run_folder / Path(recipe.data).expanduser()
     if not path.exists():
-        return Group(*shown, f"no rows at {path} yet: `selfcorrect gen` writes them")
-    rows = load_attempts(path, ChatCodec.load(recipe.model, recipe.thinking))
+        return Group(*shown, made_by(path, recipe.model, run_folder))
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    if codec is None:
+        return Group(*shown, without)
+    rows = load_attempts(path, codec)
     training, validation = split(rows, recipe.validation, recipe.seed)
     right = sum(row.right for row in training)
     steps = -(-len(training) // recipe.batch_rows) * recipe.epochs

@@ -14,7 +14,9 @@ An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), no
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -22,8 +24,10 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
+from selfcorrect.errors import ModelError
+from selfcorrect.loading import model_loading
 from selfcorrect.recipes import to_yaml
-from selfcorrect.tokens import model_path
+from selfcorrect.tokens import ChatCodec, model_path
 from train.lora import LoraRecipe, peft_config
 from train.settings import TrainerRecipe
 
@@ -62,16 +66,49 @@ def describe(
     size = model_size(recipe.model, recipe.lora)
     frozen_models = int(reference and recipe.lora is None)  # LoRA's reference is the same model, adapters off
     table = memory_table(size, batch, frozen_models, value_model)
-    return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), table]
+    told = (
+        []
+        if model_config(recipe.model)[1]
+        else [f"{recipe.model} is not on this machine: its sizes are those that we ship (models.json)"]
+    )
+    return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), table, *told]
+
+
+def model_config(model: str) -> tuple[Any, bool]:
+    """Return a model's configuration and True; or, where it cannot be had, the one that we ship and False.
+
+    ``models.json`` has the sizes of the models that shipped recipes name, so that a run can be planned on any machine.
+    Raises ModelError for another model that cannot be had.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with model_loading(model, "the configuration"):
+            return AutoConfig.from_pretrained(model_path(model)), True
+    except ModelError as error:
+        shipped = json.loads(Path(__file__).with_name("models.json").read_text(encoding="utf-8"))
+        if model not in shipped:
+            raise ModelError(
+                f"{error}\nWithout it no memory can be planned; shipped sizes: {', '.join(shipped)}"
+            ) from error
+        return AutoConfig.for_model(**shipped[model]), False
+
+
+def codec_for_plan(model: str, thinking: bool | None = None) -> tuple[ChatCodec | None, str]:
+    """Return the model's codec, or None and a line that says what the plan cannot show without it."""
+    try:
+        return ChatCodec.load(model, thinking), ""
+    except ModelError as error:
+        return None, f"no prompts and no counts of tokens, which need the tokenizer: {error}"
 
 
 def model_size(model: str, lora: LoraRecipe | None = None) -> ModelSize:
     """Return a model's size from its configuration, without loading weights."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model_path(model))
+    config, _ = model_config(model)
     with torch.device("meta"):
         built: Any = AutoModelForCausalLM.from_config(config)
         if (adapters := peft_config(lora)) is not None:

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 
+from selfcorrect.closing import made_by
 from selfcorrect.errors import RecipeError, RunFolderError
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
 from train import checkpoint
-from train.data import SftData, load_sft_data, show_mask
+from train.data import SftData, load_sft_data, made_by_gen, show_mask
 from train.lora import peft_config
-from train.planner import Batch, describe
+from train.planner import Batch, codec_for_plan, describe
 from train.reports import Metrics, reports
 from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
@@ -86,9 +87,11 @@ def plan(recipe: SftRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     """Return what the training would do: resolved recipe, parameters, rows, tokens, steps, first masked row."""
     shown = describe(recipe, Batch(recipe.micro_rows or recipe.batch_rows, recipe.max_tokens, recipe.checkpointing))
     if not _data_path(recipe, run_folder).exists():
-        shown.append(f"no rows at {_data_path(recipe, run_folder)} yet: `selfcorrect gen` writes them")
+        shown.append(made_by(_data_path(recipe, run_folder), recipe.model, run_folder))
         return Group(*shown)
-    codec = ChatCodec.load(recipe.model, recipe.thinking)
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    if codec is None:
+        return Group(*shown, without)
     data = _load(recipe, run_folder, codec)
     rows = math.ceil(data.tokens / recipe.max_tokens) if recipe.packing else len(data.rows)
     steps = math.ceil(rows / recipe.batch_rows) * (recipe.stop_after_epochs or recipe.epochs)
@@ -114,7 +117,7 @@ def _data_path(recipe: SftRecipe, run_folder: Path) -> Path:
 
 def _load(recipe: SftRecipe, run_folder: Path, codec: ChatCodec) -> SftData:
     return load_sft_data(
-        _data_path(recipe, run_folder),
+        made_by_gen(recipe.data, run_folder, recipe.model),
         codec,
         max_tokens=recipe.max_tokens,
         max_rows=recipe.max_rows,

@@ -112,10 +112,8 @@ class TransformersEngine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         with model_loading(str(path_or_id)):
-            model: Any
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                model_path(str(path_or_id)), dtype=dtype, output_loading_info=True
-            )
+            read: Any = AutoModelForCausalLM.from_pretrained
+            model, loaded = read(model_path(str(path_or_id)), dtype=dtype, output_loading_info=True)
         refuse_random_weights(str(path_or_id), loaded)
         # Out of the file's memory map: a checkpoint written over under a running engine must not change it.
         for parameter in model.parameters():

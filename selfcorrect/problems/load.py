@@ -1,14 +1,11 @@
 """`load_problems`: a recipe -> ready-to-grade `Problem` records, with a report of what the file held.
 
-``source`` is ``arithmetic`` (synthetic, `data_gen.arithmetic`), a short name of `HUB_SETS`, a file in any of the forms
+``source`` is ``arithmetic`` (synthetic, `problems.arithmetic`), a short name of `HUB_SETS`, a file in any of the forms
 of `files`, or a Hugging Face hub id. What a row says is read by `rows`, without a setting for the published forms; any
 other takes two lines, with paths where keys are nested:
 
     problems.fields.question=prompt[0].content
     problems.fields.gold=reward_model.ground_truth
-
-Generation and evaluation both need problems and may not import one another, so the loader lives in the
-library; ``arithmetic`` is resolved by name only when asked for, the one place where the library reaches up.
 
 Order of work: read → shuffle → map → filter by ``where`` → drop duplicates, placeholders, unreadable references and
 problems of known test sets (``decontaminate``) → skip ``offset`` → take ``count``. Two recipes that differ in
@@ -21,7 +18,6 @@ the run, as does a row that cannot be read at all.
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import unicodedata
@@ -35,10 +31,22 @@ from typing import Any
 from selfcorrect.decontamination import Contamination, TestQuestions
 from selfcorrect.errors import DataError, nearest
 from selfcorrect.fingerprints import fingerprint_problems
+from selfcorrect.loading import without_a_hub
 from selfcorrect.problems import references
 from selfcorrect.problems.files import Placed, endings, is_problem_file, read_rows, stem_of
 from selfcorrect.problems.known_sets import HUB_SETS, TEST_SETS, HubSet
-from selfcorrect.problems.rows import ANSWERS, QUESTIONS, SOLUTIONS, OddRow, Read, get, has, read_problem, text_of
+from selfcorrect.problems.rows import (
+    ANSWERS,
+    QUESTIONS,
+    SOLUTIONS,
+    OddRow,
+    Read,
+    get,
+    has,
+    possible,
+    read_problem,
+    text_of,
+)
 from selfcorrect.types import Problem
 
 DATA_FOLDER = "SELFCORRECT_DATA"
@@ -242,7 +250,8 @@ def normalised_question(question: str) -> str:
 
 def _candidates(recipe: ProblemsRecipe) -> Iterator[_Candidate]:
     if recipe.source == "arithmetic":
-        arithmetic = importlib.import_module("data_gen.arithmetic")
+        from selfcorrect.problems import arithmetic  # lists its problem space as it is imported
+
         everything = arithmetic.available(recipe.split)  # a prefix of it all, so that offsets fit together
         for problem in arithmetic.problems(recipe.split, everything, recipe.seed):
             yield _Candidate(problem.id, problem)
@@ -270,7 +279,8 @@ def _candidates(recipe: ProblemsRecipe) -> Iterator[_Candidate]:
 
 def _candidate(recipe: ProblemsRecipe, placed: Placed, read: Read, identity: str, set_name: str) -> _Candidate:
     row = placed.row if isinstance(placed.row, Mapping) else {}
-    meta = {key: _plain(get(row, key)) for key in (*MATCHED, *recipe.where) if has(row, key)}
+    kept = possible(row, (*MATCHED, *recipe.where))
+    meta = {key: _plain(get(row, key)) for key in kept if has(row, key)}
     if read.tolerance:
         meta["tolerance"] = read.tolerance
     if not normalised_question(read.question):
@@ -430,6 +440,7 @@ def _only_file(folder: Path, split: str) -> Path:
 
 
 def _hub_rows(hub: HubSet, split: str) -> Iterable[Mapping[str, Any]]:
+    without_a_hub()
     from datasets import load_dataset
 
     try:

@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Path:
         (["eval", "embedded", "problems.source={files}/schema.jsonl"], "unknown schema"),
         (["eval", "embedded", "problems.source={files}/empty.jsonl"], "no usable problem"),
         (["eval", "embedded", "problems.source={files}/ungradable.jsonl"], "reference answer unreadable"),
-        (["eval", "embedded", "problems.count=2", "engine.model={files}/model"], "no usable tokenizer"),
+        (["eval", "embedded", "problems.count=2", "engine.model={files}/model"], "no config.json there"),
         (["eval", "embedded", "problems.count=2", "engine.model=./no/such/model"], "no model folder"),
         (["train", "sft", "embedded-sft"], "self-rewarding.jsonl"),
         (["grade", "4"], "give RESPONSE and GOLD"),

@@ -90,6 +90,6 @@ def test_a_language_model_is_not_a_reward_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="3 labels"):
         open_judge(JudgeRecipe("orm", EngineRecipe(str(classifier(tmp_path, labels=3)))))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such"}))
-    with pytest.raises(ModelError, match="no reward model"):
+    with pytest.raises(ModelError, match="cannot load a reward model"):
         open_judge(JudgeRecipe("orm", EngineRecipe(str(tmp_path))))
     assert open_judge(JudgeRecipe()) is None
