@@ -82,7 +82,7 @@ _VALUE = (
 _PLAIN_NUMBER = re.compile(rf"(?<![\d.,A-Za-z_])\$?({_VALUE}(?:\s*(?:\\?%|percent\b))?)")
 _MONEY = re.compile(rf"(?:[$€£¥₹]|\\\$|\bRs\.?)\s?({_VALUE})|({_VALUE})\s?(?:[$€£¥₹]|\\\$)")
 _ASSERTED = re.compile(
-    rf"(?:\b(?:is|it's|it’s|are|was|equals)|=)\s*(?:exactly|about|now|only)?\s*[$€£¥₹]?\s?({_VALUE}(?:\s*(?:\\?%|percent\b))?)"
+    rf"(?:\b(?:is|it's|it’s|are|was|equals)|(?<![<>!])=)\s*(?:exactly|about|now|only)?\s*[$€£¥₹]?\s?({_VALUE}(?:\s*(?:\\?%|percent\b))?)"
     r"\s?[^\s\d,;.:!?]{0,8}[\s.。)]*$"
 )
 """A sentence that ends in "is 5", "= 5 kg"; "is not 5" is none."""
@@ -363,9 +363,9 @@ def sentence_value(text: str, *, money: bool = True) -> str | None:
     of a chain ``35 + 70 = 105`` it is the last member.
     """
     text = text.strip().strip('"')
-    asserted = _ASSERTED.search(text)
-    if asserted and not re.search(r"\d", text[asserted.end(1) :]):
-        return asserted.group(1).strip()
+    asserted = _asserted(text)
+    if asserted is not None:
+        return asserted
     if _DENIAL.search(text) or _SENTENCE_END.search(text):
         return None
     formulas = [next(group for group in found.groups() if group is not None) for found in _MATHS.finditer(text)]
@@ -379,6 +379,14 @@ def sentence_value(text: str, *, money: bool = True) -> str | None:
         return next(part for part in sums[0] if part)
     numbers = _PLAIN_NUMBER.findall(text)
     return str(numbers[0]) if len(numbers) == 1 else None
+
+
+def _asserted(sentence: str) -> str | None:
+    """Return the value that a sentence without formulas ends in: "… which is 5 kg.", "… = 72 / 18 = 4"."""
+    if _MATHS.search(sentence) or "\\" in sentence:
+        return None
+    found = _ASSERTED.search(sentence)
+    return found.group(1).strip() if found and not re.search(r"\d", sentence[found.end(1) :]) else None
 
 
 def _choice(response: str) -> str | None:
@@ -395,8 +403,7 @@ def _conclusion(response: str) -> str | None:
     tail = _HOPE.split(_tail(response)[-600:])[0].strip()
     last = _last(_CONCLUDING, tail)
     if last is None:
-        asserted = _ASSERTED.search(_SENTENCE_START.split(tail)[-1])
-        return asserted.group(1).strip() if asserted else None
+        return _asserted(_SENTENCE_START.split(tail)[-1])
     sentence = tail[last.end() :]
     if _SENTENCE_END.search(sentence.rstrip(" .。!")) or "\n" in sentence.strip():
         return None

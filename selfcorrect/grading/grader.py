@@ -338,7 +338,7 @@ def _by_words(answer: str, gold: str) -> bool | None:
     if kind == "led choice":
         return _by_led_choice(answer, gold)
     if kind == "time":
-        time_g, time_r = wording.minutes(gold), wording.minutes(answer)
+        time_g, time_r = wording.time_of_day(gold), wording.time_of_day(answer)
         fixed = time_g and time_r and (time_g[1] or time_r[1])
         return wording.same_time(time_r, time_g) if fixed and time_g and time_r else None
     if kind == "date":
@@ -358,7 +358,7 @@ def _worded(gold: str) -> str:
         return "led choice"
     if said := wording.quantity_in_words(gold):
         return said
-    if len(gold) < 60 and (wording.is_time(gold) or (":" in gold and wording.minutes(gold))):
+    if len(gold) < 60 and (wording.is_time(gold) or (":" in gold and wording.time_of_day(gold))):
         return "time"
     return "date" if len(gold) < 60 and wording.is_date(gold) else ""
 

@@ -19,11 +19,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from selfcorrect.grading import shapes, wording
+from selfcorrect.grading.extraction import sentence_value
 from selfcorrect.grading.limits import TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, contains, num, sym
 from selfcorrect.grading.reader import read
 from selfcorrect.grading.tokens import clean
 from selfcorrect.grading.units import known_unit
+from selfcorrect.grading.vocabulary import CHANGING
 
 Pair = tuple[Node, Node]
 
@@ -48,9 +50,10 @@ _NUMBER_SET = re.compile(
     r"\\mathbb\s*\{?\s*([ZNRQC])|\\([ZNRQC])\b|\b(integer|natural|positive integer|real|rational|complex)"
 )
 _FOR_ALL = re.compile(
-    r"(?:\s|,|\\[,;: ]|\\q?quad)*(?:\\text\s*\{\s*)?\bfor (?:all|every|any|each)\b\s*\}?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*"
-    r"\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
+    r"(?:\s|,|\\[,;: ]|\\q?quad)*(?:\\text\s*\{\s*)?\bfor (?:all|every|any|each)\b\s*\}?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*"
+    r"\s*\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
 )
+_SAYS = re.compile(r"[^\W\d_]{2,}.*\b(?:is|are|was|were|has|have|equals|comes|gives)\b")
 _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "ell", "lambda", "mu", "alpha", "beta"])
 """Letters that stand for any number in the solution of an equation."""
 
@@ -96,6 +99,9 @@ def _texts(answer: str, gold: str, node_r: Node | None, node_g: Node) -> Iterato
             yield (reading, other) if is_response else (other, reading)
     bare_r, bare_g = _bare_unit(cleaned_r), _bare_unit(cleaned_g)
     yield from _pairs(bare_r, bare_g)
+    if _SAYS.search(answer) and not CHANGING & set(re.findall(r"[a-z]+", answer.lower())):
+        value = sentence_value(answer, money=False)
+        yield from _pairs(_read(value) if value is not None else None, node_g)
     led = wording.led_choice(answer)
     if led and not wording.is_bare_choice(gold):
         yield from _pairs(_read(led[1]), node_g)
@@ -384,8 +390,8 @@ def _tuples(solutions: list[dict[Node, Node]], names: list[Node]) -> Node:
 
 def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
     """Yield the response with its bound or free letter named as in the gold."""
-    core_r, said_r, set_r = _without_parameters(_FOR_ALL.sub("", answer))
-    core_g, said_g, set_g = _without_parameters(_FOR_ALL.sub("", gold))
+    core_r, said_r, set_r = without_parameters(_FOR_ALL.sub("", answer))
+    core_g, said_g, set_g = without_parameters(_FOR_ALL.sub("", gold))
     changed_r, changed_g = core_r != answer, core_g != gold
     if set_r and set_g and set_r != set_g:
         return
@@ -412,7 +418,7 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
         yield from _named_values(renamed, tree_g)
 
 
-def _without_parameters(text: str) -> tuple[str, frozenset[str], str]:
+def without_parameters(text: str) -> tuple[str, frozenset[str], str]:
     """Return (answer, letters said to run over numbers, which numbers) of ``n\\pi, n \\in \\mathbb{Z}``."""
     if len(text) > 400:
         return text, frozenset(), ""

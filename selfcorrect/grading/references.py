@@ -15,18 +15,21 @@ from selfcorrect.grading.extraction import extract, sentence_value
 from selfcorrect.grading.limits import TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node
 from selfcorrect.grading.reader import read
+from selfcorrect.grading.readings import without_parameters
 from selfcorrect.grading.spelling import ascii_digits
+from selfcorrect.grading.vocabulary import words_of
 
 _WHOLE_MATHS = re.compile(r"\$\$(.+)\$\$|\$([^$]+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
-_VERBS = frozenset(
+_VERBS = words_of(
     "is are was were has have had can could should must does do did will would be comes equals exist exists "
-    "happens need needs follows holds means gives makes costs takes".split()
+    "happens need needs follows holds means gives makes costs takes"
 )
-_VAGUE = frozenset("any all every greater less than least most between except not other such unless".split())
-_SYMBOLS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd lcm max min mod det and or pi".split()
-)
+_VAGUE = words_of("any all every greater less than least most between except not other such unless")
+_SYMBOLS = words_of("sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd lcm max min mod det and or pi")
+_NAME = re.compile(r"(?:[^\W\d_]+[.'’-]?[^\W\d_]*\s*){1,6}")
+"""A name with its full stops and apostrophes: ``Mrs. Doyle's class``."""
+_ANSWERED = re.compile(r"\s*(?:\\text\w*\s*\{\s*)?(yes|no|true|false)\b[.,;:]", re.IGNORECASE)
 MAX_PHRASE = 6
 """A reference of more words than this is a sentence, not a name."""
 
@@ -49,11 +52,13 @@ def reference_text(gold: str) -> str:
 
 def _out_of_sentence(text: str) -> str:
     """Return the one value that a sentence states, a phrase as it is, empty for any other sentence."""
-    plain = re.sub(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*(?=\{)", " ", text)
-    words = [word.lower() for word in _WORD.findall(plain) if word not in _SYMBOLS]
+    words = _words(text)
     if len(words) < 3 or "\\begin" in text:
         return text
-    answered = re.match(r"\s*(yes|no|true|false)\b[.,;:]", plain, re.IGNORECASE)
+    core = without_parameters(text)[0]
+    if core != text and len(_words(core)) < 3:
+        return text
+    answered = _ANSWERED.match(text)
     if answered:
         return answered.group(1)
     if wording.led_choice(text):
@@ -69,6 +74,11 @@ def _out_of_sentence(text: str) -> str:
     if value is not None:
         return value
     return "" if spoken or len(words) > 2 * MAX_PHRASE else text
+
+
+def _words(text: str) -> list[str]:
+    plain = re.sub(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*(?=\{)", " ", text)
+    return [word.lower() for word in _WORD.findall(plain) if word not in _SYMBOLS]
 
 
 def _stated(text: str, words: int) -> str | None:
@@ -88,7 +98,8 @@ def read_reference(gold: str) -> Node | None:
     led = wording.led_choice(text)
     if led:
         return Node("text", text)
+    core = without_parameters(text)[0]
     try:
-        return read(text)
+        return read(core if len(_words(text[len(core.rstrip("}")) :])) > 1 else text)
     except (Unreadable, TooLarge, RecursionError):
-        return None
+        return Node("text", text) if _NAME.fullmatch(text) else None

@@ -12,6 +12,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from selfcorrect.grading.vocabulary import words_of
+
 Dimensions: TypeAlias = tuple[tuple[str, Fraction], ...]
 Unit: TypeAlias = tuple[Fraction, Dimensions]
 
@@ -32,16 +34,16 @@ CURRENCIES = {
     for currency, row in _MONEY.items()
     for name, share in (entry.split(":") for entry in row.split())
 }
-_PREFIXED = frozenset(
+_PREFIXED = words_of(
     "meter gram second liter newton joule watt volt ampere hertz pascal electron_volt mole calorie ohm farad "
     "henry tesla coulomb byte bit bar watt_hour parsec tonne metric_ton siemens becquerel sievert gray weber "
-    "lumen year candela radian kelvin".split()
+    "lumen year candela radian kelvin"
 )
 """pint units whose symbols take a prefix symbol here; with all of pint's, ``cats`` are centi-atmospheres."""
-_NO_UNITS = frozenset(
+_NO_UNITS = words_of(
     "bag bags bus mug mugs pin pins turn turns point points dot dots hand hands stone stones rod rods chain "
     "chains link links barn barns pole poles grade grades grain grains dram drams are ares shot shots slug slugs "
-    "pica tex count counts mil mils unit units set of a an is at as to it per and the".split()
+    "pica tex count counts mil mils unit units set of a an is at as to it per and the"
 )
 _SPELLINGS = {
     "sec": "second", "secs": "second", "hrs": "hour", "mins": "minute", "litre": "liter", "litres": "liter",
@@ -50,7 +52,7 @@ _SPELLINGS = {
     "Fahrenheit": "degF", "°C": "degC", "°F": "degF", "feet": "foot", "ml": "mL", "lbs": "pound", "yrs": "year",
     "inche": "inch", "kilogramme": "kilogram", "kilogrammes": "kilogram", "cc": "cm^3",
 }  # fmt: skip
-_FILLER = frozenset("of the a an in total altogether each left more per and for is are long".split())
+_FILLER = words_of("of the a an in total altogether each left more per and for is are long")
 _TOKEN = re.compile(r"[A-Za-zÅµμΩ°¢元]+|\^\s*\{?\s*[-−]?\s*\d+\s*\}?|[/*·.]|\d+|[^\s]")
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MAX_POWER = 12

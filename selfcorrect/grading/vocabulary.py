@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def words_of(text: str) -> frozenset[str]:
+    """Return the words of a blank-separated list."""
     return frozenset(text.split())
 
 
@@ -25,19 +26,19 @@ UNICODE = str.maketrans(
     }
 )  # fmt: skip
 
-FUNCTIONS = _words(
+FUNCTIONS = words_of(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh "
     "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma sup inf floor ceil abs "
     "sqrt cis"
 )
-COMMAND_ONLY_FUNCTIONS = _words("deg dim ker arg Re Im sup inf Gamma sign")
+COMMAND_ONLY_FUNCTIONS = words_of("deg dim ker arg Re Im sup inf Gamma sign")
 """Functions that need their backslash: as bare letters they are products or words."""
 FUNCTION_SPELLINGS = {
     "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "tg": "tan",
     "atan": "arctan", "arctg": "arctan", "ctg": "cot", "cosec": "csc", "asinh": "arcsinh", "acosh": "arccosh",
     "atanh": "arctanh", "argsinh": "arcsinh", "ceiling": "ceil", "arcoth": "arccoth",
 }  # fmt: skip
-GREEK = _words(
+GREEK = words_of(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
     "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell odot oplus nabla partial aleph"
 )
@@ -47,12 +48,12 @@ SYMBOL_COMMANDS = {
     "Q": "QQ", "C": "CC", "reals": "RR",
 }  # fmt: skip
 BLACKBOARD = {"R": "RR", "Z": "ZZ", "Q": "QQ", "N": "NN", "C": "CC"}
-FONTS = _words(
+FONTS = words_of(
     "text textbf textit textrm textnormal textsf texttt textsc emph mbox hbox mathrm mathbf mathit mathsf mathtt "
     "mathcal mathbb mathfrak mathscr boldsymbol bm operatorname rm bf it underline textup pmb bold textmd unit"
 )
-SIZES = _words("left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr")
-SKIPPED = _words(
+SIZES = words_of("left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr")
+SKIPPED = words_of(
     "displaystyle textstyle scriptstyle limits nolimits quad qquad nonumber notag hfill mathstrut strut null space "
     "enspace thinspace negthinspace par noindent centering large Large small tiny , ; : ! - / @"
 ) | {" ", "\n"}
@@ -69,7 +70,7 @@ OPERATORS = {
     "langle": "<<", "rangle": ">>", "subset": "subset", "subseteq": "subset", "propto": "propto", "mod": "mod",
     "bmod": "mod", "%": "%", "{": r"\{", "}": r"\}", "newline": r"\\", "cr": r"\\",
 }  # fmt: skip
-UNIT_WORDS = _words(
+UNIT_WORDS = words_of(
     "cm mm km kg mg ml mL ft mi mph kph hr hrs sec secs min mins kW kWh MW Hz kHz MHz GHz eV keV MeV GeV Pa kPa MPa "
     "lb lbs oz yd gal rad pct percent percentage degree degrees deg inch inches foot feet yard yards mile miles meter "
     "meters metre metres gram grams second seconds minute minutes hour hours day days week weeks month months year "
@@ -77,13 +78,14 @@ UNIT_WORDS = _words(
     "cal kcal"
 )
 """Words read as units right after a number even outside ``\\text{}``."""
-SINGLE_LETTER_UNITS = _words("m g s N J W V A L K C F H T h")
-MONEY_CODES = _words("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
+SINGLE_LETTER_UNITS = words_of("m g s N J W V A L K C F H T h")
+MONEY_CODES = words_of("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
 SCALED = {"doubled": 2, "tripled": 3, "quadrupled": 4}
 """Words after a number that multiply it."""
-CHANGING = _words(
+CHANGING = words_of(
     "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
     "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
-    "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled factorial"
+    "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled "
+    "factorial"
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""

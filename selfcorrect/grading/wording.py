@@ -9,7 +9,7 @@ _COMMANDS = re.compile(
 )
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
            "november", "december")  # fmt: skip
-_TIME = re.compile(r"\(?(\d{1,2})(?:[:h](\d{2}))?\s*(?:([ap])\.?\s?m\.?)?\)?", re.IGNORECASE)
+_TIME = re.compile(r"\(?(\d{1,2})(?:[:h](\d{2})(?::(\d{2}))?)?\s*(?:([ap])\.?\s?m\.?)?\)?", re.IGNORECASE)
 _MONTH = re.compile("|".join(_MONTHS), re.IGNORECASE)
 _HALVES = {
     "noon": "12 p.m.",
@@ -124,30 +124,37 @@ def is_bare_choice(text: str) -> bool:
     return re.fullmatch(r"\(?\s*[A-Z]\s*\)?", plain) is not None
 
 
-def minutes(text: str) -> tuple[int, bool] | None:
-    """Return (minutes of the day, whether a.m./p.m. or 24-hour form fixes the half) of a time, else None."""
+def time_of_day(text: str) -> tuple[int, bool] | None:
+    """Return (seconds of the day, whether a.m./p.m. or 24-hour form fixes the half) of a time, else None."""
     plain = plain_words(text).replace(" .", ".")
     found = _TIME.fullmatch(_HALVES.get(plain) or _NAMED_HALF.sub(lambda named: _HALVES[named[1]][-4:], plain))
     if not found:
         return None
-    hour, minute, half = int(found.group(1)), int(found.group(2) or 0), (found.group(3) or "").lower()
-    if minute > 59 or hour > 24 or (half and not 1 <= hour <= 12) or (not half and found.group(2) is None):
+    hour, minute, second = (int(found.group(place) or 0) for place in (1, 2, 3))
+    half = (found.group(4) or "").lower()
+    if (
+        minute > 59
+        or second > 59
+        or hour > 24
+        or (half and not 1 <= hour <= 12)
+        or (not half and found.group(2) is None)
+    ):
         return None
     if half:
         hour = hour % 12 + (12 if half == "p" else 0)
-    return hour * 60 + minute, bool(half) or hour > 12 or found.group(1).startswith("0")
+    return hour * 3600 + minute * 60 + second, bool(half) or hour > 12 or found.group(1).startswith("0")
 
 
 def is_time(text: str) -> bool:
     """True for a time of day that says so: ``5:30 p.m.``, ``5 PM``, ``12 noon``, ``midnight``."""
-    return bool(_TIME_WORD.search(text)) and minutes(text) is not None
+    return bool(_TIME_WORD.search(text)) and time_of_day(text) is not None
 
 
 def same_time(left: tuple[int, bool], right: tuple[int, bool]) -> bool:
     """True where two times agree; a time without a.m./p.m. may be in either half."""
     if left[1] and right[1]:
         return left[0] == right[0]
-    return left[0] % 720 == right[0] % 720
+    return left[0] % 43_200 == right[0] % 43_200
 
 
 def same_words(response: str, gold: str) -> bool:
