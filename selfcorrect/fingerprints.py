@@ -124,7 +124,9 @@ def _tensors(file: BinaryIO, size: int) -> Iterable[tuple[int, int]]:
     """Return where a safetensors file's header and tensors begin and end; blocks where it is damaged."""
     try:
         (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length)) if length <= min(size, 2**27) else {}
+        if length > size:
+            return _blocks(size)
+        header = json.loads(file.read(length))
         places = sorted(tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__")
         begins = 8 + length
         header_blocks = [(start, min(start + EDGE_BYTES, begins)) for start in range(0, begins, EDGE_BYTES)]

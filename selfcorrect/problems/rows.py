@@ -105,7 +105,7 @@ def read_problem(row: Any, fields: Mapping[str, str] | None = None) -> Read:
     asked = (fields["question"],) if fields else QUESTIONS
     answered = (fields["gold"],) if fields else ANSWERS + SOLUTIONS
     for what, keys in (("question", asked), ("reference answer", answered)):
-        if not any(has(row, key) for key in keys):
+        if not any(has(row, key) for key in possible(row, keys)):
             raise KeyError(what)
     if text_of(_or_none(row, "question_type")).lower() == "proof":  # NuminaMath-1.5 marks some that have an answer
         raise OddRow("asks for a proof")
@@ -199,6 +199,18 @@ def _at(row: Any, path: str) -> Any:
     return here
 
 
+def possible(row: Row, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of the wanted paths that a row's own keys allow, in their order."""
+    return _possible(tuple(row), wanted)
+
+
+@lru_cache(maxsize=1024)
+def _possible(keys: tuple[Any, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    folded = _folded(keys)
+    heads = {path: re.split(r"[.\[]", path, maxsplit=1)[0] for path in wanted}
+    return tuple(path for path, head in heads.items() if {path.casefold(), head.casefold()} & folded.keys())
+
+
 @lru_cache(maxsize=64)
 def _folded(keys: tuple[Any, ...]) -> dict[str, str]:
     """Return the keys by their casefolded form: the rows of a file share them."""
@@ -212,7 +224,7 @@ def _or_none(row: Row, path: str) -> Any:
 
 def _first(row: Row, keys: Sequence[str]) -> tuple[str | None, Any]:
     """Return the first key whose value says something, and that value; (None, None) where none does."""
-    for key in keys:
+    for key in possible(row, tuple(keys)):
         value = _at(row, key)
         if value is not _MISSING and not is_blank(value):
             return key, value
@@ -272,7 +284,7 @@ def _question(row: Row, value: Any) -> str:
     else:
         text = text_of(value)
     text = _without_instruction(text)
-    before = [text_of(_or_none(row, key)).strip() for key in PREAMBLES]
+    before = [text_of(_or_none(row, key)).strip() for key in possible(row, PREAMBLES)]
     return "\n".join([*(part for part in before if part and part not in text), text]).strip()
 
 
@@ -334,6 +346,8 @@ def _options(row: Row, key: str | None) -> dict[str, str] | str:
 
 
 def _options_in_columns(row: Row) -> dict[str, str]:
+    if "A" not in row and not has(row, "correct answer"):
+        return {}
     lettered = {letter: text_of(row[letter]) for letter in LETTERS[:10] if not is_blank(row.get(letter))}
     if len(lettered) > 1 and list(lettered) == list(LETTERS[: len(lettered)]):  # MMLU's and C-Eval's tables
         return lettered
