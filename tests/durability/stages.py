@@ -29,6 +29,7 @@ from eval.report import write_report
 from eval.reports import make
 from eval.run import EvalRecipe, regrade
 from eval.run import run as run_eval
+from selfcorrect import jsonl
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.jsonl import read_jsonl
@@ -194,6 +195,8 @@ def work_of(request: dict[str, Any]) -> Callable[[], None]:
         torch.set_num_threads(1)
         run = Path(request["run"])
         recorder = Recorder(run, Path(request["record"])) if request.get("record") else None
+        if recorder:
+            jsonl.SYNC_EVERY_S = 0.0  # a disk for every line
         STAGES[request["stage"]](run)
         if recorder:
             recorder.save()
