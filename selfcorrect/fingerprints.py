@@ -129,6 +129,8 @@ def _tensors(file: BinaryIO, size: int) -> Iterable[tuple[int, int]]:
         header = json.loads(file.read(length))
         places = sorted(tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__")
         begins = 8 + length
+        if any(not 0 <= start <= end <= size - begins for start, end in places):
+            return _blocks(size)
         header_blocks = [(start, min(start + EDGE_BYTES, begins)) for start in range(0, begins, EDGE_BYTES)]
         return [*header_blocks, *((begins + start, begins + end) for start, end in places)]
     except (struct.error, ValueError, AttributeError, KeyError, TypeError):

@@ -21,7 +21,7 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from selfcorrect.errors import InputError
 from selfcorrect.types import Problem
@@ -174,7 +174,7 @@ def available(split: str) -> int:
     return len(PRODUCTS[split])  # type: ignore[index]
 
 
-def problems(split: Split | Literal["ood"], count: int, seed: int) -> list[Problem]:
+def problems(split: str, count: int, seed: int) -> list[Problem]:
     """Return ``count`` problems of a split, distinct by product (in ``ood``: within a level); seeded.
 
     Raises InputError for an unknown split or where the split has fewer distinct problems than asked for.
@@ -186,10 +186,10 @@ def problems(split: Split | Literal["ood"], count: int, seed: int) -> list[Probl
         )
     if split == OUT_OF_DISTRIBUTION:
         return _out_of_distribution(count, seed)
-    rng = random.Random(f"{SOURCE} {split} {seed}")
+    rng, own = random.Random(f"{SOURCE} {split} {seed}"), cast(Split, split)
     drawn = []
-    for a, m in rng.sample(PRODUCTS[split], count):
-        numbers, question = sample_numbers(rng, split, (a, m))
+    for a, m in rng.sample(PRODUCTS[own], count):
+        numbers, question = sample_numbers(rng, own, (a, m))
         meta = {"v0": numbers.v0, "sign": numbers.sign, "d": numbers.d, "a": a, "m": m, "level": level(a, m)}
         drawn.append(Problem(f"{SOURCE}-{split}-{seed}-{a}x{m}", question, str(numbers.answer), SOURCE, meta))
     return drawn

@@ -215,7 +215,7 @@ class _Tally:
     def keep(self, problem: Problem, keys: str) -> None:
         """Count a problem that the recipe takes, by the kind of its reference and the keys it was read from."""
         self.keys[keys] += 1
-        kind = references.kind_of(problem.gold, problem.source) or "unreadable"
+        kind = references.kind_of(problem.gold) or "unreadable"
         self.kinds[kind] += 1
         some = self.shown.setdefault(kind, [])
         if len(some) < EXAMPLES and problem.gold not in some:
@@ -253,7 +253,8 @@ def _candidates(recipe: ProblemsRecipe) -> Iterator[_Candidate]:
         from selfcorrect.problems import arithmetic  # lists its problem space as it is imported
 
         everything = arithmetic.available(recipe.split)  # a prefix of it all, so that offsets fit together
-        for problem in arithmetic.problems(recipe.split, everything, recipe.seed):
+        split: Any = recipe.split  # `available` refuses other names
+        for problem in arithmetic.problems(split, everything, recipe.seed):
             yield _Candidate(problem.id, problem)
         return
     fields = _own_fields(recipe.fields)

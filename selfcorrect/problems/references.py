@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from selfcorrect.grading import wording
 from selfcorrect.grading.nodes import Node, contains
+from selfcorrect.grading.references import read_reference
 
 PLACEHOLDERS = frozenset([
     "none", "null", "nil", "nan", "na", "n/a", "#n/a", "<na>", "unknown", "unanswered", "undisclosed", "missing",
@@ -35,14 +36,11 @@ def is_placeholder(gold: str) -> bool:
     return gold.strip().strip("\"'`*").rstrip(".!").strip().casefold() in PLACEHOLDERS or not gold.strip(" .$")
 
 
-def kind_of(gold: str, source: str) -> str | None:
+def kind_of(gold: str) -> str | None:
     """Return which of `KINDS` the grader reads a reference as, None where it cannot be read."""
-    from selfcorrect.grading import grader
-
-    if wording.is_bare_choice(gold):
+    if wording.is_bare_choice(gold) or wording.led_choice(gold):
         return "choices"
-    read = getattr(grader, "read_reference", None)
-    node = read(gold) if read else grader._read_gold(gold, source)  # type: ignore[attr-defined]
+    node = read_reference(gold)
     return None if node is None else _kind(node)
 
 

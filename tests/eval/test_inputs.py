@@ -42,7 +42,7 @@ def recipe(tmp_path) -> EvalRecipe:
 def test_a_row_records_its_problems_and_refuses_others(tmp_path, recipe) -> None:
     scores = run(recipe, tmp_path / "run")
     assert scores["n"] == 2
-    assert scores["problems"]["references"] == {"numbers": 2} or scores["problems"]["references"] == {"number": 2}
+    assert scores["problems"]["references"] == {"numbers": 2}
     assert scores["problems"]["dropped, for example"] == {"reference answer is a placeholder": ["x.jsonl:3 ('N/A')"]}
     assert run(recipe, tmp_path / "run") == scores
     write(tmp_path / "x.jsonl", 4)
@@ -73,6 +73,6 @@ def test_dry_runs_say_what_a_problem_file_holds(tmp_path, recipe) -> None:
         console.print(shown)
         text = console.export_text()
         assert "2 usable problems" in text
-        assert "2 references are number" in text
+        assert "2 references are numbers: 4; 5" in text
         assert "1 dropped, reference answer is a placeholder: x.jsonl:3 ('N/A')" in text
         assert "question and answer (2)" in text

@@ -387,7 +387,7 @@ def test_no_reference_of_a_published_test_set_is_a_placeholder(shared) -> None:
     ],
 )
 def test_references_are_told_apart_as_the_grader_reads_them(gold, kind) -> None:
-    assert kind_of(gold, "math") == kind
+    assert kind_of(gold) == kind
 
 
 def test_the_record_says_what_was_read_kept_and_dropped(tmp_path) -> None:
