@@ -28,9 +28,9 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from data_gen.arithmetic import problems
 from selfcorrect.engines import SampleRequest, sample_seed
 from selfcorrect.engines.transformers import TransformersEngine
+from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, REVISE, solve_messages
 from selfcorrect.tokens import ChatCodec
 

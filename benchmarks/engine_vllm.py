@@ -31,8 +31,8 @@ from typing import Any
 import psutil
 from scipy.stats import t
 
-from data_gen.arithmetic import problems
 from selfcorrect.engines import EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
+from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, REVISE, solve_messages
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.verdicts import MARKS

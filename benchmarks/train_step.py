@@ -33,9 +33,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_gen.arithmetic import problems
 from selfcorrect.correction import grade_trajectories, parse_path
 from selfcorrect.engines import Sample
+from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem

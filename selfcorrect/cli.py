@@ -309,7 +309,7 @@ def orm(
 @train_app.command()
 def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dry_run: DryRun = False) -> None:
     """Rebuild the embedded model organism from synthetic word problems."""
-    stage("train.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
+    stage("train.embedded.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
 
 
 @eval_app.command("run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +12,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("data_gen", "train", "eval")
-UPWARD = {"cli.py"}  # the one place of the library that names stages, inside its commands
+UPWARD = {"cli.py", "closing.py"}  # of the library, only the commands and their closing panels name stages
 PURE = ("types", "errors", "prompts", "verdicts", "rewards", "metrics", "recipes", "jsonl")
+MODULE = re.compile(rf"({'|'.join(STAGES)})(\.\w+)+")
 HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "accelerate")
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports anywhere in it."""
+    """Return the modules that a file imports, or names in a string, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
+        elif isinstance(node, ast.Constant) and MODULE.fullmatch(str(node.value)):
+            found.add(str(node.value))
     return found
 
 

@@ -253,8 +253,7 @@ def _candidates(recipe: ProblemsRecipe) -> Iterator[_Candidate]:
         from selfcorrect.problems import arithmetic  # lists its problem space as it is imported
 
         everything = arithmetic.available(recipe.split)  # a prefix of it all, so that offsets fit together
-        split: Any = recipe.split  # `available` refuses other names
-        for problem in arithmetic.problems(split, everything, recipe.seed):
+        for problem in arithmetic.problems(recipe.split, everything, recipe.seed):
             yield _Candidate(problem.id, problem)
         return
     fields = _own_fields(recipe.fields)

@@ -9,7 +9,7 @@ import pytest
 
 from selfcorrect.recipes import load_recipe
 from train import dpo, grpo, orm, ppo, sft
-from train.pretrain import PretrainRecipe
+from train.embedded.pretrain import PretrainRecipe
 
 FOLDER = Path(grpo.__file__).parent / "recipes"
 PROGRAMS: dict[str, tuple[Any, Any]] = {

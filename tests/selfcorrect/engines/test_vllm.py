@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -19,10 +20,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from data_gen.arithmetic import problems
 from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.engines.endings import text_end
-from selfcorrect.errors import EngineError, RecipeError
+from selfcorrect.errors import EngineError, RecipeError, RequestRefused
+from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, solve_messages
 from selfcorrect.tokens import EMBEDDED, ChatCodec
 from selfcorrect.verdicts import MARKS
@@ -199,6 +200,49 @@ def test_gen_runs_on_vllm_from_the_shell(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gen" / "DONE").read_text())["classes"] == {"D1": 3, "D2": 1, "D3": 3}
 
 
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_cache_serves_all_the_same_and_one_that_holds_no_request_is_refused(engine, codec) -> None:
+    """Eight blocks of 128 tokens: two long requests fill them, so the others wait, or are put off and begun again."""
+    asked = [*solves(codec, 10, stop_ids=(), max_tokens=350), *solves(codec, 30)]
+    small = open_engine(
+        EngineRecipe(kind="vllm", threads=1, max_batch=64, options={"num_gpu_blocks_override": 8, "max_model_len": 512})
+    )
+    try:
+        samples = sample_all(small, asked)
+        with pytest.raises(RequestRefused, match="holds 512"):
+            sample_all(small, solves(codec, 1, max_tokens=500))
+    finally:
+        asyncio.run(small.close())
+    assert [s.token_ids for s in samples] == [s.token_ids for s in sample_all(engine, asked)]
+    with pytest.raises(EngineError, match="vLLM could not start"):
+        open_engine(EngineRecipe(kind="vllm", threads=1, options={"num_gpu_blocks_override": 2}))
+
+
+def test_an_engine_that_dies_fails_what_is_under_way_and_what_comes_with_one_message(codec) -> None:
+    before = {process.pid for process in multiprocessing.active_children()}
+    opened = open_engine(EngineRecipe(kind="vllm", threads=1, max_batch=64))
+    (core,) = [process for process in multiprocessing.active_children() if process.pid not in before]
+
+    async def main() -> list[object]:
+        tasks = [
+            asyncio.create_task(opened.sample(request)) for request in solves(codec, 30, stop_ids=(), max_tokens=400)
+        ]
+        await asyncio.sleep(0.3)
+        os.kill(core.pid, signal.SIGKILL)
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+        return [*outcomes, *await asyncio.gather(opened.sample(solves(codec, 1)[0]), return_exceptions=True)]
+
+    started = time.monotonic()
+    outcomes = asyncio.run(main())
+    asyncio.run(opened.close())
+    assert time.monotonic() - started < 90
+    assert all(type(outcome) is EngineError for outcome in outcomes), outcomes
+    assert {str(outcome).split(":")[0] for outcome in outcomes} == {"the engine vllm"}
+    assert "\n" not in str(outcomes[0])
+
+
 # --- the same through a real server ----------------------------------------------------------------------------------
 
 
@@ -253,7 +297,7 @@ def test_a_real_server_gives_the_same_ids_and_log_probabilities(server, engine, 
     try:
         assert (client.name, client.context) == ("openai:toy", 1024)  # type: ignore[attr-defined]
         got = sample_all(client, asked)
-        with pytest.raises(EngineError, match=r"refuses the request \(HTTP 400\)"):
+        with pytest.raises(RequestRefused, match=r"refuses the request \(HTTP 400\)"):
             sample_all(client, [SampleRequest((10**6,), 5)])
     finally:
         asyncio.run(client.close())
@@ -264,7 +308,7 @@ def test_a_real_server_gives_the_same_ids_and_log_probabilities(server, engine, 
         assert [v for step in a.watched for v in step] == pytest.approx(
             [v for step in b.watched for v in step], abs=2e-3
         )
-    assert client.counts == {"samples": 90}  # type: ignore[attr-defined]
+    assert client.counts == {"samples": 90, "refused": 1}  # type: ignore[attr-defined]
 
 
 def test_new_weights_are_sampled_from_at_once_and_what_is_cached_is_forgotten(engine, codec, tmp_path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_gen.arithmetic import problems
 from selfcorrect import prompts
 from selfcorrect.errors import RecipeError
+from selfcorrect.problems.arithmetic import problems
 from selfcorrect.recipes import load_recipe
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
-from train import pretrain
+from train.embedded import pretrain
 
 TINY = pretrain.PretrainRecipe(
     phases=({"conversations": 120},),
@@ -82,7 +82,7 @@ def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
 
 
 def test_the_recipe_on_disk_describes_the_shipped_weights() -> None:
-    recipe = load_recipe(pretrain.PretrainRecipe, Path(pretrain.__file__).parent / "recipes" / "pretrain.yaml")
+    recipe = load_recipe(pretrain.PretrainRecipe, Path(pretrain.__file__).parents[1] / "recipes" / "pretrain.yaml")
     config = json.loads((EMBEDDED / "config.json").read_text())
     assert (recipe.hidden, recipe.layers, recipe.feed_forward) == (
         config["hidden_size"],

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from data_gen.arithmetic import (
+from selfcorrect import prompts
+from selfcorrect.errors import InputError
+from selfcorrect.problems.arithmetic import (
     CHANGES,
     CLAUSES,
     GROWTHS,
@@ -15,26 +17,26 @@ from data_gen.arithmetic import (
     OPENINGS,
     PRODUCTS,
     QUESTIONS,
-    Mix,
     available,
+    clause_split,
+    level,
+    problems,
+    product_split,
+)
+from selfcorrect.problems.arithmetic import Sum as Numbers
+from selfcorrect.types import Problem, Verdict
+from selfcorrect.verdicts import has_mark, parse_verdict
+from train.embedded.corpus import (
+    Mix,
     careful_solution,
     check,
-    clause_split,
     comparison,
     conversation,
     decomposition,
     drill,
-    level,
-    problems,
-    product_split,
     solution,
     wrong_value,
 )
-from data_gen.arithmetic import Sum as Numbers
-from selfcorrect import prompts
-from selfcorrect.errors import InputError
-from selfcorrect.types import Problem, Verdict
-from selfcorrect.verdicts import has_mark, parse_verdict
 
 SPLITS = ("train", "validation", "test", "pretraining")
 NUMBERS = Numbers(664, "+", 21, 685, 7)

@@ -1,10 +1,9 @@
 """Pre-train the embedded model: a tiny Llama base that solves, checks and revises arithmetic word problems.
 
-Every conversation comes from `data_gen.arithmetic` (a subprocess writes one fixed corpus; stages meet in files). The
-run is: corpus -> tokenizer -> token arrays -> ``processes`` single-threaded workers that average their gradients ->
-a standard Hugging Face folder. The forward pass below is the Llama forward written flat, about 1.4 times as fast
-on a CPU at this size as the library's; `export` loads the same tensors into ``LlamaForCausalLM``, and a test holds the
-two against one another.
+Every conversation comes from `train.embedded.corpus`. The run is: corpus -> tokenizer -> token arrays ->
+``processes`` single-threaded workers that average their gradients -> a standard Hugging Face folder. The forward pass
+below is the Llama forward written flat, about 1.4 times as fast on a CPU at this size as the library's; `export` loads
+the same tensors into ``LlamaForCausalLM``, and a test holds the two against one another.
 
     selfcorrect train pretrain --run runs/pretrain       # docs/embedded_model.md says how it got its recipe
 """
@@ -15,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -34,13 +32,13 @@ from rich.text import Text
 from torch import Tensor
 
 from selfcorrect import prompts, verdicts
-from selfcorrect.children import PYTHON
-from selfcorrect.errors import GuardError, InputError, ModelError, RecipeError
+from selfcorrect.errors import GuardError, ModelError, RecipeError
 from selfcorrect.files import append_lines, make_folder, whole_file
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.progress import meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, mark_done, stage_folder
+from train.embedded import corpus
 from train.finite import largest, require_finite
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -67,7 +65,7 @@ class PretrainRecipe:
     """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
 
     seed: int = 0
-    phases: tuple[dict[str, Any], ...] = ({"conversations": 98_304, "mix": {}},)  # data_gen.arithmetic.Phase, in order
+    phases: tuple[dict[str, Any], ...] = ({"conversations": 98_304, "mix": {}},)  # `corpus.Phase`s, in order
     vocabulary: int = 1024  # at most; merges stop where no pair is frequent
     hidden: int = 128
     layers: int = 5
@@ -120,7 +118,7 @@ def plan(recipe: PretrainRecipe, run_folder: Path = Path("runs/pretrain")) -> Re
         f"at most {parameters:,} parameters; about {recipe.conversations * 125 / 1e6:.1f} M tokens, seen once, "
         f"in {recipe.processes} processes of one thread (9,000 tokens a second on 2 shared cores)",
         Panel(
-            Text(data_gen("--count", "4", "--seed", str(recipe.seed), "--phases", json.dumps(recipe.phases))),
+            Text(corpus.examples("train", 4, recipe.seed, corpus.Phase(**recipe.phases[-1]))),
             title="problems and conversations",
         ),
     )
@@ -158,18 +156,9 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
 # --- corpus and tokenizer ---------------------------------------------------------------------------------------
 
 
-def data_gen(*options: str) -> str:
-    """Run ``python -m data_gen.arithmetic`` and return what it prints (stages do not import one another)."""
-    command = [*PYTHON, "-m", "data_gen.arithmetic", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"data_gen.arithmetic could not write the corpus: {done.stderr.strip()[-400:]}")
-    return done.stdout
-
-
 def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
-    """Have data_gen write the corpus and return it: conversations of ``[role, text, learn]`` turns."""
-    data_gen("--corpus", str(path), "--seed", str(recipe.seed), "--phases", json.dumps(recipe.phases))
+    """Write the corpus to a file and return it: conversations of ``[role, text, learn]`` turns."""
+    corpus.write_corpus(path, [corpus.Phase(**phase) for phase in recipe.phases], recipe.seed)
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -350,8 +339,8 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = f"file://{(work / 'rendezvous').resolve()}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=recipe.processes)
-    corpus = np.load(work / "tokens.npz")
-    ids, weights_of, offsets = corpus["ids"], corpus["weights"], corpus["offsets"]
+    arrays = np.load(work / "tokens.npz")
+    ids, weights_of, offsets = arrays["ids"], arrays["weights"], arrays["offsets"]
     weights = initial_weights(recipe, vocabulary_size(work.parent))
     for tensor in weights.values():
         tensor.requires_grad_()

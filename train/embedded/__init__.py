@@ -1,0 +1,1 @@
+"""The embedded model: its corpus and its pre-training."""
