@@ -29,6 +29,7 @@ from eval.budget import error_budget
 from eval.paper_tables import FEWEST_JUDGED
 from eval.report_charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
 from eval.rows import label_of
+from eval.tables import claims, paired_tests
 from eval.voting import Curve, curves
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.jsonl import read_journal, read_jsonl, write_whole
@@ -100,7 +101,11 @@ def _render(run: Path, beside: Path | None) -> str:
         evaluated += others
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_object(path)) for path in _cards(run)}
-    checks = _objects(demo, "checks")
+    results = [row for row in evaluated if row.is_result and row.scores]
+    tests, checks = _objects(demo, "tests"), _objects(demo, "checks")
+    if not demo:  # not the demo's: every pair of rows, and what each row can be asked
+        tests = paired_tests([(row.scores | {"label": row.label}, row.paths) for row in results])
+        checks = claims([row.scores | {"label": row.label} for row in results])
     scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -125,7 +130,6 @@ def _render(run: Path, beside: Path | None) -> str:
         katex_style=Markup(katex_style()),
         style=Markup(_asset("report.css")),
         run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
-        table_is_missing=not demo,
         rows=rows,
         share_columns=SHARE_COLUMNS,
         count_columns=COUNT_COLUMNS,
@@ -137,7 +141,7 @@ def _render(run: Path, beside: Path | None) -> str:
             if row.is_result and (scored := [path for path in row.paths if _scored(path)])
         ],
         voting=[(row.label, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
-        tests=_objects(demo, "tests"),
+        tests=tests,
         checks=checks,
         tested=[check for check in checks if check.get("holds") is not None],
         curves=[_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))],

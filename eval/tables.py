@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ COLUMNS = (
     ("rm_W", "RM W"),
     ("no_verdict", "no verdict"),
 )
+JUDGE_THEMSELVES = ("self-rewarding", "asked", "two-turn")
 JUDGED = ("rm_C", "rm_W", "no_verdict")
 JUDGED_TITLES = ("RM C", "RM W", "no\nverdict", "unan-\nswered", "ungra-\ndable", "cut", "tokens")
 
@@ -110,6 +112,52 @@ def phenomena(
         ),
     ]
     return [{"claim": claim, "holds": bool(holds), "evidence": evidence} for claim, holds, evidence in claims]
+
+
+def paired_tests(rows: Sequence[tuple[Mapping[str, Any], Sequence[Trajectory]]]) -> list[dict[str, Any]]:
+    """Return the paired test of every two rows (scores, paths) of one problem set, as `demo.json` holds them."""
+    found = []
+    for (a, paths_a), (b, paths_b) in combinations(rows, 2):
+        same = all(a.get(key) == b.get(key) for key in ("benchmark", "split"))
+        if same and {t.problem.id for t in paths_a if _is_scored(t)} & {t.problem.id for t in paths_b if _is_scored(t)}:
+            found.append({"a": a["label"], "b": b["label"], **to_json(compare(paths_a, paths_b))})
+    return found
+
+
+def _is_scored(path: Trajectory) -> bool:
+    return is_correct(path.final) is not None
+
+
+def claims(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the paper finds, asked of each row of a run that it is about; see `phenomena` for the demo's."""
+    found = []
+    for row in rows:
+        low, high = row.get("delta_interval") or (None, None)
+        if low is None or high is None or row.get("stop", "sampled") == "never":
+            continue
+        measured = (
+            f"Δ = {row['delta']:+.1f} [{low:+.1f}, {high:+.1f}]; Δi→c = {row['i2c']:.1f}, Δc→i = {row['c2i']:.1f}"
+        )
+        asked = [
+            (
+                row.get("loop") == "intrinsic",
+                "revising without a verdict does not help: Final ≤ Turn 1",
+                row["delta"] <= 0,
+            ),
+            ("gold" in (row.get("loop"), row.get("stop")), "the gold verdict helps: Δ > 0", low > 0),
+            (row.get("loop") in JUDGE_THEMSELVES, "the model corrects itself: Δ > 0", low > 0),
+            (
+                row.get("loop") in JUDGE_THEMSELVES,
+                "it mends at least three times what it breaks",
+                row["i2c"] >= 3 * row["c2i"] and row["i2c"] > 0,
+            ),
+        ]
+        found += [
+            {"claim": f"{row['label']}: {claim}", "holds": bool(holds), "evidence": measured}
+            for applies, claim, holds in asked
+            if applies
+        ]
+    return found
 
 
 def gain_difference(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> tuple[float, float]:

@@ -18,7 +18,8 @@ def check_choices(settings: Any) -> None:
 
     Settings within settings are checked too.
     """
-    for name, known in _closed_sets(type(settings)).items():
+    schema: Any = type(settings)
+    for name, known in _closed_sets(schema).items():
         check_choice(name, getattr(settings, name), known)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)

@@ -42,7 +42,7 @@ def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], bef
     elif module == "eval.run":
         made, figures, commands = _of_eval(recipe, run, summary)
     else:
-        made, figures, commands = _of_training(module.removeprefix("train."), recipe, run, summary)
+        made, figures, commands = _of_training(module.rsplit(".", 1)[-1], recipe, run, summary)
     lines: list[RenderableType] = [Text.assemble((f"{made}: ", "bold"), str(folder))]
     lines += [Text(figure) for figure in figures]
     if before:
@@ -195,4 +195,4 @@ def _model_of(stage: str, recipe: str) -> str:
 
 
 def _name(module: str) -> str:
-    return {"data_gen.pipeline": "gen", "eval.run": "eval"}.get(module, module.replace("train.", "train "))
+    return {"data_gen.pipeline": "gen", "eval.run": "eval"}.get(module, "train " + module.rsplit(".", 1)[-1])

@@ -11,6 +11,7 @@ A record stays readable as a recipe. Two recipes that differ in their secrets al
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,8 +74,8 @@ def redacted_text(text: str) -> str:
 
 
 def redacted_command(arguments: Sequence[str]) -> str:
-    """Return a command line as one text. ``key=value`` arguments are read as the recipe's overrides are."""
-    return " ".join(map(_redacted_argument, arguments))
+    """Return a command line quoted for a shell. ``key=value`` arguments are read as the recipe's overrides are."""
+    return shlex.join(map(_redacted_argument, arguments))
 
 
 def is_secret(name: str) -> bool:

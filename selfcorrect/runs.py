@@ -17,7 +17,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -327,8 +327,14 @@ def provenance() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := package_version(name))},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": redacted_command(sys.argv),
+        "command": redacted_command(_runnable(sys.argv)),
     }
+
+
+def _runnable(words: Sequence[str]) -> list[str]:
+    """Return a command line as a user types it: ``selfcorrect``, not the path of the file that ran."""
+    ours = {"selfcorrect", "__main__", "cli"}
+    return ["selfcorrect", *words[1:]] if words and Path(words[0]).stem in ours else list(words)
 
 
 def _note_resumed(path: Path) -> None:

@@ -124,9 +124,24 @@ def test_the_table_the_tests_and_the_checks(tmp_path: Path) -> None:
     assert any("30 judgements" in (tag[1].get("aria-label") or "") for tag in page.tags if tag[0] == "svg")
 
 
-def test_rows_without_a_table_come_from_the_scores(tmp_path: Path) -> None:
-    write_row(tmp_path, "ift", [path(RIGHT, verdict=Verdict.CORRECT)])
-    assert "these rows come from eval/*/scores.json" in read(tmp_path).text
+def test_own_runs_have_tests_and_claims_without_the_demos_table(tmp_path: Path) -> None:
+    kept = [path(RIGHT, verdict=Verdict.CORRECT, key=f"p-{i}") for i in range(20)]
+    mended = [path(WRONG, RIGHT, verdict=Verdict.WRONG, key=f"p-{i}") for i in range(20, 40)]
+    lost = [path(WRONG, verdict=Verdict.CORRECT, key=f"p-{i}") for i in range(20, 40)]
+    for name, label, paths in (("ift", "my IFT", kept + mended), ("base", "my base", kept + lost)):
+        scores = write_row(tmp_path, name, paths, label) | {
+            "label": label,
+            "benchmark": "mine",
+            "loop": "self-rewarding",
+        }
+        write_json(tmp_path / "eval" / name / "scores.json", scores)
+    page = read(tmp_path)
+    assert "demo.json" not in page.text
+    missing = [line for line in page.text.splitlines() if "Missing:" in line]
+    assert not any("paired tests" in line or "check list" in line for line in missing)
+    words = " ".join(page.text.split())
+    assert "my basemy IFT+50.0+31.8 to +63.402040< 0.001" in words
+    assert "my IFT: the model corrects itself: Δ > 0" in words
 
 
 def test_a_method_that_never_judges_has_no_share_without_verdict(tmp_path: Path) -> None:
