@@ -27,6 +27,7 @@ from rich.text import Text
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.files import make_folder, open_own
+from selfcorrect.jsonl import write_json
 from selfcorrect.printing import note
 from selfcorrect.progress import EVENTS, bar_columns, console
 from selfcorrect.runs import finished, is_done
@@ -100,7 +101,7 @@ def show_plan(steps: Sequence[Step]) -> RenderableType:
 
 
 def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> dict[str, float]:
-    """Run a plan and return the seconds of each step that ran.
+    """Run a plan and return the seconds that each step took, now or in an earlier call (``logs/seconds.json``).
 
     Raises SelfCorrectError naming the first failure, or a finished step that lost something since.
     """
@@ -110,7 +111,8 @@ def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> d
     done = {step.name for step in steps if finished(step.folder) is not None}
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
-    seconds: dict[str, float] = {}
+    took = logs / "seconds.json"
+    seconds: dict[str, float] = json.loads(took.read_text(encoding="utf-8")) if took.exists() else {}
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no step outlives its plan
     with Progress(*bar_columns(), console=console) as display:
         overall = display.add_task("all steps", total=len(steps), completed=len(done), note="")
@@ -125,6 +127,7 @@ def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> d
                 for name in [name for name, child in running.items() if child.finished()]:
                     child = running.pop(name)
                     seconds[name] = child.end()
+                    write_json(took, seconds)
                     done.add(name)
                     display.update(overall, advance=1, note=f"{name}: {seconds[name]:.0f} s")
         finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from selfcorrect.cli import main
-from selfcorrect.errors import SelfCorrectError
+from selfcorrect.errors import RunFolderError, SelfCorrectError
+from selfcorrect.jsonl import write_json
 from selfcorrect.study import Step, demo_steps, run_steps, show_plan
 
 
@@ -106,6 +108,22 @@ def test_a_plan_runs_in_order_skips_what_is_done_and_shows_a_failure(tmp_path: P
         run_steps(steps, tmp_path)
     assert "correct" in (tmp_path / "logs" / "good.log").read_text()
     assert not (tmp_path / "logs" / "finished.log").exists()
+    assert json.loads((tmp_path / "logs" / "seconds.json").read_text()).keys() == {"good"}
+
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "a" / "DONE", {})
+    assert run_steps(steps[:2], tmp_path).keys() == {"good"}, "what a step took stays known when nothing is to do"
+    write_json(done / "DONE", {"files": {"weights": {"bytes": 3, "sha256": ""}}})
+    with pytest.raises(RunFolderError, match="weights is missing"):
+        run_steps(steps, tmp_path)
+
+
+def test_a_child_may_print_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = b'\xff\xfe \x80 no UTF-8\n{"progress" no event\n{"progress": "x"}\n' * 20_000  # more than a pipe holds
+    code = f"import sys; sys.stdout.buffer.write({odd[: len(odd) // 20_000]!r} * 20_000)"
+    monkeypatch.setattr("selfcorrect.study.selfcorrect_command", lambda arguments: [sys.executable, "-c", code])
+    assert run_steps([Step("odd", (), tmp_path / "never")], tmp_path).keys() == {"odd"}
+    assert (tmp_path / "logs" / "odd.log").read_text() == odd.decode(errors="replace")
 
 
 def test_the_demo_plan_is_closed() -> None:
