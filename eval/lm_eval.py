@@ -91,11 +91,8 @@ def read_samples(file: Path, source: str) -> SampleLog:
         if "selfcorrect" in row:
             paths.append(Trajectory.from_json(row["selfcorrect"]))
             continue
-        try:
-            identity = (str(row["doc_id"]), str(row.get("doc_hash")))
-            responses = [str(text) for text in row["resps"][0]]
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{file}, row {number}: not a sample of lm-evaluation-harness ({error!r})") from error
+        responses = _responses(row, f"{file}:{number}")
+        identity = (str(row.get("doc_id", number)), str(row.get("doc_hash")))
         if isinstance(row.get("exact_match"), (int, float)):
             matches.append((str(row.get("filter")), identity, row["exact_match"] > 0.5))
         if identity in places:
@@ -124,6 +121,26 @@ def read_samples(file: Path, source: str) -> SampleLog:
     return SampleLog(graded, dict(dropped), agreed, sampling)
 
 
+def _responses(row: Mapping[str, Any], where: str) -> list[str]:
+    """Return the texts that were generated for a document; one that is null is empty, and so unanswered.
+
+    Raises DataError for a row that is none of the harness, and for one of a task that generates nothing: where choices
+    are scored, ``resps`` holds a log-likelihood for each.
+    """
+    requests = row.get("resps")
+    if not isinstance(requests, list) or not requests:
+        raise DataError(f"{where}: not a sample of lm-evaluation-harness: it has no 'resps'")
+    first = requests[0] if isinstance(requests[0], list) else requests
+    if any(not isinstance(text, str) and text is not None for text in first):
+        raise DataError(
+            f"{where}: no generated text: this log is of a task that scores the log-likelihood of given choices "
+            f"(resps: {str(requests)[:60]}); only logs of generate_until tasks have answers to grade"
+        )
+    if not first:
+        raise DataError(f"{where}: not a sample of lm-evaluation-harness: 'resps' is empty")
+    return [text or "" for text in first]
+
+
 def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document's level, subject and the like, which budgets are split by."""
     doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
@@ -141,13 +158,27 @@ def _sampling(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a document's question and reference answer; what it does not say itself, the prompt and target do."""
     doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
+    question, gold = "", ""
     with suppress(OddRow, KeyError):
         read = read_problem(doc)
-        return read.question, read.gold
+        question, gold = read.question, read.gold
+    return question or _prompt(row), gold or _target(row)
+
+
+def _prompt(row: Mapping[str, Any]) -> str:
     arguments = row.get("arguments")
-    first = arguments.get("gen_args_0", {}) if isinstance(arguments, Mapping) else {}
-    return str(first.get("arg_0", "")), str(row.get("target", "")).strip()
+    first = arguments.get("gen_args_0") if isinstance(arguments, Mapping) else None
+    return str(first.get("arg_0") or "") if isinstance(first, Mapping) else ""
+
+
+def _target(row: Mapping[str, Any]) -> str:
+    """Return what the harness compares with; empty where it is nothing, or several things."""
+    target = row.get("target")
+    if isinstance(target, list):
+        target = target[0] if len(target) == 1 else None
+    return str(target).strip() if isinstance(target, (str, int, float)) and not isinstance(target, bool) else ""
 
 
 def _hash(text: str) -> str:

@@ -174,8 +174,43 @@ def test_several_responses_become_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", [{"doc_id": 0}, {"doc_id": 0, "resps": []}, {"no": "sample"}])
 def test_what_is_no_sample_log_is_refused(tmp_path: Path, broken: dict[str, object]) -> None:
     write_jsonl(tmp_path / "s.jsonl", [broken])
-    with pytest.raises(DataError, match="row 1: not a sample"):
+    with pytest.raises(DataError, match=r"s.jsonl:1: not a sample"):
         import_samples(tmp_path / "s.jsonl", "r", "R", "math", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "resps",
+    [
+        [[[-12.3, False]], [[-2.1, True]]],
+        [[-12.3, False], [-2.1, True]],
+        [[["-12.3", "False"]], [["-2.1", "True"]]],
+        [-12.3, -2.1],
+        [[{"logprob": -1}]],
+    ],
+)
+def test_a_log_of_likelihoods_has_no_answers_to_grade(tmp_path: Path, resps: list[object]) -> None:
+    row = foreign(0, {"question": "Which?"}, [""]) | {"resps": resps, "target": 1}
+    write_jsonl(tmp_path / "s.jsonl", [row])
+    with pytest.raises(DataError, match=r"s.jsonl:1: no generated text"):
+        import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
+    assert not (tmp_path / "eval").exists()
+
+
+def test_what_a_document_lacks_the_target_and_the_prompt_say(tmp_path: Path) -> None:
+    mgsm = {"question": "3+4?", "answer": None, "answer_number": 7, "equation_solution": None}
+    docs = [mgsm, {"problem": None, "solution": None, "answer": "7"}, {"question": "3+4?", "answer": ""}, {}]
+    rows = [foreign(i, doc, ["The answer is 7."]) | {"target": "7"} for i, doc in enumerate(docs)]  # type: ignore[arg-type]
+    rows.append(foreign(9, {"question": "3+4?", "answer": "#### 7"}, [None]))  # type: ignore[list-item]
+    rows.append(foreign(10, {"question": "3+4?", "answer": "#### 7"}, ["x"]) | {"resps": ["So #### 7"]})
+    rows.append(foreign(11, {"question": "3+4?"}, ["7"]) | {"target": ["7", "seven"]})
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
+    scores = read_json(tmp_path / "eval" / "r" / "scores.json")
+    paths = {t.problem.id: t for t in read_trajectories(tmp_path / "eval" / "r")}
+    assert [paths[f"s-{i}"].problem.gold for i in range(4)] == ["7"] * 4
+    assert paths["s-1"].problem.question.startswith("Question: 3+4?")
+    assert (scores["n"], scores["unanswered"], scores["final"]) == (6, 1, 83.33)
+    assert scores["dropped"] == {"reference answer unreadable": 1}
 
 
 LOG = Path(__file__).parent / "data" / "samples_word_problems.jsonl"
