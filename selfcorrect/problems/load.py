@@ -153,6 +153,7 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
     usable: list[Problem] = []
     tally = _Tally()
     seen: set[str] = set()
+    filterable: set[str] = set()
     for row in _candidates(recipe):
         if end is not None and len(usable) == end:
             break
@@ -160,8 +161,8 @@ def load_problems(recipe: ProblemsRecipe, gold_is_readable: Callable[[str, str],
             tally.drop(row.reason, row.place, is_odd=row.reason not in references.REASONS)
             continue
         problem, question = row.problem, normalised_question(row.problem.question)
-        found = None
-        if not all(_matches(problem, key, wanted) for key, wanted in recipe.where.items()):
+        filterable |= problem.meta.keys()
+        if not all(_matches(problem, key, wanted, filterable) for key, wanted in recipe.where.items()):
             tally.drop("outside problems.where", row.place)
         elif question in seen:
             tally.drop("duplicate question", row.place)
@@ -341,9 +342,14 @@ def _refuse_unknown(first: Placed, fields: Mapping[str, str] | None, source: str
         ) from missing
 
 
-def _matches(problem: Problem, key: str, wanted: Any) -> bool:
-    """True where a problem's value is the one wanted, is one of several, or lies within {min, max}."""
+def _matches(problem: Problem, key: str, wanted: Any, known: set[str]) -> bool:
+    """True where a problem's value is the one wanted, is one of several, or lies within {min, max}.
+
+    A problem without the key is outside, where ``known`` says that one before it had it; else the key is unknown.
+    """
     row = problem.meta
+    if key not in row and key in known:
+        return False
     if key not in row:
         raise DataError(
             f"problems.where asks for {key!r}{nearest(key, row)}, which problem {problem.id} has not; it has "

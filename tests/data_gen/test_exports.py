@@ -91,6 +91,17 @@ def test_pass_rates_are_problems_to_filter(finished) -> None:
     assert all(problem.meta["pass_rate"] <= 0.5 for problem in kept)
 
 
+@pytest.mark.parametrize(("trainer", "file"), [("trl", "jsonl"), ("openrlhf", "jsonl"), ("verl", "parquet")])
+def test_exported_prompts_are_problems_again(finished, codec, trainer, file) -> None:
+    from selfcorrect.problems import load_problems
+
+    export(finished, [trainer], codec)
+    said = lambda path: [(p.question, p.gold) for p in load_problems(ProblemsRecipe(source=str(path))).problems]
+    ours = said(finished / "data/prompts.jsonl")
+    assert len(ours) == 10
+    assert said(finished / f"export/{trainer}/prompts.{file}") == ours
+
+
 # --- schemas ------------------------------------------------------------------------------------------------------
 
 

@@ -415,3 +415,33 @@ def test_where_reads_nested_keys(tmp_path) -> None:
     found = load(tmp_path, *rows, where={"extra_info.level": {"min": 3}})
     assert [problem.gold for problem in found.problems] == ["3", "4"]
     assert found.dropped == {"outside problems.where": 3}
+
+
+def test_where_leaves_out_rows_without_the_key_that_others_have(tmp_path) -> None:
+    rows = [{"question": f"q{n}", "answer": "1", "level": n} for n in range(3)]
+    del rows[1]["level"]
+    assert [problem.id for problem in load(tmp_path, *rows, where={"level": {"min": 0}}).problems] == ["x-0", "x-2"]
+
+
+# --- the inputs that failed -------------------------------------------------------------------------------------------
+
+
+def test_the_rows_that_failed_are_read_or_dropped_or_named(tmp_path, shared) -> None:
+    """Every row of ../shared/cases: no traceback, and what is lost is counted or named by file:line."""
+    cases = [json.loads(line) for line in (shared / "cases" / "faults.jsonl").read_text().splitlines()]
+    tried = 0
+    for case in cases:
+        given = case["input"]
+        rows = [json.loads(row) for row in given.get("jsonl", [])] or ([given["row"]] if "row" in given else [])
+        if case["area"] != "data" or not rows:
+            continue
+        tried += 1
+        try:
+            found = load(tmp_path, *rows, fields=given.get("fields", {}))
+        except DataError as error:
+            unnamed = "x.jsonl:" not in str(error)
+            assert not unnamed, case["id"]
+        else:
+            assert len(found.problems) + sum(found.dropped.values()) == len(rows), case["id"]
+            assert all(problem.question.encode() and problem.gold for problem in found.problems), case["id"]
+    assert tried >= 15
