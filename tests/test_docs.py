@@ -114,6 +114,11 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
 
 
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
+
+
 def test_every_cited_section_and_equation_of_the_method_exists() -> None:
     method = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     for path in PAGES + SOURCES:
