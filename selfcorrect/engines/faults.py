@@ -52,10 +52,14 @@ def broken(name: str, detail: str) -> ServerFault:
 def refusal(status: Any, said: str, rest: str = "") -> EngineError:
     """Return what a status other than 200 means: a fault that passes, one that does not, or a refused request.
 
+    Error events within a stream have one too, or a code of any other kind, which passes.
+
     ``rest`` is the server's Retry-After.
     """
     said = clean(said.strip()[:500])
-    if type(status) is not int or status in RETRIED or status >= 500:
+    if type(status) is not int or not 100 <= status < 600:
+        return ServerFault("error event", said)
+    if status in RETRIED or status >= 500:
         rest_s = min(LONGEST_PAUSE_S, float(rest)) if rest.isdecimal() else None
         return ServerFault(f"HTTP {status}", said, accident=status not in OVERLOADED, rest_s=rest_s)
     if status in ABOUT_THE_REQUEST:

@@ -24,6 +24,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
 
 import httpx2
@@ -111,6 +112,7 @@ class OpenAIEngine:
         self._secrets = sorted((one for one in known if one and len(one) >= SHORTEST_SECRET), key=len, reverse=True)
         self._http = httpx2.AsyncClient(
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept: servers could pile them up
             timeout=httpx2.Timeout(silence_s, connect=min(10.0, silence_s), pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         )

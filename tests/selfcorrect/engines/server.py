@@ -344,6 +344,15 @@ def listed(*models: dict[str, Any]) -> Fault:
     return lambda handler: handler.send_json(200, {"data": models})
 
 
+def with_cookies(handler: Handler) -> None:
+    """Fail with a hundred cookies."""
+    handler.send_response(500)
+    for n in range(100):
+        handler.send_header("Set-Cookie", f"c{n}=x; Path=/")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 def informational(handler: Handler) -> None:
     """Send 100 Continue without end."""
     ends_at = time.monotonic() + 30
@@ -397,7 +406,15 @@ ODD: dict[str, tuple[Fault, str]] = {
     ),
     "broken JSON": (raw(b'data: {"choices": [}\n\n'), "retries: garbled stream"),
     "bytes that are no text": (raw(b"data: \xff\xfe\x00\n\n"), "retries: garbled stream"),
-    "an error event without a code": (raw(b'data: {"error": "dead"}\n\n'), "retries: HTTP None"),
+    "an error event without a code": (raw(b'data: {"error": "dead"}\n\n'), "retries: error event"),
+    "an error event with a code of its own": (
+        raw(b'data: {"error": {"code": "\\u001b]0;", "message": "dead"}}\n\n'),
+        "retries: error event",
+    ),
+    "an error event with a number that is no status": (
+        raw(b'data: {"error": {"code": 1000000000000, "message": "dead"}}\n\n'),
+        "retries: error event",
+    ),
     # what does not pass: an error at once, counted under this name
     "tokens without end": (endless(event([ONE]) * 64), "errors: no end"),
     "text without end": (endless(event([{"text": "a" * 65536, "finish_reason": None}])), "errors: no end"),

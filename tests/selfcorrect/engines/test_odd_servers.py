@@ -182,6 +182,16 @@ def test_the_pause_that_a_server_asks_for_is_bounded() -> None:
         assert fault.rest_s == rest_s
 
 
+def test_cookies_are_not_kept(folder, saved_codec) -> None:
+    with servers.Server(saved_codec, script, servers.vllm, lambda n: servers.with_cookies if n % 2 else None) as server:
+        engine = connected(folder, server.url)
+        for request in asked(saved_codec, 4):
+            asyncio.run(engine.sample(request))
+        asyncio.run(engine.close())
+    assert len(server.headers) == 7, "three were asked again"
+    assert not [headers for headers in server.headers if "Cookie" in headers]
+
+
 # --- keys and passwords ----------------------------------------------------------------------------------------------
 
 KEY = "sk-MARKEDKEY-0123456789abcdef"
