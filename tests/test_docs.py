@@ -16,6 +16,7 @@ import pytest
 
 from selfcorrect.correction import Method
 from selfcorrect.recipes import load_recipe
+from selfcorrect.types import StopReason
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -136,6 +137,12 @@ def test_every_column_of_the_result_tables_is_in_the_glossary() -> None:
     titles |= {title.replace("-\n", "").replace("\n", " ") for title in tables.JUDGED_TITLES}
     for title in sorted(titles):
         assert f"**{title}**" in glossary, f"no entry for the column {title!r}"
+
+
+def test_every_way_in_which_a_trajectory_ends_is_in_the_glossary() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^\| \*\*stop\*\* \|.*$", glossary, re.MULTILINE)
+    assert [stop for stop in StopReason if stop and f"`{stop}`" not in entry] == []
 
 
 def test_every_method_of_evaluation_is_in_the_glossary() -> None:
