@@ -140,11 +140,13 @@ _BOX = re.compile(r"\\f?boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 _THOUGHT = re.compile(r"</think(?:ing)?>")
 _OPENER = re.compile(
-    r"\n\n\s*[*_#\s]*(?:check|self-evaluation|verif|evaluation\b|(?:now |so )?(?:let me|let us|let's|i will|i'll) "
+    r"\n\n\s*[*_#\s]*(?:\[\s*verify\s*\]|check|self-evaluation|verif|evaluation\b"
+    r"|(?:now |so )?(?:let me|let us|let's|i will|i'll) "
     r"(?:now )?(?:re-?)?(?:check|verif|evaluat|review)|to verify\b)",
     re.IGNORECASE,
 )
-"""How a self-evaluation opens: the paragraph that `data_gen` writes, and the wordings of models that are asked."""
+"""How a self-evaluation opens: the paragraph that `data_gen` writes, a mark (even a malformed one), and the wordings of
+models that are asked."""
 
 
 def _attempt_end(text: str, start: int, end: int) -> int:

@@ -12,6 +12,8 @@ from selfcorrect.correction import LoopSettings, Method, grade_trajectories, par
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import InputError
+from selfcorrect.metrics import path_faults
+from selfcorrect.rewards import final_correctness
 from selfcorrect.stopping import Calibrator, Stop, StopRule
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Outcome, Problem, Role, SelfEvaluation, Trajectory, Verdict
@@ -61,6 +63,63 @@ def test_every_way_a_path_can_end(
     assert path.stop == stop
     assert [attempt.answer for attempt in path.attempts] == answers
     assert [evaluation.verdict for evaluation in path.evaluations] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "answers"),
+    [
+        ("First try: \\boxed{3}.\n\nWait, recheck: so \\boxed{4}.", "stop", ["4"]),
+        (f"We will write \\boxed{{answer}}.\n\nThe answer is \\boxed{{4}}.\n\n{RIGHT}", "stop", ["4"]),
+        (f"Put it in \\boxed{{}}.\n\nSo \\boxed{{4}}.\n\n{RIGHT}", "stop", ["4"]),
+        (f"The roots are \\boxed{{1}}\n\nand\n\n\\boxed{{2}}.\n\n{RIGHT}", "stop", ["1, 2"]),
+        (f"<think>\\boxed{{3}}</think>\n\nIt is \\boxed{{4}}.\n\n{RIGHT}", "stop", ["4"]),
+        (f"{B}\n\nLet me verify: 2+2 is not \\boxed{{5}}.\n{RIGHT}", "stop", ["4"]),
+        (f"{B}\n\nIt is \\boxed{{5}}, or not. [VERIFY] correct.", "stop", ["4"]),
+        (f"{B}\n\nCheck:\n2+2=\\boxed{{5}}\n\nstill\n{RIGHT}", "stop", ["4"]),
+        (f"{A}\n\n{WRONG}\n\nA draft \\boxed{{3}}\n\nno: \\boxed{{4}}\n\n{RIGHT}", "stop", ["5", "4"]),
+        ("So 2+2=4 and now I need to", "length", [None]),
+        ("The answer is 4", "length", [None]),
+        ("The answer is 4.\n\nBut wait", "length", ["4"]),
+        (f"{A}\n\n{WRONG}\n\nAgain: the answer is 4", "length", ["5", None]),
+        ("<think>perhaps \\boxed{4}? or", "length", [None]),
+    ],
+)
+def test_the_last_box_before_the_self_evaluation_answers(
+    codec: ChatCodec, text: str, finish: str, answers: list[str | None]
+) -> None:
+    path = parse(codec, text, finish)
+    assert [attempt.answer for attempt in path.attempts] == answers
+    (graded,) = grade_trajectories([path])
+    assert [attempt.answer for attempt in graded.attempts] == answers
+    if answers[-1] is None:
+        assert path.final.cut
+        assert final_correctness(graded) == 0.0
+        assert Trajectory.from_json(graded.to_json()).final.cut
+
+
+def test_a_box_in_the_self_evaluation_is_a_fault_and_no_answer(codec: ChatCodec) -> None:
+    path = parse(codec, f"{B}\n\nCheck: \\boxed{{5}}\n{RIGHT}")
+    assert path.final.answer == "4"
+    assert "answer boxed in a self-evaluation" in path_faults(path)
+
+
+@pytest.mark.parametrize("method", ["single-turn", "intrinsic", "self-rewarding"])
+def test_a_message_that_the_budget_cut_answers_only_what_it_states(codec: ChatCodec, method: Method) -> None:
+    path, _ = run(codec, LoopSettings(method, max_tokens=5), lambda request, prompt: "664+2=666 so \\boxed{666}")
+    assert path.stop == "length"
+    assert path.final.answer is None
+    assert path.final.cut
+    (graded,) = grade_trajectories([path])
+    assert graded.final.grade is not None
+    assert graded.final.grade.unanswered
+
+
+def test_a_stated_tolerance_reaches_the_grade(codec: ChatCodec) -> None:
+    path = parse(codec, "So \\boxed{4.25}")
+    problem = Problem("p", "What is 2.1 times 2?", "4.2", "olympiadbench", {"tolerance": "1e-1"})
+    (graded,) = grade_trajectories([replace(path, problem=problem)])
+    assert graded.final.grade is not None
+    assert graded.final.grade.correct
 
 
 def test_spans_cover_the_path_without_gap_and_say_whose_words(codec: ChatCodec) -> None:
