@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo test test-slow test-engines engines check install format clean
+.PHONY: demo test test-slow test-engines engines check audit install format clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -35,6 +35,9 @@ check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit:  ## known advisories of the pinned packages and of the oldest that are admitted; needs pypi.org
+	.ci/audit
 
 install: $(STAMP)  ## .venv with pinned packages (about 3 minutes)
 
