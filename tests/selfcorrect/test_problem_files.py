@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from selfcorrect.errors import DataError
 from selfcorrect.problems import ProblemsRecipe, load_problems
@@ -155,3 +158,19 @@ def test_long_texts_and_numbers_come_whole(tmp_path) -> None:
     assert loaded(tmp_path / "x.jsonl") == [(long, digits)]
     (tmp_path / "x.csv").write_text(f'question,answer\n"{long}",{digits}\n')
     assert loaded(tmp_path / "x.csv") == [(long, digits)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.xz", ".csv.bz2"]),
+    st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.sampled_from([*'[]{}",:;\t\n\r\\', "question", "answer", "1", "null", "\ufeff"])).map("".join),
+    ),
+    st.sampled_from(ENCODINGS),
+)
+def test_no_file_ends_in_a_traceback(tmp_path, ending, content, encoding) -> None:
+    data = content if isinstance(content, bytes) else content.encode(encoding)
+    (tmp_path / f"x{ending}").write_bytes(PACKERS.get(ending[-3:], lambda raw: raw)(data) if len(data) % 2 else data)
+    with contextlib.suppress(DataError):
+        loaded(tmp_path / f"x{ending}")

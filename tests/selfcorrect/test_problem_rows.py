@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from selfcorrect.errors import DataError
 from selfcorrect.problems import Loaded, ProblemsRecipe, load_problems
@@ -445,3 +447,38 @@ def test_the_rows_that_failed_are_read_or_dropped_or_named(tmp_path, shared) -> 
             assert len(found.problems) + sum(found.dropped.values()) == len(rows), case["id"]
             assert all(problem.question.encode() and problem.gold for problem in found.problems), case["id"]
     assert tried >= 15
+
+
+KEYS = st.sampled_from(
+    ["problem", "question", "prompt", "messages", "input", "answer", "gold", "label", "correct", "solution", "response"]
+    + ["options", "choices", "context", "error", "reward_model", "ground_truth", "question_type", "role", "content"]
+    + ["from", "value", "text", "type", "Numbers", "level", "source", "A", "B", "0", "1"]
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["\ud83d", "[{", '["1"]']),
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.dictionaries(KEYS, JSON, max_size=6), JSON), min_size=1, max_size=4))
+def test_no_row_of_json_ends_in_a_traceback(tmp_path, rows) -> None:
+    try:
+        found = load(tmp_path, *rows)
+    except DataError:
+        return
+    json.dumps(found.record(), allow_nan=False)
+    for problem in found.problems:
+        json.dumps(problem.meta, allow_nan=False)
+        assert problem.question.encode()
+        assert problem.gold.encode()
+    assert found.report()
