@@ -23,8 +23,9 @@ AGREED = 100
 DIGITS = (130, 500, 2_000, 12_000)
 """Working precisions, tried in turn until the question is settled."""
 POINTS = 12
-"""Points at which expressions with letters must agree; constants are compared once."""
-_MOST_DRAWS = 48
+"""Points at which expressions with letters must agree, of at least _LEAST_DRAWS; constants are compared once."""
+_LEAST_DRAWS = 24
+_MOST_DRAWS = 96
 _BITS = int(AGREED * 3.33)
 _LARGEST_DOUBLE_FACTORIAL = 5_000
 _FAILURES = (Undefined, Unreadable, TooLarge, OverflowError, ValueError, ZeroDivisionError, TypeError, ArithmeticError)
@@ -234,17 +235,18 @@ _NOWHERE_REAL = "no point where both are real"
 def _at_points(
     response: Node, gold: Node, integers: frozenset[str], positive: bool, *, real: bool, wanted: int
 ) -> tuple[bool | None, str]:
-    agreed = outside = 0
+    agreed = 0
+    draws = _LEAST_DRAWS if wanted > 1 else 1
     for index in range(_MOST_DRAWS if wanted > 1 else 1):
-        sight = _look(response, gold, Point(index, integers=integers, positive=positive or index % 3 > 0), real)
+        signed = not positive and index // 4 % 2 == 1
+        sight = _look(response, gold, Point(index, integers=integers, positive=not signed), real)
         if sight is Sight.DIFFERENT:
             return False, "at a point" if wanted > 1 else "in their digits"
         if sight is Sight.UNSEEN:
             return None, "a point where a side has no value"
         agreed += sight is Sight.EQUAL
-        outside += sight is Sight.OUTSIDE
-        if agreed == wanted:
-            return True, f"at {wanted} points to {AGREED} digits" if wanted > 1 else f"to {AGREED} digits"
+        if agreed >= wanted and index + 1 >= draws:
+            return True, f"at {agreed} points to {AGREED} digits" if wanted > 1 else f"to {AGREED} digits"
     return None, _NOWHERE_REAL if not agreed else "few points where both have a value"
 
 

@@ -175,8 +175,8 @@ _COMPLEX_CALLS: Mapping[str, Any] = {
 class Point:
     """One assignment of values to whatever symbols a tree has; the same name has the same value on both sides.
 
-    Letters in ``integers`` are whole numbers. Of the others, every third point takes all from (0, 1), every third all
-    from (0, 3); the rest mixes these and (3, 9). Where not ``positive``, about half are negative.
+    Letters in ``integers`` are whole numbers. Of four points in turn the first takes all others from (0, 3), the
+    second from (0, 1), the fourth from (10, 5000), the third from anywhere. Where not ``positive``, half are negative.
     """
 
     def __init__(self, index: int, *, integers: frozenset[str] = frozenset(), positive: bool = True) -> None:
@@ -189,10 +189,10 @@ class Point:
         seed = crc32(f"{name}|{self.index}".encode("utf-8", "surrogatepass"))
         if name in self.integers:
             return (2 + seed % 11, 1) if self.index % 2 == 0 else (4 + seed % 89, 1)
-        region = self.index % 3
+        region = self.index % 4
         if region == 2:
-            region = (seed >> 8) % 3
-        top = (331 + seed % 1999, 37 + seed % 701, 2411 + seed % 4783)[region]
+            region = (0, 1, 3)[(seed >> 8) % 3]
+        top = {0: 331 + seed % 1999, 1: 37 + seed % 701, 3: 7970 + seed % 3_970_000}[region]
         if not self.positive and (seed >> 16) & 1:
             top = -top
         return top, 797

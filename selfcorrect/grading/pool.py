@@ -120,10 +120,10 @@ class Worker:
     def _line(self, seconds: float) -> dict[str, Any] | None:
         stdout = self.process.stdout
         assert stdout is not None
-        until, spent = time.monotonic() + seconds, self._cpu_s()
+        until, spent = time.monotonic() + seconds, self.cpu_s()
         while b"\n" not in self.buffer:
             left = until - time.monotonic()
-            if left <= 0 or (seconds <= HARD_S and self._cpu_s() - spent > HARD_CPU_S):
+            if left <= 0 or (seconds <= HARD_S and self.cpu_s() - spent > HARD_CPU_S):
                 self.late = True
                 return None
             if not select.select([stdout], [], [], min(left, 0.1))[0]:
@@ -139,7 +139,7 @@ class Worker:
             return None
         return reply if isinstance(reply, dict) else None
 
-    def _cpu_s(self) -> float:
+    def cpu_s(self) -> float:
         """Return the CPU seconds the process has used; 0 where the system does not tell."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()

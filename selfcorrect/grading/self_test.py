@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from selfcorrect.grading.grader import grade
+from selfcorrect.grading.nodes import num
+from selfcorrect.grading.pool import has_value
 from selfcorrect.types import Outcome
 
 _C, _W, _U = Outcome.CORRECT, Outcome.WRONG, Outcome.UNGRADABLE
@@ -55,8 +57,11 @@ WORKER_PAIRS: tuple[tuple[str, str, str, Outcome], ...] = (
 
 
 def self_test(*, workers: bool = True) -> list[str]:
-    """Return one line for each pair that grades otherwise than known: empty where the grader works."""
-    failures = []
+    """Return one line for each pair that grades otherwise than known: empty where the grader works.
+
+    A worker is started in any case: raises GraderError where none can be.
+    """
+    failures = [] if has_value(num("1"), positive=False).verdict else ["a worker does not know that 1 has a value"]
     for response, gold, source, expected in PAIRS + (WORKER_PAIRS if workers else ()):
         result = grade(response, gold, source=source)
         if result.outcome is not expected:

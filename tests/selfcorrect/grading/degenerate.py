@@ -25,31 +25,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from selfcorrect.grading import gold_is_readable, grade
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     """Return the entries of a table: two blanks or a line break stand between them."""
     return re.split(r"\s{2,}", text.strip())
 
 
-ZERO = _listed(r"""
+ZERO = listed(r"""
     0  (1-1)  \ln 1  \sin\pi  (\sin^2 1+\cos^2 1-1)  (\sqrt{5+2\sqrt6}-\sqrt2-\sqrt3)  (x-x)  \log_5 1
     (2^{100000}-4^{50000})  \cos\frac{\pi}{2}  (e^{\ln 3}-3)  \lfloor 0.5\rfloor  (\frac12-0.5)  0^2
 """)
-POLES = _listed(r"""
+POLES = listed(r"""
     \ln {z}  \log {z}  \lg({z})  \frac{{1}}{{{z}}}  \frac{{x}}{{{z}}}  ({z})^{{-1}}  ({z})^{{-2}}  \cot {z}
     \csc {z}  \coth({z})  \Gamma({z})  \operatorname{{arctanh}}(1-{z})  \log_{{1-{z}}} 5
     \tan(\frac{{\pi}}{{2}}+{z})  \sec(\frac{{\pi}}{{2}}+{z})  \sqrt[{z}]{{5}}  ({z}-3)!  \ln\ln(1+{z})
     \frac{{{z}}}{{{z}}}  ({z})^{z}  ({z})^{{i}}  \frac{{\ln(1+{z})}}{{{z}}}  \ln|{z}|  5 \bmod {z}
 """)
-DIVERGENT = _listed(r"""
+DIVERGENT = listed(r"""
     \sum_{k=1}^{\infty} k  \sum_{k=1}^{\infty}\frac1k  \int_0^1 \frac{1}{t}\,dt  \int_{-1}^{1}\frac{1}{t}\,dt
     \lim_{t\to 0}\frac1t  \lim_{t\to\infty} t  \prod_{k=1}^{\infty} 2  \sum_{k=1}^{\infty}(-1)^k
     \lim_{t\to\infty}\sin t  \int_1^{\infty} t\,dt  \infty  (\infty-\infty)  \frac{\infty}{\infty}
     \lim_{t\to 0}\frac{|t|}{t}  \sum_{k=1}^{\infty}2^k  \int_{-1}^{1}\frac{1}{t^2}\,dt
 """)
-EMPTY = _listed(r"""
+EMPTY = listed(r"""
     \sum_{k=5}^{1} k  \prod_{k=9}^{2} k  \int_2^2 \frac{1}{t-2}\,dt  \sum_{k=3}^{2} k^2  \sum_{k=1}^{0}\frac1k
 """)
-NAMES = _listed(r"""
+NAMES = listed(r"""
     \text{%s}  \mathrm{%s}  \mbox{%s}  \textbf{%s}  %s
 """)
 CONTROL = [
@@ -67,11 +67,11 @@ CONTROL = [
     "\x00\x00",
     "\x0c",
 ]
-WORDS = _listed(r"""
+WORDS = listed(r"""
     answer  the answer  same  correct  gold  reference  x=x  0=0  1=1  f(x)=f(x)  ?  *  any  y  \boxed{}
     \square  \cdot  \ldots  N/A  null  nan  inf  None  True  \\  {}  ()  []
 """)
-WRAPPERS = _listed(r"""
+WRAPPERS = listed(r"""
     {d}  -{d}  {r}+0\cdot {d}  {r}-0\cdot {d}  {r}\cdot ({d})^0  {r}+({d})-({d})  ({r})\frac{{{d}}}{{{d}}}
     \max({r},{d})  \min({r},{d})  {r}+\frac{{1}}{{{d}}}  {r}+\frac{{0}}{{{d}}}  |{d}|  \sqrt{{{d}}}  {d}+{r}
     {r}\cdot({d})  \frac{{{r}}}{{{d}}}  x = {d}  {d} = {r}  {r} = {d}  \lfloor {d}\rfloor  {d}\%  {d}^\circ
@@ -79,7 +79,7 @@ WRAPPERS = _listed(r"""
     {r}\cdot 1^{{{d}}}  \int_0^0 {d}\,dt+{r}  \gcd({r},{d})  {d},{d}  \{{{d}\}}  ({d})
     {r}+\frac{{{d}}}{{{d}}}-1
 """)
-TAILS = _listed(r"""
+TAILS = listed(r"""
     {r}+e^{{-1000}}  {r}+10^{{-500}}  {r}+10^{{-5000}}  ({r})(1+10^{{-450}})  {r}+\frac{{1}}{{2000!}}
     {r}+9^{{-9^{{9}}}}  {r}+\ln 2+10^{{400}}-10^{{400}}  ({r}+10^{{400}}+\ln 2)-10^{{400}}
     {r}+2^{{100000}}+1-4^{{50000}}  {r}+\sin(10^{{-400}})  {r}+10^{{400}}+\ln 2  {r}+200!+\ln 2  {r}+e^{{800}}
@@ -88,12 +88,12 @@ TAILS = _listed(r"""
     {r}+\lfloor x\rfloor-x  {r}+\prod_{{k=2}}^{{12}}(n-k)  {r}+\sin(\pi\binom{{x}}{{1}})  {r}+\sqrt{{x^2}}-x
     {r}+(-1)^{{2x}}-1  {r}+\lfloor 1-10^{{-400}}\rfloor-1  {r}+\operatorname{{sgn}}(x)-1
 """)
-SCALARS = _listed(r"""
+SCALARS = listed(r"""
     {n}  {m}  \frac{{{n}}}{{{m}}}  {n}.{k}  {m}\sqrt{{{j}}}  {k}\pi  e^{{{k}}}  \ln {m}  x^{{{j}}}+{m}  {m}x-{k}
     \frac{{x+{k}}}{{x-{m}}}  2^{{{n}}}  {m}!  \sin {k}  {k}i  \frac{{\pi^{{2}}}}{{{m}}}  {m}^{{{p}}}  {m}\%  {m}^\circ
     \sqrt{{{m}}}+{k}  n^2+{m}  {k}a+{m}b
 """)
-STRUCTURED = _listed(r"""
+STRUCTURED = listed(r"""
     ({a}, {b})  {a}, {b}  \{{{a}, {b}\}}  [{a}, {b}]  ({a}, {b}]  x = {a}  y = {b}x+{a}  x > {a}  {a} < x < {b}
     \begin{{pmatrix}}{a}&{b}\\{b}&{a}\end{{pmatrix}}  \begin{{pmatrix}}{a}\\{b}\end{{pmatrix}}  {a} : {b}
     \{{{a}\}} \cup (1000{b}, \infty)  (x, y) = ({a}, {b})  {a} \text{{ or }} {b}  x^2+{a}y = {b}

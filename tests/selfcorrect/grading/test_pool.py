@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,18 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from selfcorrect.errors import GraderError
 from selfcorrect.grading import grade, grade_async, grade_many
+from selfcorrect.grading.nodes import to_lists
 from selfcorrect.grading.pool import Pool, Worker, close_pool, decide, shared_pool
 from selfcorrect.grading.reader import read
 from selfcorrect.grading.worker import MEMORY_BYTES
 
 IDENTITY = (r"$\boxed{2\sin x\cos x}$", r"\sin 2x")
+HARD = r"\boxed{\int_0^{\infty} \frac{\sin^{17}(x^3) e^{-x^2}}{\sqrt{x^5+\ln(1+x)}} dx}"
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_open_questions_are_decided_by_a_worker() -> None:
     assert grade(*IDENTITY).correct
-    assert grade(*IDENTITY).reason == "equal at 12 points to 100 digits"
+    assert grade(*IDENTITY).reason == "equal at 24 points to 100 digits"
     assert decide(read(r"\sqrt{5+2\sqrt6}"), read(r"\sqrt2+\sqrt3"), positive=False) is True
     assert decide(read(r"\sqrt{5+2\sqrt6}"), read(r"\sqrt2+\sqrt3+10^{-60}"), positive=False) is False
 
@@ -129,3 +133,111 @@ def test_a_forked_child_uses_its_own_workers() -> None:
         os._exit(0 if verdict else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert decide(read(r"\sin 8x"), read(r"2\sin 4x\cos 4x"), positive=False) is True
+
+
+QUESTION = {"left": ["num", "1", []], "right": ["num", "1", []], "positive": False}
+
+
+def test_a_worker_that_cannot_start_is_an_error_and_not_an_undecided_grade(tmp_path: Path) -> None:
+    """A broken mpmath earlier on the path made every open question undecided, without a word."""
+    (tmp_path / "flint.py").write_text("raise ImportError('not this one')")
+    code = f"""
+from selfcorrect.errors import GraderError
+from selfcorrect.grading import grade
+try:
+    print(grade({IDENTITY[0]!r}, {IDENTITY[1]!r}))
+except GraderError as error:
+    print("GraderError:", error)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
+    assert "GraderError: a grader worker did not start" in done.stdout, done.stdout + done.stderr
+    assert "not this one" in done.stdout
+    assert "selfcorrect doctor" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["mpmath", "json", "sympy", "flint", "selfcorrect"])
+def test_no_file_of_the_working_folder_is_run_by_a_worker(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').write('run')")
+    code = f"""
+import sys
+from selfcorrect.grading import grade, pool
+sys.path.insert(0, "")
+assert grade({IDENTITY[0]!r}, {IDENTITY[1]!r}).correct
+assert grade(r"\\boxed{{\\int_0^1 x^2 dx}}", r"\\frac13").correct
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "marker").exists()
+
+
+def test_no_question_waits_for_ever_where_workers_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file descriptors left: 6 of 60 questions hung. Now each is answered by a living worker, or is an error."""
+    pool = Pool(size=2)
+    assert pool.ask(QUESTION) is not None
+    real = subprocess.Popen
+
+    def refuse(*arguments: object, **named: object) -> object:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("selfcorrect.grading.pool.subprocess.Popen", refuse)
+    answers: list[object] = []
+    threads = [threading.Thread(target=lambda: answers.append(pool.ask(QUESTION))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len([one for one in answers if one and one["verdict"] is True]) == 12  # type: ignore[index]
+    for worker in list(pool.free):
+        os.kill(worker.process.pid, 9)
+        worker.process.wait()
+    with pytest.raises(GraderError, match=r"Too many open files.*ulimit -n"):
+        pool.ask(QUESTION)
+    monkeypatch.setattr("selfcorrect.grading.pool.subprocess.Popen", real)
+    assert pool.ask(QUESTION) is not None
+    pool.close()
+    assert pool.ask(QUESTION) is None
+
+
+def test_the_first_symbolic_question_of_a_worker_has_its_limits_too() -> None:
+    worker = Worker()
+    monstrous = read(r"\lim_{x\to0}(x+((2^{2000})^{2000})^{400})")
+    begun = time.process_time()
+    reply = worker.ask({"left": to_lists(monstrous), "right": to_lists(read("5")), "positive": False})
+    assert reply is None or reply["verdict"] is None
+    if worker.alive:
+        peak = Path(f"/proc/{worker.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]
+        assert int(peak) < 300_000
+        assert worker.cpu_s() < 5
+    assert time.process_time() - begun < 0.2
+    worker.kill()
+
+
+def test_ctrl_c_ends_at_the_first_press_while_threads_grade() -> None:
+    code = f"""
+import threading, time
+from selfcorrect.grading import grade, grade_many
+hard = [({HARD!r}.replace("17", str(k)), "5") for k in range(3, 60)]
+grade({IDENTITY[0]!r}, {IDENTITY[1]!r})
+threading.Thread(target=lambda: [grade(*pair) for pair in hard[:1]]).start()
+print("ready", flush=True)
+grade_many(hard)
+print("finished")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1.0)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 5
+    assert "finished" not in out
+    assert process.returncode != 0
