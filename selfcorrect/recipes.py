@@ -7,16 +7,18 @@ annotations (str, int, float, bool, ``X | None``, tuples, string enums via Liter
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from selfcorrect.errors import RecipeError, nearest
-from selfcorrect.redaction import redacted
+from selfcorrect.redaction import redacted, redacted_command
 
 R = TypeVar("R")
 
@@ -27,16 +29,46 @@ def load_recipe(schema: type[R], path: Path | None, overrides: Sequence[str] = (
     ``overrides`` are ``key=value`` with dots for nested recipes; values are read as YAML
     (``steps=20 engine.max_batch=64 temperatures=[0,1]``). Raises RecipeError.
     """
-    values: dict[str, Any] = {} if path is None else _read_yaml(path)
+    own: dict[str, Any] = {} if path is None else _read_yaml(path)
+    values = copy.deepcopy(own)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise RecipeError(f"expected key=value, got {override!r}; example: seed=1")
-        try:
-            _put(values, key.split("."), yaml.safe_load(text) if text else "")
-        except yaml.YAMLError as error:
-            raise RecipeError(f"cannot read the value of {override!r}: {error}") from error
-    return build_recipe(schema, values, where=str(path) if path else schema.__name__)
+        _put_override(values, override)
+    where = str(path) if path else schema.__name__
+    try:
+        return build_recipe(schema, values, where)
+    except RecipeError:
+        wrong = _first_wrong(schema, own, overrides)
+        if wrong is None:
+            raise
+    return build_recipe(schema, values, where=f"override {redacted_command([wrong])}")  # raises, in its name
+
+
+def _put_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"expected key=value, got {override!r}; example: seed=1")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except (yaml.YAMLError, ValueError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise RecipeError(
+            f"cannot read the value of {override!r} as YAML; quote it: {key}=\"'...'\" ({said})"
+        ) from error
+    _put(values, key.split("."), value)
+
+
+def _first_wrong(schema: type[Any], own: Mapping[str, Any], overrides: Sequence[str]) -> str | None:
+    """Return the first override with which a recipe cannot be built, None where it could not without any."""
+    values = copy.deepcopy(dict(own))
+    with suppress(RecipeError):
+        build_recipe(schema, values)
+        for override in overrides:
+            _put_override(values, override)
+            try:
+                build_recipe(schema, values)
+            except RecipeError:
+                return override
+    return None
 
 
 def build_recipe(schema: type[R], values: Mapping[str, Any], where: str = "recipe") -> R:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfcorrect.choices import check_choices
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused, nearest
+from selfcorrect.printing import note
 
 
 def sample_seed(*identity: object) -> int:
@@ -179,6 +180,7 @@ def context_of(recipe: EngineRecipe) -> int | None:
 
 def open_engine(recipe: EngineRecipe) -> Engine:
     """Start the engine of a recipe; raises ModelError, MissingExtraError or EngineError with what to do."""
+    note(f"loading {recipe.model} ({recipe.kind})")
     loading = {name: getattr(recipe, name) for name in ("device", "dtype", "max_batch", "threads")}
     if recipe.kind == "ray":
         from selfcorrect.engines.ray import RayEngine

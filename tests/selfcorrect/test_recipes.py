@@ -78,3 +78,32 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
 def test_build_recipe_rejects_unknown() -> None:
     with pytest.raises(RecipeError, match="known keys: name, inner"):
         build_recipe(Outer, {"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("atempts=3", 'override atempts=3: unknown key \'atempts\' (did you mean "attempts"?)'),
+        ("attempts=many", "override attempts=many: attempts: expected int, got 'many'"),
+        ("engine.kind=vlm", "engine: kind: expected one of"),
+        ("quota=3", "override quota=3: quota: expected a group of keys"),
+        ("=3", "expected key=value"),
+        ("engine.model=[", "cannot read the value of 'engine.model=['"),
+    ],
+)
+def test_an_override_answers_for_itself_and_not_the_file(override: str, said: str) -> None:
+    from data_gen.recipe import GenRecipe
+
+    shipped = Path(__file__).parents[2] / "data_gen" / "recipes" / "embedded.yaml"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(GenRecipe, shipped, ["seed=1", override, "prompts=0"])
+    assert said in str(caught.value)
+    assert "embedded.yaml" not in str(caught.value)
+
+
+def test_a_file_answers_for_itself(tmp_path: Path) -> None:
+    from data_gen.recipe import GenRecipe
+
+    (tmp_path / "mine.yaml").write_text("atempts: 3\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: unknown key 'atempts'"):
+        load_recipe(GenRecipe, tmp_path / "mine.yaml", ["seed=1"])
