@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from selfcorrect.errors import DataError, RunFolderError
-from selfcorrect.files import make_folder, open_own, whole_file
+from selfcorrect.files import make_folder, open_own, sync_folder, whole_file
 from selfcorrect.printing import complain
 
 SYNC_EVERY_S = 5.0
@@ -162,6 +162,7 @@ class Journal:
         try:
             make_folder(self.path.parent)
             self._file = FileIO(open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
+            sync_folder(self.path.parent)  # a name is durable with its folder, not with its file
             self._load(self._file)
         except OSError as error:
             raise RunFolderError(f"cannot open the journal {self.path}: {error.strerror or error}") from error

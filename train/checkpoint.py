@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import ModelError
-from selfcorrect.files import manifest, sync_file, sync_tree, unlike
+from selfcorrect.files import manifest, sync_file, sync_folder, sync_tree, unlike
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_json
 from selfcorrect.loading import model_loading, refuse_random_weights
@@ -168,6 +168,7 @@ def _sealing(folder: Path) -> Any:
 def _seal(folder: Path, checkpoint: Path) -> None:
     for file in folder.glob("*.jsonl"):
         sync_file(file)
+    sync_folder(folder)
     sync_tree(folder / "resume")
     seals = {name: seal for name, seal in _seals(folder).items() if (folder / "resume" / name).is_dir()}
     seals[checkpoint.name] = manifest((file for file in checkpoint.rglob("*") if file.is_file()), checkpoint)

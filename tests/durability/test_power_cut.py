@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from selfcorrect.jsonl import Journal
 from selfcorrect.runs import finished
 from tests.durability.conftest import Stages, outcome
 from tests.durability.disk import Recorder, distinct, restore
@@ -35,26 +37,49 @@ def overwrite_then_mark(run: Path, sync: bool) -> None:
     os.fsync(folder)
 
 
-@pytest.mark.parametrize(("sync", "shown"), [(True, {"new"}), (False, {"", "old"})])
-def test_the_recorder_shows_what_was_not_synced(tmp_path: Path, sync: bool, shown: set[str]) -> None:
-    run, store = tmp_path / "run", tmp_path / "store"
-    run.mkdir()
-    (run / "result").write_text("old")
+def disks(run: Path, work: Callable[[], object], kind: str) -> list[Path]:
+    """Do work and return, as folders, the disks that cuts could leave of a run folder."""
+    store = run.parent / f"store-{run.name}"
     if not (pid := os.fork()):  # the hook of the recorder stays for as long as a process lives
         try:
             recorder = Recorder(run, store)
-            overwrite_then_mark(run, sync)
+            work()
             recorder.save()
             os._exit(0)
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
-    found = set()
-    for place, cut in enumerate(distinct(json.loads((store / "cuts.json").read_text()))):
-        restore(cut["tree"], store, tmp_path / str(place))
-        if (tmp_path / str(place) / "DONE").exists():
-            found.add((tmp_path / str(place) / "result").read_text())
-    assert found == shown
+    cuts = [cut for cut in json.loads((store / "cuts.json").read_text()) if cut["kind"] == kind]
+    found = [(cut, run.parent / f"{run.name}-{place}") for place, cut in enumerate(distinct(cuts))]
+    for cut, folder in found:
+        folder.mkdir()
+        restore(cut["tree"], store, folder)
+    return [folder for _, folder in found]
+
+
+@pytest.mark.parametrize(("sync", "shown"), [(True, {"new"}), (False, {""})])
+def test_the_recorder_shows_what_was_not_synced(tmp_path: Path, sync: bool, shown: set[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result").write_text("old")
+    found = disks(run, lambda: overwrite_then_mark(run, sync), "names")
+    assert {(disk / "result").read_text() for disk in found if (disk / "DONE").exists()} == shown
+
+
+def test_a_journals_synced_lines_are_there_after_any_cut(tmp_path: Path) -> None:
+    def append() -> None:
+        with Journal(tmp_path / "run" / "new" / "j.jsonl") as journal:
+            for number in range(3):
+                journal.append(f"k{number}", {})
+                journal.sync()
+
+    (tmp_path / "run").mkdir()
+    counts = [
+        len((disk / "new" / "j.jsonl").read_bytes().splitlines())
+        for disk in disks(tmp_path / "run", append, "strict")
+        if (disk / "new" / "j.jsonl").exists()
+    ]
+    assert counts == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("kind", ["strict", "names"])
