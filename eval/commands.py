@@ -6,6 +6,7 @@ no markup.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from eval.tables import show_rows
 from selfcorrect.errors import InputError
 from selfcorrect.jsonl import write_journal, write_json, write_jsonl
 from selfcorrect.metrics import PairedTest, compare, is_correct, power_note
-from selfcorrect.printing import clean
+from selfcorrect.printing import Command, clean
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs import mark_done, stage_folder
 from selfcorrect.stopping import CALIBRATION_FILE
@@ -51,7 +52,12 @@ def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, li
         places.append(model / CALIBRATION_FILE)
     for place in places:
         write_json(place, tuned)
-    return Group(show_calibration(tuned), *(Text(f"saved: {place}", style="dim") for place in places))
+    saved = [Text(f"saved: {place}", style="dim") for place in places]
+    words = ["selfcorrect", "eval", "embedded", f"row={recipe.row}-threshold", "stop=threshold"]
+    words += [f"engine.model={recipe.engine.model}", f"calibration={places[-1]}", "--run", str(run_folder)]
+    following: list[RenderableType] = [Text("next, on problems that it has not seen:", style="bold")]
+    following.append(Command(shlex.join(words), style=""))
+    return Group(show_calibration(tuned), *saved, *following)
 
 
 def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:

@@ -338,9 +338,10 @@ def evaluate_calibrate(
     ] = None,
 ) -> None:
     """Tune the stop decision on validation problems: calibrate P(correct), choose its threshold, save both."""
-    program = import_module("eval.commands")
+    with loading("PyTorch and what this stage needs"):
+        program = import_module("eval.commands")
     recipe = resolve("eval", args, program.EvalRecipe, "calibration")
-    with resumable():
+    with resumable(), quiet_bars():
         check_grader()
         show(program.calibrate(recipe, run, fit, target, limit))
 

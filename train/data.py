@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from selfcorrect.closing import made_by
@@ -245,28 +245,50 @@ def _parts(text: str, later: bool, source: str, codec: ChatCodec) -> list[tuple[
     return [(first.get(span.role, span.role), ids[span.start : span.end]) for span in spans]
 
 
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A row's text with what is learned on colour; where there is no colour, in brackets that name its part."""
+
+    row: SftRow
+    codec: ChatCodec
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        row, in_colour = self.row, console.color_system is not None and not console.no_color
+        yield Text(
+            f"{row.id} · kind {row.kind} · {row.learned_tokens} of {len(row.token_ids)} tokens in the loss", "bold"
+        )
+        yield self._key(in_colour)
+        yield Text()
+        text, position = Text(), 0
+        for span in row.spans:
+            text.append(self.codec.decode(row.token_ids[position : span.start]), style="dim italic")
+            said = self.codec.decode(row.token_ids[span.start : span.end])
+            if not span.learn:
+                text.append(said, style="dim" if span.sampled else "dim italic")
+            elif in_colour:
+                text.append(said, style=_STYLES.get(span.role, "black on yellow"))
+            else:
+                text.append(f"[{span.role}: {said}]")
+            position = span.end
+        text.append(self.codec.decode(row.token_ids[position:]), style="dim italic")
+        yield text
+
+    @staticmethod
+    def _key(in_colour: bool) -> Text:
+        if not in_colour:
+            return Text("learned: [attempt: ...], [evaluation: ...], [revision: ...]; the rest is not learned")
+        key = Text("learned: ")
+        for role, style in _STYLES.items():
+            key.append(f" {role} ", style=style)
+            key.append(" ")
+        key.append("  context", style="dim")
+        key.append("  external", style="dim italic")
+        return key
+
+
 def show_mask(row: SftRow, codec: ChatCodec) -> RenderableType:
     """Return a row's text with learned tokens on colour, context dim, external tokens dim and italic."""
-    text = Text()
-    position = 0
-    for span in row.spans:
-        style = "dim italic" if not span.sampled else "dim"
-        if span.learn:
-            style = _STYLES.get(span.role, "black on yellow")
-        text.append(codec.decode(row.token_ids[position : span.start]), style="dim italic")
-        text.append(codec.decode(row.token_ids[span.start : span.end]), style=style)
-        position = span.end
-    text.append(codec.decode(row.token_ids[position:]), style="dim italic")
-    key = Text("learned: ")
-    for role, style in _STYLES.items():
-        key.append(f" {role} ", style=style)
-        key.append(" ")
-    key.append("  context", style="dim")
-    key.append("  external", style="dim italic")
-    title = Text(
-        f"{row.id} · kind {row.kind} · {row.learned_tokens} of {len(row.token_ids)} tokens in the loss", style="bold"
-    )
-    return Group(title, key, Text(), text)
+    return Mask(row, codec)
 
 
 def made_by_another_tokenizer(path: Path, codec: ChatCodec) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,15 @@ def test_the_coloured_mask_shows_the_whole_text(codec: ChatCodec) -> None:
     text = console.export_text()
     assert f"{row.learned_tokens} of {len(row.token_ids)} tokens in the loss" in text
     assert "not ok" in text
+
+
+def test_without_colour_the_mask_is_in_brackets(codec: ChatCodec) -> None:
+    row = parse_row(rows(codec)["D1"])
+    file = io.StringIO()
+    Console(width=4000, file=file, color_system=None).print(show_mask(row, codec))
+    shown, plain = file.getvalue(), codec.decode(row.token_ids)
+    for span in row.spans:
+        said = codec.decode(row.token_ids[span.start : span.end])
+        assert (f"[{span.role}: {said}]" in shown) == span.learn
+    kept = re.sub(r"\[(attempt|evaluation|revision): ", "", shown.split("not learned\n\n")[1]).replace("]", "")
+    assert kept.split() == plain.replace("]", "").split() or "[VERIFY" in plain
