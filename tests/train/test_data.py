@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +162,7 @@ def test_without_colour_the_mask_is_in_brackets(codec: ChatCodec) -> None:
     row = parse_row(rows(codec)["D1"])
     file = io.StringIO()
     Console(width=4000, file=file, color_system=None).print(show_mask(row, codec))
-    shown, plain = file.getvalue(), codec.decode(row.token_ids)
+    shown = file.getvalue()
     for span in row.spans:
         said = codec.decode(row.token_ids[span.start : span.end])
         assert (f"[{span.role}: {said}]" in shown) == span.learn
-    kept = re.sub(r"\[(attempt|evaluation|revision): ", "", shown.split("not learned\n\n")[1]).replace("]", "")
-    assert kept.split() == plain.replace("]", "").split() or "[VERIFY" in plain
