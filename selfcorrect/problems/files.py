@@ -7,9 +7,9 @@
 | ``.csv``, ``.tsv`` | a table whose first line names the columns (comma, semicolon or tab) |
 | ``.parquet`` | a table |
 
-Letter case does not matter, and ``.gz``, ``.bz2`` or ``.xz`` may follow. Text is UTF-8, UTF-16 or UTF-32 with or
-without a byte order mark, lines end as on any system. A file that is not what its name says (a line that is no JSON,
-a row with other columns than the header, bytes that are no text) stops the run with the line named: what stands
+Letter case does not matter, and ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` may follow. Text is UTF-8, UTF-16 or UTF-32
+with or without a byte order mark, lines end as on any system. A file that is not what its name says (a line that is no
+JSON, a row with other columns than the header, bytes that are no text) stops the run with the line named: what stands
 behind the damage cannot be trusted.
 """
 
@@ -19,6 +19,7 @@ import bz2
 import codecs
 import csv
 import gzip
+import io
 import json
 import lzma
 import re
@@ -29,7 +30,14 @@ from typing import IO, Any, NamedTuple
 
 from selfcorrect.errors import DataError
 
-PACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path), mode), "zstd"))
+
+
+PACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -407,7 +408,7 @@ def _open(recipe: ProblemsRecipe) -> tuple[str, str, Iterator[Placed]]:
     """Return the set's name (may be empty), the stem of its problem ids, and its raw rows."""
     path = Path(recipe.source).expanduser()
     if path.is_dir() and recipe.source not in HUB_SETS:
-        path = _only_file(path, recipe.split)
+        return "", f"{path.resolve().name}.{recipe.split}", _folder_rows(path, recipe.split)
     if is_problem_file(path) or path.is_file():
         name = path.name.split(".")[0]
         return name if name in HUB_SETS else "", stem_of(path), read_rows(path)
@@ -426,23 +427,49 @@ def _open(recipe: ProblemsRecipe) -> tuple[str, str, Iterator[Placed]]:
 
 
 def problem_file(recipe: ProblemsRecipe) -> Path | None:
-    """Return the file on this machine that a recipe's problems are read from, None where there is none."""
+    """Return the one file on this machine that a recipe's problems are read from, None where there is none."""
     path = Path(recipe.source).expanduser()
     if path.is_dir() and recipe.source not in HUB_SETS:
-        path = _only_file(path, recipe.split)
+        files = _folder_files(path, recipe.split)
+        return files[0] if len(files) == 1 else None
     places = [path, *_raw_files(recipe.source, recipe.split)]
     return next((place for place in places if place.is_file()), None)
 
 
-def _only_file(folder: Path, split: str) -> Path:
-    """Return the one problem file of a folder, or the one of the split; raises DataError where there are several."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and is_problem_file(path))
-    of_split = [path for path in files if split in path.name]
+def _folder_rows(folder: Path, split: str) -> Iterator[Placed]:
+    """Yield the rows of a folder: a data set that `datasets` saved, one problem file, or the shards of a split."""
+    for saved in (folder, folder / split):
+        if (saved / "state.json").is_file():
+            from datasets import load_from_disk
+
+            rows = enumerate(load_from_disk(saved), 1)
+            yield from (Placed(f"{saved}, row {number}", row) for number, row in rows)
+            return
+    files = _folder_files(folder, split)
+    if not files:
+        listed = ", ".join(path.name for path in _problem_files(folder)[:10]) or "none"
+        raise DataError(
+            f"{folder} is a folder without one problem file, or one set of shards, of the split {split!r}; give a file "
+            f"(problems.source=…) or another split. Problem files in it: {listed}"
+        )
+    for file in files:
+        yield from read_rows(file)
+
+
+def _folder_files(folder: Path, split: str) -> list[Path]:
+    """Return the only problem file of a folder, the one of the split, or the split's shards in order; else nothing."""
+    files = _problem_files(folder)
+    of_split = [path for path in files if re.match(rf"{re.escape(split)}(?![a-zA-Z])", path.name)]
     for found in (files, of_split):
-        if len(found) == 1:
-            return found[0]
-    listed = ", ".join(path.name for path in files[:10]) or "none"
-    raise DataError(f"{folder} is a folder; give one file of it (problems.source=…). Problem files in it: {listed}")
+        if len(found) == 1 or (found and found is of_split and all("-of-" in path.name for path in found)):
+            return found
+    return []
+
+
+def _problem_files(folder: Path) -> list[Path]:
+    inside = [path for place in (folder, folder / "data") if place.is_dir() for path in sorted(place.iterdir())]
+    described = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+    return [path for path in inside if path.is_file() and is_problem_file(path) and path.name not in described]
 
 
 def _hub_rows(hub: HubSet, split: str) -> Iterable[Mapping[str, Any]]:

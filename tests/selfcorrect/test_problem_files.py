@@ -53,7 +53,24 @@ FORMS = {
     "no-header.tsv": 'What is 1 + 1?\t2\n"Was ist 2·3, “schnell”?\nNun?"\t6\n',
 }
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
-PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".GZ": gzip.compress}
+
+
+def zstandard(data: bytes) -> bytes:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard,
+    ".GZ": gzip.compress,
+}
 
 
 def loaded(path: Path) -> list[tuple[str, str]]:
@@ -121,6 +138,7 @@ def test_parquet_keeps_what_was_written(tmp_path) -> None:
         ("x.jsonl.gz", b"no gzip", r"cannot read .*x\.jsonl\.gz"),
         ("x.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"cannot read .*x\.jsonl\.gz"),
         ("x.jsonl.xz", b"no xz", r"cannot read .*x\.jsonl\.xz"),
+        ("x.jsonl.zst", b"no zstd", r"cannot read .*x\.jsonl\.zst"),
         ("x.parquet", b"PAR1", r"cannot read .*x\.parquet"),
         ("x.xlsx", b"", r"expected a file that ends in \.jsonl"),
         ("x", b"", r"expected a file that ends in \.jsonl"),
@@ -141,10 +159,27 @@ def test_absent_and_empty_files_and_folders_are_named(tmp_path) -> None:
             loaded(tmp_path / name)
     with pytest.raises(DataError, match=r"(?s)is a folder.*empty\.csv, empty\.json"):
         loaded(tmp_path)
-    only = tmp_path / "folder"
-    only.mkdir()
-    (only / "test.jsonl").write_text(LINES)
-    assert loaded(only) == EXPECTED
+
+
+def test_a_folder_holds_one_file_or_shards_or_a_saved_data_set(tmp_path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    table = Dataset.from_list(ROWS)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "any.jsonl").write_text(LINES)
+    (tmp_path / "shards" / "data").mkdir(parents=True)
+    (tmp_path / "shards" / "dataset_infos.json").write_text("{}")
+    for number, row in enumerate(ROWS):
+        Dataset.from_list([row]).to_parquet(tmp_path / "shards" / "data" / f"train-0000{number}-of-00002.parquet")
+    Dataset.from_list(ROWS[:1]).to_parquet(tmp_path / "shards" / "data" / "test-00000-of-00001.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": table}).save_to_disk(tmp_path / "splits")
+    for folder in ("one", "shards", "saved", "splits"):
+        assert loaded(tmp_path / folder) == EXPECTED, folder
+    ids = [problem.id for problem in load_problems(ProblemsRecipe(source=str(tmp_path / "shards"))).problems]
+    assert ids == ["shards.train-0", "shards.train-1"]
+    with pytest.raises(DataError, match=r"(?s)of the split 'validation'.*train-00000"):
+        load_problems(ProblemsRecipe(source=str(tmp_path / "shards"), split="validation"))
 
 
 def test_rows_of_an_array_are_named_by_their_line(tmp_path) -> None:
@@ -162,7 +197,7 @@ def test_long_texts_and_numbers_come_whole(tmp_path) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.xz", ".csv.bz2"]),
+    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.xz", ".csv.bz2", ".jsonl.zst"]),
     st.one_of(
         st.binary(max_size=60),
         st.lists(st.sampled_from([*'[]{}",:;\t\n\r\\', "question", "answer", "1", "null", "\ufeff"])).map("".join),
@@ -171,6 +206,8 @@ def test_long_texts_and_numbers_come_whole(tmp_path) -> None:
 )
 def test_no_file_ends_in_a_traceback(tmp_path, ending, content, encoding) -> None:
     data = content if isinstance(content, bytes) else content.encode(encoding)
-    (tmp_path / f"x{ending}").write_bytes(PACKERS.get(ending[-3:], lambda raw: raw)(data) if len(data) % 2 else data)
+    (tmp_path / f"x{ending}").write_bytes(
+        PACKERS.get(f".{ending.rsplit('.')[-1]}", bytes)(data) if len(data) % 2 else data
+    )
     with contextlib.suppress(DataError):
         loaded(tmp_path / f"x{ending}")
