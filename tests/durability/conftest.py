@@ -35,8 +35,6 @@ class Stages:
             cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
-        prepared = self.answer()
-        assert prepared["status"] == 0, prepared["said"]
         self._whole: dict[str, dict[str, Any]] = {}
 
     def answer(self) -> dict[str, Any]:
@@ -49,8 +47,11 @@ class Stages:
 
     def start(self, stage: str, run: Path, record: Path | None = None) -> int:
         """Start a stage on a run folder and return its process; `answer` waits for its end."""
+        return self._ask({"stage": stage, "run": str(run), "record": record and str(record)})
+
+    def _ask(self, request: dict[str, Any]) -> int:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"stage": stage, "run": str(run), "record": record and str(record)}) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.answer()["pid"])
 
@@ -62,6 +63,10 @@ class Stages:
 
     def inputs(self, stage: str, run: Path) -> Path:
         """Copy a stage's inputs to a new run folder."""
+        if not (self.base / stage).exists():
+            self._ask({"prepare": stage})
+            prepared = self.answer()
+            assert prepared["status"] == 0, prepared["said"]
         shutil.copytree(self.base / stage, run)
         return run
 

@@ -2,8 +2,9 @@
 
     python -m tests.durability.stages FOLDER          # then one JSON request a line; answers are JSON lines
 
-Requests: ``{"stage": name, "run": folder, "record": store or null}``. The answer is ``{"pid": n}`` at once and
-``{"status": exit status or -signal, "said": output}`` at the end. ``FOLDER/<stage>/`` holds the inputs of each stage.
+Requests: ``{"prepare": name}`` writes the inputs of a stage to ``FOLDER/<stage>/``, ``{"stage": name, "run": folder,
+"record": store or null}`` runs it. The answer is ``{"pid": n}`` at once and, at the end, ``{"status": exit status or
+-signal, "said": output}``.
 """
 
 from __future__ import annotations
@@ -135,27 +136,30 @@ BEHIND = {"export": GEN, "push": GEN, "report": EVAL, "regrade": EVAL}
 """Stages that read what another one has finished."""
 
 
-def prepare() -> None:
-    """Write the inputs of every stage."""
+def prepare(stage: str) -> None:
+    """Write the inputs of a stage to ``BASE/<stage>``, with the models that it needs, unless they are there."""
+    if (BASE / stage).exists():
+        return
     write_problems(BASE / "toy.jsonl")
     write_prompts(BASE / "prompts.jsonl")
-    tiny = make_tiny_model(BASE / "tiny", make_tokenizer())
-    guesser = make_guesser(BASE / "guesser", tiny, codec())
-    for name in STAGES:
-        (BASE / name / "data" / "sft").mkdir(parents=True)
-    rows = list(read_jsonl(guesser / "data" / "sft" / "self-rewarding.jsonl"))
-    for place, row in enumerate(rows):
-        row |= {"problem_id": row["id"][:2], "first": "wrong" if place % 2 else "right"}
-    for name in ("sft", "orm"):
-        (BASE / name / "data" / "sft" / "self-rewarding.jsonl").write_text("".join(map(_line, rows)))
-    for name in ("dpo", "grpo", "ppo"):
-        write_prompts(BASE / name / "data" / "prompts.jsonl")
-    for name, before in BEHIND.items():
-        shutil.rmtree(BASE / name)
-        if not (BASE / f"{before}-finished").exists():
-            shutil.copytree(BASE / before, BASE / f"{before}-finished")
-            STAGES[before](BASE / f"{before}-finished")
-        shutil.copytree(BASE / f"{before}-finished", BASE / name)
+    if stage in BEHIND:
+        prepare(BEHIND[stage])
+        shutil.copytree(BASE / BEHIND[stage], BASE / stage)
+        STAGES[BEHIND[stage]](BASE / stage)
+        return
+    if stage != GEN:
+        _models()
+        rows = list(read_jsonl(BASE / "guesser" / "data" / "sft" / "self-rewarding.jsonl"))
+        for place, row in enumerate(rows):
+            row |= {"problem_id": row["id"][:2], "first": "wrong" if place % 2 else "right"}
+        (BASE / stage / "data" / "sft").mkdir(parents=True)
+        (BASE / stage / "data" / "sft" / "self-rewarding.jsonl").write_text("".join(map(_line, rows)))
+    write_prompts(BASE / stage / "data" / "prompts.jsonl")
+
+
+def _models() -> None:
+    if not (BASE / "guesser").exists():
+        make_guesser(BASE / "guesser", make_tiny_model(BASE / "tiny", make_tokenizer()), codec())
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -193,6 +197,9 @@ def awaited(pid: int, said: Path) -> dict[str, Any]:
 def work_of(request: dict[str, Any]) -> Callable[[], None]:
     def work() -> None:
         torch.set_num_threads(1)
+        if "prepare" in request:
+            prepare(request["prepare"])
+            return
         run = Path(request["run"])
         recorder = Recorder(run, Path(request["record"])) if request.get("record") else None
         if recorder:
@@ -212,9 +219,9 @@ def main() -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
-    answer(awaited(*forked(prepare)))
     for line in sys.stdin:
-        pid, said = forked(work_of(json.loads(line)))
+        request = json.loads(line)
+        pid, said = forked(work_of(request))
         answer({"pid": pid})
         answer(awaited(pid, said))
 

@@ -18,9 +18,9 @@ from selfcorrect.runs import finished
 from tests.durability.conftest import Stages, outcome
 from tests.durability.disk import Recorder, distinct, restore
 
-POINTS = int(os.environ.get("POINTS", "12"))
-SLOW = [pytest.mark.slow]
+POINTS = int(os.environ.get("POINTS", "8"))
 WITHOUT_DONE = ("export", "report")
+SLOW = ("eval", "regrade", "sft", "dpo", "orm", "grpo", "ppo", *WITHOUT_DONE)
 
 
 def overwrite_then_mark(run: Path, sync: bool) -> None:
@@ -85,8 +85,7 @@ def test_a_journals_synced_lines_are_there_after_any_cut(tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["strict", "names"])
 @pytest.mark.parametrize(
     "stage",
-    ["gen", "eval", "regrade", *(pytest.param(name, marks=SLOW) for name in ("sft", "dpo", "orm", "grpo", "ppo"))]
-    + [pytest.param(name, marks=SLOW) for name in WITHOUT_DONE],
+    ["gen", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
 )
 def test_a_cut_at_any_write_loses_no_result_and_leaves_no_lie(
     stages: Stages, tmp_path: Path, stage: str, kind: str
