@@ -38,7 +38,7 @@ MAX_POINT_STEPS = 1_500
 """Steps of one evaluation at a point, of MAX_STEPS."""
 COMPARISON_STEPS = 20
 """What comparing two quantities costs beside that."""
-MAX_WORKER_STEPS = 100_000
+MAX_WORKER_STEPS = 40_000
 """Steps of one question in a worker."""
 MAX_QUESTIONS = 40
 """Questions to the worker in one grade; the first that stays open is the last."""

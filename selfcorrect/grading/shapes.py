@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 
@@ -256,12 +257,14 @@ def _matrix(node: Node) -> Node | None:
 
 
 def _matrix_product(matrices: list[Node]) -> Node | None:
-    """Return the product of matrices whose shapes fit, every entry worked out as far as exact algebra goes.
+    """Return the product of matrices whose shapes fit, every entry worked out as a polynomial.
 
-    Entries left as they are would double with every factor: what cannot be worked out counts with its whole size.
+    Entries left as they are would double with every factor. Function values stand as letters meanwhile; where they
+    cancel, the first entry keeps them times zero, so that nothing is lost that may have no value.
     """
-    left = matrices[0]
-    for right in matrices[1:]:
+    letters: dict[Node, Node] = {}
+    left, *others = (_each(matrix, lambda cell: _lettered(cell, letters)) for matrix in matrices)
+    for right in others:
         rows, inner = (int(part) for part in left.value.split("x"))
         height, columns = (int(part) for part in right.value.split("x"))
         if inner != height or rows * columns * inner > MAX_MATRIX_CELLS:
@@ -272,18 +275,42 @@ def _matrix_product(matrices: list[Node]) -> Node | None:
                 pairs = [(left.args[row * inner + k], right.args[k * columns + column]) for k in range(inner)]
                 cells.append(_worked_out(Node("add", "", tuple(Node("mul", "", pair) for pair in pairs))))
         left = Node("matrix", f"{rows}x{columns}", tuple(cells))
-    return left
+    if not letters:
+        return left
+    parts = {letter.value: part for part, letter in letters.items()}
+    first, *rest = (_restored(cell, parts) for cell in left.args)
+    kept = Node("mul", "", (ZERO, Node("add", "", tuple(letters))))
+    return left._replace(args=(Node("add", "", (first, kept)), *rest))
+
+
+def _lettered(node: Node, letters: dict[Node, Node]) -> Node:
+    """Return an entry with a letter in the place of everything that is not plain arithmetic."""
+    kind, args = node.kind, node.args
+    if kind in ("num", "sym"):
+        return node
+    if kind in ("add", "mul", "neg", "div"):
+        return node._replace(args=tuple(_lettered(arg, letters) for arg in args))
+    if kind == "pow" and args[1].kind == "num" and args[1].value.isdigit():
+        return node._replace(args=(_lettered(args[0], letters), args[1]))
+    return letters.setdefault(node, sym(f"__{len(letters)}"))
+
+
+def _restored(node: Node, parts: dict[str, Node]) -> Node:
+    if node.kind == "sym":
+        return parts.get(node.value, node)
+    return node._replace(args=tuple(_restored(arg, parts) for arg in node.args))
 
 
 def _worked_out(node: Node) -> Node:
-    """Return the tree of a scalar's normal form, or the scalar itself where that has opaque values."""
-    try:
-        short = algebra.tree(algebra.normal_form(node))
-    except Unreadable:
-        short = None
+    """Return the tree of a scalar's normal form, or the scalar itself where that may lose something."""
+    short = None
+    if doubtful_part(node, node) is None:
+        with suppress(Unreadable):
+            short = algebra.tree(algebra.normal_form(node))
     if short is None:
         spend(_size(node))
-    return node if short is None else short
+        return node
+    return short
 
 
 def _size(node: Node) -> int:
