@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from data_gen.selection import (
+    FIRST_SHARE,
     Base,
     Candidate,
     Draw,
@@ -97,8 +98,46 @@ def test_preference_follows_the_quotas_and_identity_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("quota", "share"),
+    [
+        ((None, 10), FIRST_SHARE),
+        ((10, None), FIRST_SHARE),
+        ((None, None), FIRST_SHARE),
+        ((0, 0), FIRST_SHARE),
+        ((1, 0), 1.0),
+        ((0, 1), 0.0),
+        ((30, 10), 0.75),
+    ],
+)
+def test_the_share_of_a_class_that_is_tried_first(quota: tuple[int | None, int | None], share: float) -> None:
+    """Without a quota, or with none to fill, FIRST_SHARE; drawn by a hash that the platform does not decide."""
+    bases = [Base(PROBLEMS[0], 0, index, index) for index in range(2000)]
+    orders = [preference(base, dict(zip((Kind.D2, Kind.D3), quota, strict=True)), seed=0) for base in bases]
+    assert set(orders) <= {(Kind.D2, Kind.D3), (Kind.D3, Kind.D2)}
+    assert sum(first is Kind.D2 for first, _ in orders) / len(orders) == pytest.approx(share, abs=0.04)
+    if share in (0.0, 1.0):
+        assert len(set(orders)) == 1
+
+
+def test_a_selection_counts_by_class_and_problem() -> None:
+    selection = Selection({Kind.D1: None, Kind.D3: 1}, cap_per_problem=3)
+    for index in range(4):
+        selection.offer([candidate(Kind.D1, index=index)])
+        assert selection.kept_of(Kind.D1, PROBLEMS[0]) == min(index + 1, 3)
+    assert (selection.kept_of(Kind.D1, PROBLEMS[1]), selection.kept_of(Kind.D3, PROBLEMS[0])) == (0, 0)
+    assert [one.base.index for one in selection.kept] == [0, 1, 2]
+    assert selection.wants(PROBLEMS[0]), "D3 is open"
+    selection.offer([candidate(Kind.D3, number=2)])
+    assert not selection.wants(PROBLEMS[0]), "D1 has its cap of this problem, D3 its quota"
+    assert selection.wants(PROBLEMS[1])
+    assert (selection.remaining(Kind.D3), selection.full) == (0, False)
+
+
+@pytest.mark.parametrize(
     ("d1", "d2", "d3", "ratio", "expected"),
     [
+        (4, 4, 4, 2.0, (4, 4, 4)),  # exactly at the ratio
+        (3, 3, 6, 1.5, (3, 1, 3)),
         (2, 4, 8, 2.0, (2, 1, 3)),
         (9, 1, 1, 2.0, (4, 1, 1)),
         (3, 1, 2, 1.0, (3, 1, 2)),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfcorrect import metrics
 from selfcorrect.errors import InputError
 from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
@@ -116,6 +117,69 @@ def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     low, high = scores.final.interval or (0, 0)
     assert 28 < high - low < 33  # 40 problems: 2 × 1.96 × 50 / sqrt(40) = 31; 160 independent paths: 15.5
     assert scores.row()["power"] == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
+
+
+def test_a_row_of_the_table_in_full() -> None:
+    paths = [
+        replace(path(0, RIGHT, None, Verdict.CORRECT), token_ids=(1,) * 5, spans=(Span(Role.ATTEMPT, 0, 5),)),
+        path(1, WRONG, RIGHT, Verdict.WRONG),
+        replace(path(2, RIGHT), stop="length", token_ids=(1,) * 7, spans=(Span(Role.ATTEMPT, 0, 7),)),
+    ]
+    row = score("row", paths).row()
+    assert row == {
+        "method": "row",
+        "n": 3,
+        "problems": 3,
+        "turn1": 66.67,
+        "turn1_interval": [20.77, 93.85],
+        "turn1_n": 3,
+        "final": 100.0,
+        "final_interval": [43.85, 100.0],
+        "final_n": 3,
+        "i2c": 33.33,
+        "i2c_interval": [6.15, 79.23],
+        "i2c_n": 3,
+        "c2i": 0.0,
+        "c2i_interval": [0.0, 56.15],
+        "c2i_n": 3,
+        "rm_C": 100.0,
+        "rm_C_interval": [20.65, 100.0],
+        "rm_C_n": 1,
+        "rm_W": 100.0,
+        "rm_W_interval": [20.65, 100.0],
+        "rm_W_n": 1,
+        "no_verdict": 33.33,
+        "no_verdict_interval": [6.15, 79.23],
+        "no_verdict_n": 3,
+        "p_c2i": 0.0,
+        "p_c2i_interval": [0.0, 65.76],
+        "p_c2i_n": 2,
+        "delta": 33.33,
+        "delta_interval": [-32.59, 72.59],
+        "unanswered": 0,
+        "ungradable": 0,
+        "truncated": 1,
+        "tokens_per_problem": 4.0,
+        "samples_per_problem": 1.333,
+        "stops": {"horizon": 1, "length": 1, "verdict": 1},
+        "faults": {"revision without a verdict": 1, "truncated": 1},
+        "resolution": 28.07,
+        "power": "n = 3 cannot resolve less than ±28.1 points",
+    }
+
+
+@pytest.mark.parametrize(("differences", "p_value"), [([], 1.0), ([50.0], 1.0), ([25.0] * 3, 0.25), ([1.0] * 30, 1e-4)])
+def test_the_signs_of_the_differences_are_flipped(differences: list[float], p_value: float) -> None:
+    """All of one sign: 2 in 2^n of the flips are as far; never below 1 in 10,001."""
+    assert metrics._sign_flips(differences) == pytest.approx(p_value, abs=0.01 if p_value > 0.01 else 1e-6)
+    assert metrics._sign_flips([3.0, -1.0]) == pytest.approx(1.0, abs=0.52)
+
+
+def test_the_number_of_flips_bounds_the_p_value() -> None:
+    assert metrics._sign_flips([1.0] * 60) == pytest.approx(1 / 10_001)
+    assert metrics._sign_flips([1.0] * 60, flips=99) == pytest.approx(1 / 100)
+    assert metrics._sign_flips([0.5] * 2 + [0.25] * 2) == pytest.approx(2 / 16, abs=0.01)
+    assert metrics._sign_flips([0.25, 0.5, 0.25]) == metrics._sign_flips([0.25, 0.5, 0.25])  # the same every time
 
 
 def test_a_clustered_share_of_none_is_not_certain() -> None:

@@ -115,6 +115,38 @@ def test_turn_rewards_pay_each_part_its_own() -> None:
     assert [reward for _, reward in with_format] == [0.0, 1.0]
 
 
+def test_a_part_without_a_grade_takes_nothing_from_the_others() -> None:
+    """(ungradable, judged wrong, right): the revision has its own grade."""
+    plain, judged = RewardRecipe(), RewardRecipe(correctness=1.0, verdict=0.5)
+
+    def values(signs: str, recipe: RewardRecipe) -> list[float | None]:
+        return [value for _, value in turn_rewards(path_of(signs), recipe, 100)]
+
+    assert values("?WrC", plain) == [None, 0.0, 1.0, 0.0]
+    assert values("?WrC", judged) == [None, None, 1.0, 0.5]
+    assert values("wW?C", judged) == [0.0, 0.5, None, None]
+    for part in ("progress", "revision", "mended"):  # what compares a revision with what it revises
+        recipe = RewardRecipe(**{"correctness": 1.0, part: 1.0})
+        assert values("?WrC", recipe)[2] is None
+    assert values("?WrC", RewardRecipe(correctness=0.0, format=1.0)) == [0.0, 0.0, 0.0, 1.0]  # needs no grade
+
+
+def test_turn_rewards_of_every_part() -> None:
+    def values(signs: str, **weights: float) -> list[float | None]:
+        recipe = RewardRecipe(**{"correctness": 0.0, **weights})
+        return [value for role, value in turn_rewards(path_of(signs), recipe, 100) if role is not Role.EVALUATION]
+
+    assert values("wWrC", flipped=1.0) == [1.0, 0.0]
+    assert values("rWwC", flipped=2.0) == [0.0, 2.0]
+    assert values("wWrC", mended=0.5) == [0.0, 0.5]
+    assert values("rWrC", mended=0.5) == values("wWwC", mended=0.5) == values("rWwC", mended=0.5) == [0.0, 0.0]
+    assert values("wWrC", revision=0.5) == [0.0, 0.5]
+    assert values("rWwC", revision=0.5) == [0.0, -0.5]
+    assert values("rWwWrC", progress=1.0) == [1.0, -1.0, 1.0]
+    with pytest.raises(ValueError, match="'p' is not graded"):
+        turn_rewards(Trajectory(Problem("p", "q", "1", "math"), (Attempt("a"),)), PLAIN, 100)
+
+
 @pytest.mark.parametrize("signs", ["rC", "wC", "rWwC", "wWrC", "wWwW", "rWrC"])
 def test_progress_is_a_potential(signs: str) -> None:
     """Its parts sum to the correctness of the last answer, so it moves credit and not the optimum."""

@@ -15,7 +15,7 @@ from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Grade, Outcome, Problem
 from train.grpo import GrpoRecipe, Rollouts
-from train.measures import measures, turn1_by_problem
+from train.measures import measures, part_means, turn1_by_problem
 from train.rollout_func import known_returns, places_of
 from train.rollouts import Rollout, graded, roll_out
 
@@ -288,6 +288,70 @@ def test_a_failing_grader_is_counted_and_is_no_fall_of_turn_1(codec: ChatCodec) 
     assert measures(failed, [None] * 4, 4)["turn1"] is None
     unknown = measures(paths, rollouts.rewards, 4, start={"p": None, "q": 0.25})  # the grader failed at the start
     assert (unknown["turn1_change"], unknown["problems"]) == (25.0, 2)
+
+
+def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
+    """Six of the eight paths are graded at both ends."""
+    rollouts = rolled(codec)
+    paths = [rollout.path for rollout in rollouts.latest]
+    row = measures(paths, rollouts.rewards, 4, start={"p": 0.5, "q": 0.0})
+    assert {name: value if value is None else round(value, 4) for name, value in row.items()} == {
+        "reward": 0.5714,
+        "ungradable": 2,
+        "without_reward": 1,
+        "zero_variance": 0.0,
+        "mean_length": 36.25,
+        "truncated": 12.5,
+        "prompt_too_long": 0.0,
+        "revisions": 3,
+        "revised": 37.5,
+        "unchanged": 33.3333,
+        "p_correct": None,
+        "turn1": 33.3333,
+        "final": 50.0,
+        "i2c": 16.6667,
+        "c2i": 0.0,
+        "rm_C": 100.0,
+        "rm_W": 66.6667,
+        "right_judged": 2,
+        "wrong_judged": 3,
+        "delta": 16.6667,
+        "verdict_rate": 83.3333,
+        "problems": 2,
+        "turn1_se": 12.5,
+        "turn1_start": 25.0,
+        "turn1_change": 12.5,
+        "turn1_change_se": 37.5,
+    }
+
+
+def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
+    paths = [rollout.path for rollout in rolled(codec).latest]
+    one = [paths[0]] * 4 + [paths[6]] * 4
+    row = measures(one, [1.0] * 5 + [0.0] * 2 + [None], 4)
+    assert (row["zero_variance"], row["revisions"], row["unchanged"], row["verdict_rate"]) == (0.5, 0, None, 100.0)
+    assert measures(one, [1.0] * 7 + [None], 4)["zero_variance"] == 1.0
+    assert measures(one[:4], [1.0] * 4, 4)["turn1_se"] == 50.0  # one problem says nothing of others
+    assert round(measures([*one, *[paths[6]] * 4], [1.0] * 12, 4)["turn1_se"], 3) == 33.333
+    refused = [replace(path, stop="prompt-too-long") for path in one[:2]] + one[2:]
+    assert measures(refused, [1.0] * 8, 4)["prompt_too_long"] == 25.0
+    sure = [
+        replace(path, evaluations=(replace(path.evaluations[0], p_correct=p),))
+        for path, p in zip(one[:2], (0.5, 1.0), strict=True)
+    ]
+    assert measures([*sure, *one[2:]], [1.0] * 8, 4)["p_correct"] == 0.75
+    half_graded = [_with_grades(rollout, "r?") for rollout in rolled(codec).latest[1:3]]
+    row = measures([rollout.path for rollout in half_graded], [None, None], 2)
+    assert (row["turn1"], row["reward"]) == (None, None)  # nothing is graded at both ends
+
+
+def test_the_means_of_the_parts_are_over_the_paths_that_have_them() -> None:
+    parts = [
+        {"correctness": 1.0, "verdict": None, "mended": None},
+        {"correctness": 0.0, "verdict": 0.5, "mended": None},
+    ]
+    assert part_means(parts) == {"reward/correctness": 0.5, "reward/verdict": 0.5, "reward/mended": None}  # type: ignore[arg-type]
+    assert part_means([{"correctness": 0.25}]) == {"reward/correctness": 0.25}
 
 
 def test_a_dropped_path_is_not_called_ungradable(codec: ChatCodec) -> None:
