@@ -32,7 +32,7 @@ def control_pattern(tokenizer: Any, special_alone: bool = False) -> re.Pattern[s
         found |= {str(token.content) for token in added if _BRACKETED.fullmatch(token.content)}
     found |= set(tokenizer.all_special_tokens)
     texts = sorted((text for text in found if len(text) > 1), key=len, reverse=True)
-    return re.compile("|".join(f"(?={re.escape(text)})" for text in texts) or r"(?!)")
+    return re.compile(f"(?={'|'.join(map(re.escape, texts))})" if texts else r"(?!)")
 
 
 def apart(
