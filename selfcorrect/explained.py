@@ -12,7 +12,8 @@ _DISK = (
     "os error 28",
     "Disk quota exceeded",
     "PytorchStreamWriter failed",
-    "file write failed",
+    "inline_container.cc",  # torch.save, where the file ends short
+    "write_end_of_file",
 )
 _HUB = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout")
 _MEMORY = ("OutOfMemoryError", "CUDA out of memory", "can't allocate memory", "DefaultCPUAllocator")

@@ -98,8 +98,11 @@ def show(*what: RenderableType, style: str | None = None) -> None:
 
 
 def note(*what: RenderableType, style: str | None = "dim") -> None:
-    """Print what accompanies results to standard error, unless only results are wanted."""
-    if not is_quiet():
+    """Print what accompanies results to standard error, unless only results are wanted.
+
+    Of the processes that train together only the first speaks.
+    """
+    if not is_quiet() and os.environ.get("RANK", "0") == "0":
         errors.print(*what, style=style, crop=False)
 
 

@@ -83,8 +83,9 @@ class Meter:
         parts = [f"{self.label}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
         if rate and elapsed_s >= 1:
             parts.append(rate_text(rate))
-            parts += [f"about {(self.total - self.done) / rate:,.0f} s left"] if self.total else []
-        return ", ".join([*parts, f"{elapsed_s:,.0f} s so far", *([self._note] if self._note else [])])
+            left_s = (self.total - self.done) / rate if self.total else 0
+            parts += [f"about {left_s:,.0f} s left"] if left_s > 0 else []
+        return ", ".join([*parts, f"after {elapsed_s:,.0f} s", *([self._note] if self._note else [])])
 
 
 def is_watched() -> bool:

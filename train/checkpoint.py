@@ -22,7 +22,7 @@ from selfcorrect.files import manifest, sync_file, sync_folder, sync_tree, unlik
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_json
 from selfcorrect.loading import model_loading, refuse_random_weights
-from selfcorrect.printing import complain
+from selfcorrect.printing import complain, note
 from selfcorrect.problems import load_problems
 from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
@@ -49,6 +49,7 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = model_path(model)
+    note(f"loading {model}")
     with model_loading(model):
         if attention == "auto":
             dropout = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attention_dropout", 0.0)
