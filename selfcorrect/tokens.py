@@ -71,6 +71,8 @@ class ChatCodec:
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = (), thinking: bool | None = None) -> None:
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer, thinking)
+        # What is too long for the model is refused and counted by the engines: no warning beside that.
+        tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._pieces: dict[int, int] = {}
         self._replies: dict[str, tuple[int, ...]] = {}
         ends = {*stop_ids} if tokenizer.eos_token_id is None else {tokenizer.eos_token_id, *stop_ids}
