@@ -17,6 +17,7 @@ A row that cannot be a problem raises `OddRow`, which the loader counts.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
@@ -42,7 +43,7 @@ ANSWERS = (
     "expected_answer", "final_answer", "answer_number", "gold", "golden", "gold_answer", "ground_truth",
     "reward_model.ground_truth", "reference_answer", "correct_answer", "correct answer", "gt", "answer", "answerkey",
     "label", "correct", "answer_index", "answer_idx", "correct_option", "target", "1.ground_truth.value",
-    "messages[1].ground_truth.value",
+    "messages[1].ground_truth.value", "answers", "verification_info.ground_truth", "extra_info.answer",
 )  # fmt: skip
 """Keys of the reference answer alone."""
 SOLUTIONS = (
@@ -61,6 +62,8 @@ SOLUTIONS = (
 PREAMBLES = ("context", "passage", "body")
 OPTIONS = ("options", "choices")
 LETTERS = string.ascii_uppercase
+MAX_WRITTEN = 100_000
+"""Longest Python literal that is read out of a cell."""
 
 INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ("", "\n" + prompts.SOLVE),
@@ -186,11 +189,11 @@ def _at(row: Any, path: str) -> Any:
     here = row
     for part in re.findall(r"[^.\[\]]+|\[-?\d+\]", path):
         if part[0] == "[":
-            index = int(part[1:-1])
+            index, here = int(part[1:-1]), _unwritten(here)
             if not isinstance(here, Sequence) or isinstance(here, str) or not -len(here) <= index < len(here):
                 return _MISSING
             here = here[index]
-        elif isinstance(here, Mapping):
+        elif isinstance(here := _unwritten(here), Mapping):
             here = _at(here, part)
         else:
             return _MISSING
@@ -209,6 +212,19 @@ def _possible(keys: tuple[Any, ...], wanted: tuple[str, ...]) -> tuple[str, ...]
     folded = _folded(keys)
     heads = {path: re.split(r"[.\[]", path, maxsplit=1)[0] for path in wanted}
     return tuple(path for path, head in heads.items() if {path.casefold(), head.casefold()} & folded.keys())
+
+
+def _unwritten(value: Any) -> Any:
+    """Return the messages or the object that a table's cell holds as text, in JSON or as Python writes it."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[{", "{")):
+        return value
+    read: Any = None
+    with suppress(ValueError, RecursionError):
+        read = json.loads(value)
+    if read is None and len(value) <= MAX_WRITTEN:
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            read = ast.literal_eval(value.strip())  # reads literals alone, runs nothing
+    return read if isinstance(read, Mapping) or is_messages(read) else value
 
 
 @lru_cache(maxsize=64)
@@ -272,9 +288,8 @@ def _named(value: Any) -> str:
 
 def _question(row: Row, value: Any) -> str:
     """Return the question alone, with what it cannot be understood without."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):  # messages as JSON in a table's cell
-        with suppress(ValueError):
-            value = json.loads(value)
+    written = _unwritten(value)
+    value = written if is_messages(written) else value
     if is_messages(value):
         text = _user(value)
     elif isinstance(value, Mapping) and is_messages([value]):
@@ -439,7 +454,7 @@ def _answer(value: Any, key: str | None) -> str:
 def _several(values: Sequence[Any], key: str | None) -> str:
     """Return the parts of one answer joined; several reference answers that each would do are one too many."""
     texts = list(dict.fromkeys(text_of(value).strip() for value in values))
-    if len(texts) > 1 and key is not None and "ground_truth" in key:
+    if len(texts) > 1 and key is not None and ("ground_truth" in key or key == "answers"):
         raise OddRow("several reference answers")
     return ", ".join(texts)
 
