@@ -92,7 +92,9 @@ def _inspected(folder: Path) -> Inspected:
 
 
 def _matters(file: Path) -> bool:
-    return file.name not in START and not file.name.startswith(".")
+    """False for what may well be empty: the lock, and journals of parts that a run did not sample."""
+    may_be_empty = (*START, "evaluations.jsonl", "revisions.jsonl", "blind.jsonl")
+    return file.name not in may_be_empty and not file.name.startswith(".")
 
 
 def _checked(file: Path) -> int:

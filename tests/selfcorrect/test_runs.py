@@ -214,6 +214,8 @@ def test_a_folder_of_an_older_version_still_reads(tmp_path: Path) -> None:
         assert not (folder / "inputs.json").exists(), "nobody knows what it read"
     assert inspect(tmp_path).is_whole
     assert "kept no hashes" in inspect(tmp_path).found[0].state
+    (tmp_path / "blind.jsonl").touch()
+    assert inspect(tmp_path).is_whole, "no part of that kind was sampled"
     (tmp_path / "rows.jsonl").write_text("")
     assert "empty: rows.jsonl" in inspect(tmp_path).found[0].state
 
