@@ -137,7 +137,7 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
                 "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
             )
         row = summary(recipe, trajectories, loaded.dropped, rule) | {
-            "problems": loaded.record(),
+            "problem_set": loaded.record(),
             "thinking_tokens_per_problem": round(
                 sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories), 1
             ),
