@@ -131,7 +131,7 @@ def length_note(prompts: Mapping[str, int], max_tokens: int, context: int | None
         return f"{longest}; {room}"
     named = ", ".join(beyond[:5]) + (", …" if len(beyond) > 5 else "")
     return (
-        f"{len(beyond):,} of {len(prompts):,} prompts are too long and will end as prompt-too-long: {named} "
+        f"{len(beyond):,} of {len(prompts):,} prompts are too long and count as prompt-too-long: {named} "
         f"({longest}; {room})"
     )
 

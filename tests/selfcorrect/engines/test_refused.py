@@ -107,7 +107,7 @@ def text_of(shown: object) -> str:
 def test_eval_counts_a_long_problem_by_name_and_shows_it_before(five: Path, tmp_path: Path) -> None:
     recipe = EvalRecipe(method="single-turn", problems=ProblemsRecipe(source=str(five), count=None), max_tokens=16)
     planned = text_of(eval.run.plan(recipe))
-    assert "1 of 5 prompts are too long and will end as prompt-too-long: five-2 (the longest prompt has " in planned
+    assert "1 of 5 prompts are too long and count as prompt-too-long: five-2 (the longest prompt has " in planned
     assert "the context holds 1,024 and a completion up to 16" in planned
     row = eval.run.run(recipe, tmp_path / "run")
     assert (row["n"], row["stops"]["prompt-too-long"], row["faults"]["prompt-too-long"]) == (5, 1, 1)
@@ -211,7 +211,7 @@ def test_the_note_of_a_plan() -> None:
         == "the longest prompt has 100 tokens; the context holds 110 and a completion up to 10"
     )
     assert length_note(lengths, 10, 35).startswith(
-        "8 of 10 prompts are too long and will end as prompt-too-long: p3, p4, p5, p6, p7, … ("
+        "8 of 10 prompts are too long and count as prompt-too-long: p3, p4, p5, p6, p7, … ("
     )
     assert "is not known before it is opened" in length_note(lengths, 10, None)
 
