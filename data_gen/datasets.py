@@ -182,7 +182,8 @@ def write_preferences(folder: Path, pairs: Sequence[Candidate], asking: Asking, 
 
 def write_prompts(path: Path, problems: Sequence[Problem]) -> int:
     """Write the problems set aside for RL, one per line; return how many."""
-    return write_jsonl(path, ({"id": problem.id, **_reference(problem)} for problem in problems))
+    allowed = lambda problem: {"meta": {"tolerance": t}} if (t := problem.meta.get("tolerance")) else {}
+    return write_jsonl(path, ({"id": problem.id, **_reference(problem), **allowed(problem)} for problem in problems))
 
 
 def write_pass_rates(path: Path, problems: Sequence[Problem], fates: Mapping[int, Mapping[str, int]]) -> int:

@@ -102,6 +102,16 @@ def test_exported_prompts_are_problems_again(finished, codec, trainer, file) -> 
     assert said(finished / f"export/{trainer}/prompts.{file}") == ours
 
 
+def test_the_error_that_a_problem_allows_goes_with_it_to_rl(tmp_path) -> None:
+    from data_gen.datasets import write_prompts
+    from selfcorrect.types import Problem
+    from train.data import read_problems
+
+    problems = [Problem("a", "q", "4.2", "olympiadbench", {"tolerance": "1e-1"}), Problem("b", "r", "1", "math", {})]
+    write_prompts(tmp_path / "prompts.jsonl", problems)
+    assert read_problems(tmp_path / "prompts.jsonl") == problems
+
+
 # --- schemas ------------------------------------------------------------------------------------------------------
 
 
