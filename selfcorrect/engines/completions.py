@@ -86,7 +86,7 @@ class Completion:
         format, or not to be believed.
         """
         try:
-            choices = event["choices"]
+            choices = event.get("choices")
             if choices is None or choices == []:
                 return False
             (choice,) = choices if isinstance(choices, list) and len(choices) == 1 else (None,)

@@ -54,9 +54,6 @@ GRACE_S = 2.0
 SHORTEST_SECRET = 4
 """Characters: a shorter password would hide parts of words in messages."""
 
-NO_LIST = {404, 405, 501}
-"""Statuses of servers that do not list their models."""
-
 log = logging.getLogger(__name__)
 
 
@@ -170,16 +167,14 @@ class OpenAIEngine:
         """Learn the served model's name and context from the endpoints that are up and list their models."""
         answers = await asyncio.gather(*(self._models(endpoint) for endpoint in self.endpoints))
         if all(isinstance(answer, str) for answer in answers):
-            raise EngineError("no endpoint answers:\n" + "\n".join(map(str, answers)))
+            reached = any("does not list its models" in str(answer) for answer in answers)
+            what = "no endpoint says what it serves" if reached else "no endpoint answers"
+            raise EngineError(f"{what}:\n" + "\n".join(map(str, answers)))
         for endpoint, models in zip(self.endpoints, answers, strict=True):
             if isinstance(models, str):
                 log.warning("%s; going on without it until it answers", self._hide(models))
                 continue
             if models is None:
-                if self._model is None:
-                    raise EngineError(
-                        f"{endpoint.shown} does not list its models; name the one to use by engine.options.served_model"
-                    )
                 continue
             if self._model is None and len(models) == 1:
                 self._model = str(models[0].get("id"))
@@ -194,19 +189,23 @@ class OpenAIEngine:
         self.name = f"openai:{self._model}"
 
     async def _models(self, endpoint: Endpoint) -> list[dict[str, Any]] | str | None:
-        """Return the models that an endpoint lists, None where it lists none on principle, or what went wrong."""
+        """Return the models that an endpoint lists, or what went wrong; None where it lists none and one is named."""
         try:
             async with (
                 asyncio.timeout(self._stall_s),
                 self._http.stream("GET", f"{endpoint.url}/models", auth=endpoint.auth) as response,
             ):
-                if response.status_code in NO_LIST:
-                    return None
                 text = await beginning(response, LONGEST_LIST)
                 if response.status_code != 200:
                     raise ValueError(f"HTTP {response.status_code} {clean(text.strip()[:200])}")
                 return [model for model in json.loads(text)["data"] if isinstance(model, dict)]
-        except (httpx2.HTTPError, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            said = f"{endpoint.shown} does not list its models ({type(error).__name__}: {clean(str(error))[:300]})"
+            if self._model is None:
+                return f"{said}; name the one to use by engine.options.served_model"
+            log.info("%s", self._hide(said))
+            return None
+        except (httpx2.HTTPError, TimeoutError) as error:
             endpoint.failed(time.monotonic(), time.monotonic(), accident=False)
             return f"{endpoint.shown}/models: {type(error).__name__}: {clean(str(error))[:500]}"
 

@@ -449,6 +449,11 @@ ODD: dict[str, tuple[Fault, str]] = {
     "a context that is too short": (status(400, message="maximum context length is 20 tokens"), "prompt-too-long"),
     # what is not wrong: served
     "usage with choices null": (with_events(lambda events: [USAGE, events[0], USAGE, events[1], USAGE]), "samples"),
+    "usage alone": (with_events(lambda events: [*events, {"usage": {"completion_tokens": 20}}]), "samples"),
+    "signs of life": (
+        with_events(lambda events: [{"type": "ping"}, events[0], {"type": "ping"}, events[1]]),
+        "samples",
+    ),
     "usage with no choices": (with_events(lambda events: [COUNTED, *events, COUNTED]), "samples"),
     "a stream that stays open": (without_done, "samples"),
     "an end said twice": (
