@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo test test-slow test-engines engines check audit install format clean
+.PHONY: demo test test-slow test-engines engines check audit mutants install format clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -38,6 +38,12 @@ check: $(STAMP)  ## ruff and mypy
 
 audit:  ## known advisories of the pinned packages and of the oldest that are admitted; needs pypi.org
 	.ci/audit
+
+# One operator, name or constant at a time is changed in what computes scores, rewards and losses: a test must fail.
+mutants: $(STAMP)  ## the mutation score of scores, rewards and losses, by mutmut (about 20 minutes on 2 cores)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results --all true | $(BIN)/python tests/mutation_score.py
 
 install: $(STAMP)  ## .venv with pinned packages (about 3 minutes)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Grade, Outcome, Problem
 from train.grpo import GrpoRecipe, Rollouts
+from train.guards import GuardRecipe
 from train.measures import measures, part_means, turn1_by_problem
 from train.rollout_func import known_returns, places_of
 from train.rollouts import Rollout, graded, roll_out
@@ -255,11 +258,35 @@ def test_a_call_samples_grades_rewards_and_measures(codec: ChatCodec) -> None:
     assert output["final_reward"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     assert [len(row) for row in output["env_mask"]] == [len(row) for row in output["completion_ids"]]
     assert output["logprobs"][0] == [-0.5] * 29
+    assert [codec.decode(ids) for ids in output["prompt_ids"]] == texts
+    assert rollouts.paths == [rollout.path for rollout in rollouts.latest]
     figures = ("turn1", "final", "ungradable", "without_reward", "truncated", "reward")
     assert [rollouts.row[name] for name in figures] == [25.0, 50.0, 0, 0, 12.5, 0.5]
     assert script.seeds == [
         sample_seed(0, "grpo", 0, 0, problem.id, place) for problem in PROBLEMS for place in range(4)
     ]
+
+
+def test_the_start_model_attempts_the_problems_of_every_rollout(codec: ChatCodec, tmp_path: Path) -> None:
+    """Two rollouts of one problem, two paths each: the script writes r w | w w of them."""
+    guard = GuardRecipe(start_paths=2)
+    recipe = GrpoRecipe(seed=5, steps=2, prompts_per_step=1, generations=2, max_tokens=100, guard=guard)
+    rollouts = Rollouts(recipe, codec, PROBLEMS)
+    script = rollouts.sampler = Script(codec)  # type: ignore[assignment]
+    rollouts.measure_start(fake_trainer(), tmp_path / "start.json")
+    assert script.seeds == [sample_seed(5, "start", place, n) for place in range(2) for n in range(2)]
+    assert json.loads((tmp_path / "start.json").read_text()) == [0.5, 0.0]
+    assert rollouts.start == [{"p": 0.5}, {"q": 0.0}]
+    again = Rollouts(recipe, codec, PROBLEMS)
+    again.measure_start(fake_trainer(), tmp_path / "start.json")  # a resumed run reads it
+    assert again.start == rollouts.start
+    trainer = fake_trainer(step=1)
+    rollouts([rollouts.prompt_texts[1]] * 2, trainer)
+    assert (rollouts.row["turn1_start"], rollouts.row["turn1_change"], rollouts.row["sampled_at"]) == (0.0, 50.0, 1)
+    assert trainer._metrics["train"]["path/turn1_change"] == [50.0]
+    assert 0 <= rollouts.row["rollout_s"] < 100
+    assert 0 <= rollouts.row["grading_s"] < 100
+    assert rollouts.row["reward/correctness"] == 1.0
 
 
 def test_a_problem_that_comes_twice_in_a_rollout_is_sampled_anew(codec: ChatCodec) -> None:
