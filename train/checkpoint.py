@@ -158,6 +158,12 @@ def _sealing(folder: Path) -> Any:
     from transformers import TrainerCallback
 
     class Sealing(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if control.should_save:  # a resumed run knows no losses of before: none may wait to be logged
+                control.should_log = True
+
+        on_epoch_end = on_step_end
+
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             wait_for_everyone()  # each process writes its own share of a checkpoint
             if args.should_save:
