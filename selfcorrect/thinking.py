@@ -10,6 +10,9 @@ from selfcorrect.types import Role, Trajectory
 
 _THINKING = re.compile(r"<think>(?P<thought>.*?)(?:</think>|\Z)", re.DOTALL)
 
+_OPENING_TOKENS = 16
+"""More tokens than ``<think>`` and a line break have: what an opening that begins the thinking ends with."""
+
 
 def thinking_tokens(codec: ChatCodec, path: Trajectory) -> int:
     """Return how many tokens of a path's messages think, their marks included.
@@ -22,9 +25,9 @@ def thinking_tokens(codec: ChatCodec, path: Trajectory) -> int:
         return 0
     total = 0
     for start, end in _messages(path):
-        before = codec.decode(path.token_ids[:start])
+        opened = codec.decode(path.token_ids[max(0, start - _OPENING_TOKENS) : start]).rstrip().endswith("<think>")
         message = codec.decode(path.token_ids[start:end])
-        begun = "<think>" if before.rfind("<think>") > before.rfind("</think>") else ""
+        begun = "<think>" if opened else ""
         for found in _THINKING.finditer(begun + message):
             first, last = (max(0, position - len(begun)) for position in found.span())
             ids = path.token_ids[start:end]

@@ -227,6 +227,7 @@ def test_thinking_decides_which_probe_counts(byte_tokenizer) -> None:  # type: i
         ("<|assistant|>", ["<think>abc"], 10),
         ("<|assistant|><think>\n", ["abc</think>5"], 11),
         ("<|assistant|><think></think>", ["5"], 0),
+        ("<|user|>what does <think> mean?<|end|><|assistant|>", ["5</think>"], 0),
         ("<|assistant|>", ["<think>abc</think>5", "<think>d</think>6"], 34),
         ("<|assistant|>", ["5", "<think>d</think>6 <think>e</think>"], 32),
         ("<|assistant|><think>\n", ["abc</think>5", "6"], 11),
