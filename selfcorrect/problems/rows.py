@@ -350,9 +350,9 @@ def _options(row: Row, key: str | None) -> dict[str, str] | str:
     _, given = _first(row, keys)
     if given is None and not key:
         return _options_in_columns(row)
+    if isinstance(given, Mapping) and isinstance(given.get("text"), (list, tuple)):  # ARC
+        given = given["text"]
     if isinstance(given, Mapping):
-        if "text" in given:  # ARC
-            return _lettered(given["text"])
         return {str(letter).strip("(). "): text_of(text) for letter, text in given.items()}
     if isinstance(given, str):
         return given.strip()

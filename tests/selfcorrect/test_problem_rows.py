@@ -323,6 +323,7 @@ SIX_SEVEN = f"{Q}\n(A) 6\n(B) 7"
         ({"question": Q, "A": "6", "B": "7", "answer": "B"}, SIX_SEVEN, "B"),
         ({"question": f"{Q}\nA. 6\nB. 7", "choices": {"A": "6", "B": "7"}, "answer": "B"}, f"{Q}\nA. 6\nB. 7", "B"),
         ({"question": Q, "options": None, "answer": "7"}, Q, "7"),
+        ({"question": Q, "choices": {"text": []}, "answer": "7"}, Q, "7"),
         ({"question": Q, "options": [], "answer": "7"}, Q, "7"),
     ],
 )
