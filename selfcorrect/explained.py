@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-RESUME = "what was recorded is whole: mend it and run the same command"
+RESUME = "what was recorded is whole: mend this and run the same command"
 
 _DISK = (
     "No space left on device",
@@ -25,7 +25,7 @@ def explained(error: BaseException) -> str | None:
         said = f"{type(cause).__name__}: {cause}"
         if any(sign in said for sign in _DISK) or _is_disk(cause):
             place = getattr(cause, "filename", None) or "the run folder"
-            return f"no space left on the disk of {place}; {RESUME} once there is room"
+            return f"no space left on the disk of {place}; what was recorded is whole: make room and run it again"
         if memory := explained_memory(cause):
             return memory
         if any(sign in said for sign in _HUB):

@@ -55,7 +55,7 @@ def without_a_hub() -> bool:
 @contextmanager
 def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     """Turn whatever fails inside into one ModelError about ``model``; ``what`` was to be read from it."""
-    if not Path(model).expanduser().is_dir():
+    if model != "embedded" and not Path(model).expanduser().is_dir():
         without_a_hub()
     try:
         yield
@@ -69,7 +69,7 @@ def why(model: str, error: BaseException, what: str) -> str:
     """Return why ``what`` could not be read from a model folder or hub name, and what to do."""
     if memory := explained_memory(error):
         return f"cannot load {model!r}: {memory}"
-    folder = Path(model).expanduser()
+    folder = Path(__file__).parent / "assets" / model if model == "embedded" else Path(model).expanduser()
     said = " ".join(f"{type(cause).__name__}: {cause}" for cause in causes(error))
     if not folder.is_dir():
         return f"no folder {model!r} here{near(folder)}, and {_of_the_hub(said, error)}"

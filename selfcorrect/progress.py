@@ -150,16 +150,22 @@ def meter(label: str, total: int | None) -> Iterator[Meter]:
 
 @contextmanager
 def quiet_bars() -> Iterator[None]:
-    """Keep transformers' own bars (``Loading weights``) off the terminal; downloads keep theirs."""
+    """Keep transformers' bars (``Loading weights``) and both libraries' notices away; downloads keep their bars."""
     from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils import logging as of_the_hub
     from transformers.utils import logging
 
     if printing.is_verbose() or not logging.is_progress_bar_enabled():
         yield
         return
+    before = logging.get_verbosity(), of_the_hub.get_verbosity()
     logging.disable_progress_bar()
     enable_progress_bars()
+    logging.set_verbosity_error()
+    of_the_hub.set_verbosity_error()
     try:
         yield
     finally:
         logging.enable_progress_bar()
+        logging.set_verbosity(before[0])
+        of_the_hub.set_verbosity(before[1])

@@ -69,6 +69,7 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
     """Fine-tune and return the summary; a finished folder is only read."""
 
     def train(folder: Path) -> dict[str, Any]:
+        made_by_gen(recipe.data, run_folder, recipe.model)  # refuse before anything is loaded
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         data = _load(recipe, run_folder, codec)
         metrics = checkpoint.open_metrics(folder)

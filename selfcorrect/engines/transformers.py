@@ -114,12 +114,13 @@ class TransformersEngine:
         with model_loading(str(path_or_id)):
             read: Any = AutoModelForCausalLM.from_pretrained
             model, loaded = read(model_path(str(path_or_id)), dtype=dtype, output_loading_info=True)
+            model.to(device)
         refuse_random_weights(str(path_or_id), loaded)
         # Out of the file's memory map: a checkpoint written over under a running engine must not change it.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
         return cls(
-            model.to(device).eval(),
+            model.eval(),
             codec.tokenizer,
             max_batch=max_batch,
             max_cached_tokens=max_cached_tokens,

@@ -76,14 +76,16 @@ class FileReport:
 def read_rows(path: Path, response_key: str = "response", gold_key: str = "gold") -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON-lines file; raises DataError naming the line where a row is broken."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: not JSON ({error})") from error
+                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except ValueError as error:  # UnicodeDecodeError is one
+                    raise DataError(f"{path}:{number}: not JSON in UTF-8 ({error})") from error
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}:{number}: expected an object of response and gold, got {line[:60]!r}")
                 if "response_parts" in row and response_key not in row:
                     row[response_key] = "".join(text * times for text, times in row["response_parts"])
                 missing = [key for key in (response_key, gold_key) if not isinstance(row.get(key), str)]

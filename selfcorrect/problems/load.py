@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.decontamination import Contamination, TestQuestions
-from selfcorrect.errors import DataError, nearest
+from selfcorrect.errors import DataError, InputError, nearest
 from selfcorrect.fingerprints import fingerprint_problems
 from selfcorrect.loading import without_a_hub
 from selfcorrect.problems import references
@@ -74,6 +74,10 @@ class ProblemsRecipe:
     where: dict[str, Any] = field(default_factory=dict)  # {level: [4, 5], subject: Algebra, pass_rate: {min: 0.1}}
     decontaminate: tuple[str, ...] = ()  # test sets to remove: short names, files, or "all" of `TEST_SETS`
     name: str = ""  # data set name, which the grader's rules go by; "": from the source
+
+    def __post_init__(self) -> None:
+        if (self.count is not None and self.count < 1) or self.offset < 0:
+            raise InputError(f"problems: count is at least 1, offset at least 0; got {self.count} and {self.offset}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,10 +340,10 @@ def _refuse_unknown(first: Placed, fields: Mapping[str, str] | None, source: str
             ) from missing
         raise DataError(
             f"{source}: unknown schema: no key for the {missing.args[0]}; the first row ({first.place}) has the keys "
-            f"{shown}. Known keys, in the order asked:\n"
-            f"  question: {', '.join(QUESTIONS)}\n  reference: {', '.join(ANSWERS)}\n"
-            f"  a worked solution: {', '.join(SOLUTIONS)}\n"
-            "or name your own, nested ones with dots and [0]: problems.fields.question=<key> problems.fields.gold=<key>"
+            f"{shown}. Known keys are, among others, {', '.join(QUESTIONS[:4])} for the question, "
+            f"{', '.join(ANSWERS[:6])} for the reference and {', '.join(SOLUTIONS[:2])} for a worked solution; "
+            "docs/problems.md has all of them\n"
+            "Name your own, nested ones with dots and [0]: problems.fields.question=<key> problems.fields.gold=<key>"
         ) from missing
 
 
@@ -380,18 +384,19 @@ def _test_questions(recipe: ProblemsRecipe) -> TestQuestions:
     names = [name for given in recipe.decontaminate for name in (TEST_SETS if given == "all" else (given,))]
     folders = [Path(recipe.source).expanduser().parent] if Path(recipe.source).suffix else []
     tests = TestQuestions()
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     for name in dict.fromkeys(names):
         raw = next((path for path in _raw_files(name, "test", folders) if path.is_file()), None)
         try:
             rows = list(_candidates(ProblemsRecipe(source=str(raw or name), split="test")))
         except DataError as error:
-            missing.append(f"  {name}: {str(error).splitlines()[0]}")
+            missing[name] = str(error).splitlines()[0]
         else:
             tests.add(name, (row.problem for row in rows if row.problem))
     if missing:
         raise DataError(
-            "problems.decontaminate: cannot read these test sets:\n" + "\n".join(missing) + "\n"
+            f"problems.decontaminate: cannot read {len(missing)} test sets: {', '.join(missing)}; the first because "
+            f"{next(iter(missing.values()))}\n"
             f"Put their raw files <name>.test.jsonl beside the source or into ${DATA_FOLDER}, name the sets that you "
             "have (problems.decontaminate=[gsm8k]), or give none (problems.decontaminate=[])."
         )

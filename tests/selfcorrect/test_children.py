@@ -16,7 +16,7 @@ MINE = "from pathlib import Path\nPath({ran!r}).write_text(__name__)\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with train.py, eval/, data_gen.py, json.py, mpmath.py, sympy.py and types.py, which tell when they run."""
+    """A folder with modules of our names and of the standard library's, which tell when they run."""
     text = MINE.format(ran=str(tmp_path / "RAN"))
     for name in ("train.py", "eval/__init__.py", "data_gen.py", "json.py", "mpmath.py", "sympy.py", "types.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
