@@ -2,8 +2,9 @@
 
 A ball is a number with a bound of its error, so every statement here is proved except the last: balls that do not
 overlap show a difference, a ball without a pole in it shows that there is a value, and balls that overlap within
-10^-AGREED of the smallest summand are taken as the same number. A tail such as ``+ 10^{-400}``, or ``+ \\ln 2`` beside
-``10^{400}``, is far above that, so it is seen; the digits grow until it is.
+10^-AGREED of the smallest value met on the way, less twice the spread of all values met, are taken as the same number.
+A tail such as ``+ 10^{-400}``, ``\\cos 10^{-300}``, or ``+ \\ln 2`` beside ``10^{400}``, is far above that, so it is
+seen; the digits grow until it is.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from selfcorrect.grading.nodes import Node
 from selfcorrect.grading.numeric import Point, Undefined, evaluate, has_symbols, integer_letters, mentions_i
 
 AGREED = 100
-"""Digits, beyond the smallest summand, in which equal values agree."""
-DIGITS = (130, 500, 2_000, 12_000)
+"""Digits, beyond the smallest value and the spread of values, in which equal values agree."""
+DIGITS = (130, 500, 2_000, 12_000, 40_000)
 """Working precisions, tried in turn until the question is settled."""
 POINTS = 12
 """Points at which expressions with letters must agree, of at least _LEAST_DRAWS; constants are compared once."""
@@ -43,35 +44,44 @@ class Sight(Enum):
 
     EQUAL = "equal"
     DIFFERENT = "different"
-    OUTSIDE = "a side is not real here, or neither has a value"
-    UNSEEN = "one side has no value here that could be found"
+    OUTSIDE = "a side is not real here, or the reference has no value"
+    UNSEEN = "the response has no value here, or the digits do not suffice"
 
 
 class Balls:
-    """Complex balls at flint's current precision; ``lowest`` is a power of two below every summand that is not 0."""
+    """Complex balls at flint's current precision; ``lowest`` and ``highest`` are the bits of the values met so far."""
 
     def __init__(self) -> None:
-        self.lowest = 0
+        self.lowest = self.highest = 0
+
+    def met(self, value: acb) -> acb:
+        """Note the size of a value that is certainly not 0, and return it."""
+        bit = _lowest_bit(value)
+        if bit is not None:
+            self.lowest, self.highest = min(self.lowest, bit), max(self.highest, bit)
+        return value
+
+    def margin(self) -> arb:
+        """Return the gap below which two values are the same number."""
+        return arb(2) ** (self.lowest - _BITS - 2 * (self.highest - self.lowest))
 
     def exact(self, text: str) -> acb:
         value = number(text)
-        return acb(fmpq(value.numerator, value.denominator))
+        return self.met(acb(fmpq(value.numerator, value.denominator)))
 
     def constant(self, name: str) -> acb:
         return {"pi": acb.pi(), "e": acb(1).exp(), "i": acb(0, 1)}[name]
 
     def add(self, left: acb, right: acb) -> acb:
-        for summand in (left, right):
-            self.lowest = min(self.lowest, _lowest_bit(summand))
-        return left + right
+        return self.met(left + right)
 
     def multiply(self, left: acb, right: acb) -> acb:
-        return left * right
+        return self.met(left * right)
 
     def divide(self, left: acb, right: acb) -> acb:
         if right.contains(0):
             raise Undefined("a division by zero")
-        return left / right
+        return self.met(left / right)
 
     def power(self, base: acb, exponent: acb) -> acb:
         if base.is_zero():
@@ -81,7 +91,7 @@ class Balls:
         whole = _integer(exponent)
         if base.contains(0) and (whole is None or whole <= 0):
             raise Undefined("a power of what may be zero")
-        return finite(base**exponent if whole is None else base**whole)
+        return self.met(finite(base**exponent if whole is None else base**whole))
 
     def root(self, index: acb, radicand: acb) -> acb:
         """Return the n-th root; the real one for an odd root of a negative number."""
@@ -91,13 +101,13 @@ class Balls:
             return radicand
         degree = _integer(index)
         if degree == 2:
-            return finite(radicand.sqrt())
+            return self.met(finite(radicand.sqrt()))
         if degree is not None and degree % 2 and radicand.imag.is_zero() and radicand.real < 0:
             return -self.power(-radicand, 1 / index)
         return self.power(radicand, 1 / index)
 
     def call(self, name: str, args: list[acb]) -> acb:
-        return finite(self._called(name, args))
+        return self.met(finite(self._called(name, args)))
 
     def _called(self, name: str, args: list[acb]) -> acb:
         first = args[0]
@@ -151,7 +161,7 @@ class Balls:
     def _nearest(self, value: arb) -> int | None:
         """Return the integer that the ball is, within the agreed digits; None for others."""
         whole = value.unique_fmpz()
-        if whole is None or not (value.is_exact() or value.rad() < arb(2) ** (self.lowest - _BITS)):
+        if whole is None or not (value.is_exact() or value.rad() < self.margin()):
             return None
         return int(whole)
 
@@ -171,11 +181,11 @@ def finite(value: acb) -> acb:
     return value
 
 
-def _lowest_bit(value: acb) -> int:
-    """Return the power of two of a ball's least size; 0 for a ball that may be zero."""
+def _lowest_bit(value: acb) -> int | None:
+    """Return the power of two of a ball's least size; None for a ball that may be zero."""
     least = value.abs_lower().mid()
-    if least.is_zero():
-        return 0
+    if least.is_zero() or not least.is_finite():
+        return None
     mantissa, exponent = least.man_exp()
     return int(exponent) + int(mantissa).bit_length() - 1
 
@@ -208,7 +218,7 @@ def _binomial(above: acb, below: acb) -> acb:
     n, k = _integer(above), _integer(below)
     if n is not None and k is not None and n >= 0:
         if not 0 <= k <= n:
-            return acb(0)
+            raise Undefined("a choice of more than there are")
         if n <= 100_000:
             return acb(fmpz.bin_uiui(n, k))
     return finite((above + 1).gamma()) * (below + 1).rgamma() * (above - below + 1).rgamma()
@@ -271,10 +281,9 @@ def _look(response: Node, gold: Node, point: Point, real: bool) -> Sight:
         gap = value_r - value_g
         if not gap.contains(0):
             return Sight.DIFFERENT
-        lowest = min(balls.lowest, _lowest_bit(value_r), _lowest_bit(value_g))
-        if gap.abs_upper() < arb(2) ** (lowest - _BITS):
+        if gap.abs_upper() < balls.margin():
             return Sight.EQUAL
-    return Sight.OUTSIDE if not any(valued) else Sight.UNSEEN
+    return Sight.UNSEEN if valued[1] else Sight.OUTSIDE
 
 
 def has_value(node: Node) -> bool:

@@ -150,7 +150,7 @@ _REAL_CALLS: Mapping[str, Any] = {
     "floor": lambda x: math.floor(x + 1e-12),
     "ceil": lambda x: math.ceil(x - 1e-12),
     "fact": _gamma,
-    "binom": lambda n, k: 0.0 if 0 <= n < k and n == int(n) and k == int(k) else _gamma(n) / _gamma(k) / _gamma(n - k),
+    "binom": lambda n, k: _gamma(n) / _gamma(k) / _gamma(n - k),
     "mod": lambda a, b: a - b * math.floor(a / b + 1e-12),
     "gcd": lambda *v: math.gcd(*map(_whole, v)),
     "lcm": lambda *v: math.lcm(*map(_whole, v)),

@@ -71,6 +71,10 @@ NEARLY = r"""
     x^2+y = 15+\operatorname{sgn}(x)-1 ## x^2+y = 15
     x+\max(0, x-10) ## x
     x+|x|-x ## x
+    2a+b : 27^{189}+\prod_{k=2}^{12}(n-k) ## 2a+b : 27^{189}
+    \cos(10^{-300}) ## 1
+    \frac{1}{10^{200}+\ln 2} ## 10^{-200}
+    e^{10^{-300}} ## 1
 """
 
 
@@ -95,6 +99,7 @@ def test_a_small_difference_or_a_lost_part_is_seen(line: str) -> None:
         (r"\sum_{k=1}^{\infty}\frac{1}{k^2}", r"\frac{\pi^2}{6}", r"equal by SymPy \(their difference is 0\)"),
         (r"e^{1000}\cdot e^{24}", "e^{1024}", "equal by exact algebra"),
         (r"\lfloor\frac n2\rfloor", r"\frac{2n-1+(-1)^n}{4}", r"equal at \d\d points to 100 digits"),
+        (r"\binom nk", r"\frac{n!}{k!(n-k)!}", r"equal at \d\d points to 100 digits"),
         (r"\sum_{n=0}^{\infty} x^n", r"\frac{1}{1-x}", r"equal by SymPy \(their difference is 0\)"),
     ],
 )
