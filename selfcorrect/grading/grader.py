@@ -195,6 +195,8 @@ def _guarded(
         return _grade(response, gold, rules, extraction, tolerance, cut, slow)
     except GraderError:
         raise  # no worker can be started: nothing that the texts did
+    except RecursionError:
+        return Grade(Outcome.UNGRADABLE, "limit reached in the response: nesting", method=LIMIT)
     except Exception as failure:  # noqa: BLE001 (the promise is that model text never raises)
         warnings.warn(f"the grader failed on gold {gold[:100]!r}: {failure!r}; please report it", stacklevel=3)
         return Grade(Outcome.UNGRADABLE, f"grader error: {failure!r:.200}", method=GRADER_ERROR)
