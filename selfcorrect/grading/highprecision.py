@@ -253,7 +253,7 @@ def _at_points(
         if sight is Sight.DIFFERENT:
             return False, "at a point" if wanted > 1 else "in their digits"
         if sight is Sight.UNSEEN:
-            return None, "a point where a side has no value"
+            return None, "no value was found at a point" if wanted > 1 else "no finite value was found"
         agreed += sight is Sight.EQUAL
         if agreed >= wanted and index + 1 >= draws:
             return True, f"at {agreed} points to {AGREED} digits" if wanted > 1 else f"to {AGREED} digits"
