@@ -176,7 +176,7 @@ def test_a_list_of_models_is_read_within_bounds(folder, saved_codec, listing) ->
     with servers.Server(saved_codec, script, servers.vllm) as server:
         server.listing = listing
         started = time.monotonic()
-        with pytest.raises(EngineError, match="no endpoint (answers|says what it serves)"):
+        with pytest.raises(EngineError, match=r"no endpoint (answers|says what it serves)"):
             connected(folder, server.url)
         assert time.monotonic() - started < 10
 
