@@ -102,7 +102,8 @@ _CONCLUDING = re.compile(
 _SENTENCE_START = re.compile(r"(?<=[.!?])\s+(?=[^\W\d_a-z])|(?<=[。！？।])|\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[^\W\d_a-z])|[。！？।](?=\s*\S)")
 _DENIAL = re.compile(
-    r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|maybe|perhaps|either|or|one of|at least"
+    r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|impossible"
+    r"|different|differs|other than|doubt|wrong|incorrect|maybe|perhaps|either|or|one of|at least"
     r"|at most|more than|less than|fewer than|between|chapter|year|page|step"
     r"|problem|question|ne|nicht|kein|keine|pas|idea|guess)\b|不",
     re.IGNORECASE,

@@ -29,7 +29,6 @@ from selfcorrect.grading.readings import other_readings
 from selfcorrect.grading.references import read_reference, reference_text
 from selfcorrect.grading.rules import MATH, Rules, rules_for
 from selfcorrect.grading.spelling import ascii_digits
-from selfcorrect.grading.tokens import clean
 from selfcorrect.types import Grade, Outcome
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, L
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
+_WORDY = re.compile(r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：]|\\(?:emptyset|varnothing|\{)")
 _INFINITY = re.compile(r"\s*\+?\s*(?:\\infty|∞|infinity)\s*")
 _SHOWN = 2_000
 _MAX_READINGS = 12
@@ -257,7 +257,7 @@ def _judge(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, slo
     unreadable = ""
     node_r: Node | None = None
     try:
-        node_r = read(clean_answer(answer))
+        node_r = read(_out_of_box(answer))
     except TooLarge as reached:
         return Grade(Outcome.UNGRADABLE, f"limit reached in the response: {reached}", shown, None, LIMIT)
     except RecursionError:
@@ -352,6 +352,8 @@ def _by_words(answer: str, gold: str) -> bool | None:
 @lru_cache(maxsize=8192)
 def _worded(gold: str) -> str:
     """Return which rule of words a reference answer falls under; empty for the others."""
+    if not _WORDY.search(gold):
+        return ""
     if wording.is_yes_or_no(gold) and len(gold) <= 20:
         return "yes or no"
     if wording.is_bare_choice(gold):
@@ -369,19 +371,20 @@ def _by_led_choice(answer: str, gold: str) -> bool:
     """Judge against an option with its content, ``C. 12``: its letter or its content is right."""
     letter, content = wording.led_choice(gold) or ("", "")
     own = wording.led_choice(answer)
-    if own:
-        return own[0] == letter
+    if own:  # the letter decides, unless numbers beside it contradict
+        numbers = re.search(r"\d", own[1]) and re.search(r"\d", content)
+        return own[0] == letter and not (numbers and _judge_fast(own[1], content, MATH, None).outcome is Outcome.WRONG)
     if wording.is_bare_choice(answer):
         return wording.choice(answer) == letter
     return wording.same_words(answer, gold) or _judge_fast(answer, content, MATH, None).correct
 
 
-def clean_answer(answer: str) -> str:
+def _out_of_box(answer: str) -> str:
     """Return an extracted answer without a box left around it."""
-    text = clean(answer)
+    text = answer.strip().strip("$")
     if text.startswith(("\\boxed{", "\\fbox{")) and text.endswith("}"):
-        text = text[text.index("{") + 1 : -1]
-    return text
+        return text[text.index("{") + 1 : -1]
+    return answer
 
 
 def _digits(text: str) -> str:

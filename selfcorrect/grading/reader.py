@@ -61,7 +61,7 @@ def _read(text: str, thousands: bool) -> Node:
         worded = _number_in_words(text)
         if worded is not None:
             return worded
-    elif len(text) < 60 and (wording.is_date(text) or wording.is_time(text)):
+    elif len(text) < 60 and _WORDY.search(text) and (wording.is_date(text) or wording.is_time(text)):
         return Node("text", text)
     try:
         return Reader(tokenise(text, thousands=thousands)).answer()
@@ -70,6 +70,7 @@ def _read(text: str, thousands: bool) -> Node:
 
 
 _DIGIT = re.compile(r"[0-9]")
+_WORDY = re.compile(r"[ {~0-9][A-Za-z][A-Za-z]{2}|^[A-Za-z]{3}|[0-9 }{~][apAP]\.?\s?[mM]")
 
 
 class InWords(Exception):
@@ -797,6 +798,8 @@ class Reader:
         while self.peek() == ("cmd", "textcircled"):
             self.position += 1
             items.append(sym(f"circled {self.raw_argument()}"))
+            if len(items) > MAX_LIST:
+                raise TooLarge("a list")
         return items[0] if len(items) == 1 else Node("set", "", tuple(items))
 
     def fraction(self) -> Node:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from selfcorrect.grading import shapes, wording
 from selfcorrect.grading.extraction import sentence_value
-from selfcorrect.grading.limits import TooLarge, Unreadable
+from selfcorrect.grading.limits import SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, contains, num, sym
 from selfcorrect.grading.reader import read
 from selfcorrect.grading.tokens import clean
@@ -45,6 +45,7 @@ _PARAMETERS = re.compile(
     r"|(?<=[,(\s}])(?=(?:[a-zA-Z]|\\ell)(?:\s*,\s*[a-zA-Z])*\s*(?:\\in\b|\bis an?\b|\bintegers?\b))).*$",
     re.DOTALL,
 )
+_PARAMETERS_SAID = re.compile(r"for|where|with|\\in\b|integer|\bis an?\b")
 _PARAMETER = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])(?![A-Za-z])|\\(ell|lambda|mu|theta|alpha)")
 _NUMBER_SET = re.compile(
     r"\\mathbb\s*\{?\s*([ZNRQC])|\\([ZNRQC])\b|\b(integer|natural|positive integer|real|rational|complex)"
@@ -60,6 +61,8 @@ _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "
 
 def other_readings(answer: str, gold: str, node_r: Node | None, node_g: Node) -> Iterator[Pair]:
     """Yield further (response, gold) trees; ``node_r`` is None where the response could not be read as it stands."""
+    if len(answer) > SHORT_ANSWER_CHARS or len(gold) > SHORT_ANSWER_CHARS:
+        return
     yield from _texts(answer, gold, node_r, node_g)
     if node_r is None:
         return
@@ -390,8 +393,8 @@ def _tuples(solutions: list[dict[Node, Node]], names: list[Node]) -> Node:
 
 def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
     """Yield the response with its bound or free letter named as in the gold."""
-    core_r, said_r, set_r = without_parameters(_FOR_ALL.sub("", answer))
-    core_g, said_g, set_g = without_parameters(_FOR_ALL.sub("", gold))
+    core_r, said_r, set_r = without_parameters(_FOR_ALL.sub("", answer) if "for" in answer else answer)
+    core_g, said_g, set_g = without_parameters(_FOR_ALL.sub("", gold) if "for" in gold else gold)
     changed_r, changed_g = core_r != answer, core_g != gold
     if set_r and set_g and set_r != set_g:
         return
@@ -420,7 +423,7 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
 
 def without_parameters(text: str) -> tuple[str, frozenset[str], str]:
     """Return (answer, letters said to run over numbers, which numbers) of ``n\\pi, n \\in \\mathbb{Z}``."""
-    if len(text) > 400:
+    if len(text) > 400 or not _PARAMETERS_SAID.search(text):
         return text, frozenset(), ""
     found = _PARAMETERS.search(text)
     if found is None or not found.start():

@@ -41,9 +41,11 @@ _HEXADECIMAL = re.compile(
     r"(?<![A-Za-z\\_{])(?:\\(?:text|mathrm)\s*\{\s*|\()?(?=[0-9A-F]{2})([0-9A-F]*[A-F][0-9A-F]*)\s*[})]?\s*_\s*\{?(1[1-6])\}?"
 )
 _BASE = re.compile(
-    r"^(\(?[0-9A-Z]+\)?)(?:\s|\\[,;: ]|~)*(?:_\s*\{?\s*)?(?:\\(?:text|mathrm|textrm)\s*\{)?\s*\(?\s*"
-    r"(?:(?:in|to)\s+)?(?:base[\s-]*(?:\\?_)?(\d{1,2}|[a-z]+)|(binary|octal|hexadecimal|hex|decimal)|(two|three|four|five|six|seven"
-    r"|eight|nine|ten|eleven|twelve|sixteen))\s*\)?\s*\}?\s*\}?$"
+    r"^(\(?[0-9A-Z]+\)?)(?:\s|\\[,;: ]|~)*(?:"
+    r"_\s*\{?\s*(?:\\(?:text|mathrm|textrm)\s*\{)?\s*\(?\s*(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|sixteen)"
+    r"|(?:_\s*\{?\s*)?(?:\\(?:text|mathrm|textrm)\s*\{)?\s*\(?\s*(?:(?:in|to)\s+)?"
+    r"(?:base[\s-]*(?:\\?_)?(\d{1,2}|[a-z]+)|(binary|octal|hexadecimal|hex|decimal))"
+    r")\s*\)?\s*\}?\s*\}?$"
 )
 _NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16", "hex": "16", "decimal": "10"}
 _ENDS = r"([^\[\](),;]*(?:\([^()]*\)[^\[\](),;]*)*[,;][^\[\](),;]*(?:\([^()]*\)[^\[\](),;]*)*)"
@@ -70,7 +72,12 @@ _ALSO = re.compile(
     r"(?<=[\w})%])\s*\(\s*(?:\\text\s*\{\s*)?(?:or|i\.?\s?e\.?,?|that is,?|equivalently,?|which (?:is|equals)|also|=)"
     r"(?:\s*\})?(?![a-z])\s*((?:[^()]|\([^()]*\))+)\)\s*$"
 )
+_ALSO_SAID = re.compile(r"\(\s*(?:\\text|or|i\.?\s?e|that|equiv|which|also|=)")
 _COUNTED = re.compile(r"^([-\d.,/]+)\s*\(\s*([A-Za-z][A-Za-z ,.'-]{2,60})\)$")
+
+
+MAX_RESPELLED = 1_000
+"""Longer answers are read as they are spelled: some rules look ahead from every bracket."""
 
 
 def ascii_digits(text: str) -> str:
@@ -92,50 +99,52 @@ def respell_unicode(text: str) -> str:
     return _LINE_ABOVE.sub(lambda run: r"\overline{" + run.group().replace("\u0305", "") + "}", text)
 
 
-_HINT = re.compile(
-    r"\\(?:f?color|textcolor|[hv]?phantom|[hv]space|hskip|label|tag|dot(?![a-z])|left\s*\\[{l]|begin|[()\[\]]"
-    r"|(?:text|mathrm)\s*\{\s*\^)|Rs|USD|INR|EUR|GBP|CAD|AUD|[bB]ase|binary|octal|hexadecimal|decimal|since|because"
-    r"|approx|about|roughly|rounded|≈|\)\s*$|^\s*(?:\\text\w*\s*\{\s*)?(?:the|final|correct|answer|ans|result)\b|\^\s*\{?\s*o\b"
-    r"|x\s*10|[CPA]\}?\s*_|_\s*\{?\s*(?:1[1-6]|\\text|\\mathrm|[a-z]{3})|\d['_\\]\\?_?\d{3}|\.\.|dots|\d(?:st|nd|rd|th)\b"
-    r"|\.\d*\(|\[[^\[\]]*\[|\]|\by\b",
-    re.IGNORECASE,
+_MARKED = re.compile(
+    r"\\(?:fcolorbox|textcolor|color|[hv]?phantom|[hv]space|hskip|label|tag|dot|[lc]?dots|begin|[()\[\]]"
+    r"|text\w*\s*\{\s*[\^(sbio]|mathrm\s*\{\s*\^)"
+    r"|Rs|USD|INR|EUR|GBP|CAD|AUD|[bB]ase|binary|octal|hexa|decimal|since|because|approx|about|roughly|rounded|≈|\.\.\."
+    r"|[0-9](?:st|nd|rd|th)\b"
 )
-"""Without one of these in it, a text is spelled as it should be."""
+"""Signs of the spellings that most answers have none of."""
 
 
 def respell(text: str) -> str:
     """Return an answer (already free of Unicode signs) in the spelling of `tokens`; linear in its length."""
     text = text.strip()
-    if not _HINT.search(text):
+    if len(text) > MAX_RESPELLED:
         return text
-    if "\\" in text:
-        text = _DELIMITER.sub(" ", _INVISIBLE.sub("", text))
-        if r"\circ" in text:
-            text = _DEGREE_TEXT.sub(r"^\\circ \\text{\1}", text)
-        if r"\begin" in text:
-            text = _SYSTEM_END.sub(r"\\end{cases}", _SYSTEM.sub(r"\\begin{cases}", text))
-        if r"\dot" in text:
-            text = _DOTTED.sub(r"\1\\overline{\2\3\4}", text)
-    text = _LABEL.sub("", _MONEY.sub(_currency, text).strip())
+    if _MARKED.search(text):
+        text = _without_marks(text)
+    if text[:1].isalpha() or text.startswith(r"\text"):
+        text = _LABEL.sub("", text)
     if text.endswith(")"):
-        text = _COUNTED.sub(r"\1 \\text{\2}", _ALSO.sub(r", \1", text))
-        text = _BRACKETED.sub(r"\1\\overline{\2}", text)
-    if "(" in text or r"\text" in text:
-        text = _REMARK.sub("", text)
+        if _ALSO_SAID.search(text):
+            text = _ALSO.sub(r", \1", text)
+        if text[0] in "-.0123456789":
+            text = _BRACKETED.sub(r"\1\\overline{\2}", _COUNTED.sub(r"\1 \\text{\2}", text))
     if "^" in text:
-        text = _TIMES_TEN.sub(r"\\times 10", _DEGREE.sub(r"^\\circ ", text))
-        text = _COMBINATION.sub(lambda found: _combination(found, 0, 2, 4), text)
+        if "^o" in text or "^{o" in text:
+            text = _DEGREE.sub(r"^\\circ ", text)
+        if "10" in text and ("x" in text or "X" in text):
+            text = _TIMES_TEN.sub(r"\\times 10", text)
     if "_" in text:
+        text = _COMBINATION.sub(lambda found: _combination(found, 0, 2, 4), text)
         text = _COMBINATION_FLANKED.sub(lambda found: _combination(found, 2, 0, 4), text)
-        text = _HEXADECIMAL.sub(r"\\based{\1}{\2}", text)
+        text = _BASE.sub(_based, _HEXADECIMAL.sub(r"\\based{\1}{\2}", text))
     if "'" in text or "_" in text:
         text = _SEPARATED.sub(lambda found: re.sub(r"[^\d]", "", found.group()), text)
-    if "..." in text or "dots" in text:
-        text = _GOING_ON.sub(_period, text)
-    text = _ORDINAL_WORD.sub("", _BASE.sub(_based, text))
-    if "[" in text or "]" in text:
-        text = _french_intervals(text)
-    return text
+    return _french_intervals(text) if "[" in text and "]" in text or text.count("[") > 1 or text[:1] == "]" else text
+
+
+def _without_marks(text: str) -> str:
+    """Undo what `_MARKED` finds: colours, delimiters, systems, currency names, remarks, bases, periods, ordinals."""
+    if "\\" in text:
+        text = _DELIMITER.sub(" ", _INVISIBLE.sub("", text)).strip()
+        text = _DEGREE_TEXT.sub(r"^\\circ \\text{\1}", text)
+        text = _SYSTEM_END.sub(r"\\end{cases}", _SYSTEM.sub(r"\\begin{cases}", text))
+        text = _DOTTED.sub(r"\1\\overline{\2\3\4}", text)
+    text = _REMARK.sub("", _MONEY.sub(_currency, text).strip())
+    return _ORDINAL_WORD.sub("", _BASE.sub(_based, _GOING_ON.sub(_period, text)))
 
 
 def _french_intervals(text: str) -> str:
@@ -163,8 +172,8 @@ def _combination(found: re.Match[str], letter: int, total: int, chosen: int) -> 
 
 def _based(found: re.Match[str]) -> str:
     digits = found[1].strip("()")
-    named = found[2] or found[4]
-    base = _NAMED_BASES.get(found[3] or "", "") or (named if named and named.isdigit() else "")
+    named = found[2] or found[3]
+    base = _NAMED_BASES.get(found[4] or "", "") or (named if named and named.isdigit() else "")
     if not base:
         value = number_in_words(named or "")
         base = str(value) if value is not None else ""

@@ -86,6 +86,6 @@ CHANGING = words_of(
     "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
     "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
     "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled "
-    "factorial"
+    "factorial above over up upwards onwards beyond mil mill"
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""
