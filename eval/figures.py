@@ -22,6 +22,7 @@ from eval.paper_tables import Believed
 from eval.voting import Curve
 from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
+from selfcorrect.printing import clean
 
 RUNNING = 5  # steps that a learning curve is the mean of
 FEWEST = 20  # attempts; risk is not drawn at coverages of fewer
@@ -68,7 +69,7 @@ def figure1(curves: Mapping[str, Sequence[Mapping[str, float]]], out: Path) -> l
                 y = [step[key] for step in steps]
                 axes.plot(x, y, line, color=colour, lw=0.7, alpha=0.3)
                 smooth = [statistics.fmean(y[max(0, at - RUNNING + 1) : at + 1]) for at in range(len(y))]
-                axes.plot(x, smooth, line, color=colour, lw=1.6, label=label)
+                axes.plot(x, smooth, line, color=colour, lw=1.6, label=as_text(label))
         left.set(xlabel="RL step", ylabel=f"accuracy on rollouts, %; mean of {RUNNING} steps")
         right.set(xlabel="RL step", ylabel="response length, tokens")
         left.legend(fontsize=7)
@@ -85,12 +86,19 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
                 line = "--" if curve.method == "verdict-weighted" else "-"  # it often covers best-of-n
                 low, high = zip(*(point.interval for point in curve.points), strict=True)
                 axes.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
-                axes.plot(x, [p.accuracy for p in curve.points], f"o{line}", ms=3, color=colour, lw=1.4, label=label)
+                axes.plot(
+                    x, [p.accuracy for p in curve.points], f"o{line}", ms=3, color=colour, lw=1.4, label=as_text(label)
+                )
             axes.set_xscale("log", base=2)
             axes.set(xlabel=f"{unit} a problem", ylabel="accuracy, %")
             axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         _legend_below(panels[0])
     return written
+
+
+def as_text(label: str) -> str:
+    """Return a label that is drawn as it is: without controls, and without mathematics where it has dollar signs."""
+    return clean(label).replace("$", r"\$")
 
 
 def _legend_below(axes: Axes) -> None:
@@ -111,10 +119,12 @@ def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
             bins = equal_count_bins(row.points)
             x, y = [mean for mean, _ in bins], [share.percent or 0.0 for _, share in bins]
             whiskers = np.abs(np.array([share.interval or (0.0, 100.0) for _, share in bins]).T - np.array(y))
-            left.errorbar(x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=row.row.label)
+            left.errorbar(
+                x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=as_text(row.row.label)
+            )
             p, right_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
             coverage, risk = risk_coverage(p, right_N)
-            right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=row.row.label)
+            right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=as_text(row.row.label))
         left.set_xscale("logit")
         left.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         left.xaxis.set_minor_formatter(lambda value, place: "")
