@@ -48,7 +48,7 @@ print(Path("run/logs/grade.log").read_text())
     [
         (["grade", r"\boxed{\sqrt{2+\sqrt 3}}", r"\frac{\sqrt 6+\sqrt 2}{2}"], "correct"),
         (["demo", "--dry-run"], "selfcorrect gen embedded"),
-        (["train", "sft", "embedded-sft", "--dry-run"], "no rows at"),
+        (["train", "sft", "embedded-sft", "--dry-run"], "no data at"),
     ],
 )
 def test_nothing_of_the_working_folder_is_run(folder: Path, arguments: list[str], said: str) -> None:

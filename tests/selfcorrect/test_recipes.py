@@ -83,7 +83,7 @@ def test_build_recipe_rejects_unknown() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("atempts=3", 'override atempts=3: unknown key \'atempts\' (did you mean "attempts"?)'),
+        ("atempts=3", "override atempts=3: unknown key 'atempts' (did you mean \"attempts\"?)"),
         ("attempts=many", "override attempts=many: attempts: expected int, got 'many'"),
         ("engine.kind=vlm", "engine: kind: expected one of"),
         ("quota=3", "override quota=3: quota: expected a group of keys"),
