@@ -13,6 +13,7 @@ from selfcorrect.rewards import (
     reward_parts,
     total,
     turn_rewards,
+    well_formed,
 )
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
@@ -129,6 +130,19 @@ def test_a_part_without_a_grade_takes_nothing_from_the_others() -> None:
         recipe = RewardRecipe(**{"correctness": 1.0, part: 1.0})
         assert values("?WrC", recipe)[2] is None
     assert values("?WrC", RewardRecipe(correctness=0.0, format=1.0)) == [0.0, 0.0, 0.0, 1.0]  # needs no grade
+
+
+def test_a_path_is_well_formed_up_to_its_stop_decision() -> None:
+    assert [well_formed(path_of(signs, stop)) for signs, stop in (("rC", "verdict"), ("wWr", "horizon"))] == [True] * 2
+    cut, undecided = path_of("rC", "length"), path_of("w-", "no-verdict")
+    assert not any(well_formed(path) for path in (cut, undecided, path_of("r", "verdict")))
+
+
+def test_the_share_of_true_verdicts_needs_every_grade() -> None:
+    verdict = RewardRecipe(correctness=0.0, verdict=1.0)
+    assert reward_parts(path_of("rWwW"), verdict, 100) == {"verdict": 0.5}
+    assert reward_parts(path_of("rC?C"), verdict, 100) == {"verdict": None}
+    assert reward_parts(path_of("r", stop="horizon"), verdict, 100) == {"verdict": None}  # none was due
 
 
 def test_turn_rewards_of_every_part() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.engines import Sample, SampleRequest, sample_seed
+from selfcorrect.errors import InputError
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Grade, Outcome, Problem
@@ -358,6 +359,8 @@ def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
     row = measures(one, [1.0] * 5 + [0.0] * 2 + [None], 4)
     assert (row["zero_variance"], row["revisions"], row["unchanged"], row["verdict_rate"]) == (0.5, 0, None, 100.0)
     assert measures(one, [1.0] * 7 + [None], 4)["zero_variance"] == 1.0
+    assert measures(one, [1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], 2)["zero_variance"] == 0.5
+    assert turn1_by_problem([paths[0], paths[6]], 1) == [("p", 1.0), ("q", 0.0)]
     assert measures(one[:4], [1.0] * 4, 4)["turn1_se"] == 50.0  # one problem says nothing of others
     assert round(measures([*one, *[paths[6]] * 4], [1.0] * 12, 4)["turn1_se"], 3) == 33.333
     refused = [replace(path, stop="prompt-too-long") for path in one[:2]] + one[2:]
@@ -385,6 +388,11 @@ def test_a_dropped_path_is_not_called_ungradable(codec: ChatCodec) -> None:
     rollouts = rolled(codec, overlong="drop")
     row = measures([rollout.path for rollout in rollouts.latest], rollouts.rewards, 4)
     assert (row["ungradable"], row["without_reward"]) == (2, 2)
+
+
+def test_two_ids_of_one_text_are_refused(codec: ChatCodec) -> None:
+    with pytest.raises(InputError, match=r"^two problems have the same text and different ids; remove duplicates$"):
+        Rollouts(GrpoRecipe(), codec, [PROBLEMS[0], replace(PROBLEMS[0], id="again")])
 
 
 def test_real_grades_are_what_the_script_says(codec: ChatCodec) -> None:

@@ -294,12 +294,64 @@ def test_what_is_not_the_method_is_refused(settings: dict[str, Any], says: str) 
         GrpoRecipe(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "named", "why", "instead"),
+    [
+        (
+            {"loss_type": "dr_grpo", "scale_rewards": "batch"},
+            "scale_rewards=batch is not dr_grpo (arXiv 2503.20783, section 3.2)",
+            "it divides advantages by nothing",
+            "leave scale_rewards out or set none",
+        ),
+        (
+            {"loss_type": "grpo", "trainer": {"importance_sampling_level": "sequence"}},
+            "importance_sampling_level=sequence is not grpo (arXiv 2402.03300, eq. 3)",
+            "its ratios are those of a token; the ratio of a sequence in GRPO's loss is loss_type=gspo",
+            "leave importance_sampling_level out or set token",
+        ),
+        (
+            {"loss_type": "sapo", "trainer": {"importance_sampling_level": "sequence"}},
+            "importance_sampling_level=sequence is not sapo (arXiv 2511.20347)",
+            "its ratios are those of a token",
+            "leave importance_sampling_level out or set token",
+        ),
+        (
+            {"loss_type": "luspo", "epsilon": 0.2},
+            "epsilon=0.2, 0.0025 is not luspo (arXiv 2602.05261)",
+            "ratios of whole sequences hardly leave 1 ± 0.2, so nothing would be clipped",
+            "leave epsilon out or set 0.002, 0.0025",
+        ),
+        (
+            {"loss_type": "raft++", "zero_variance": "drop"},
+            "zero_variance=drop is not raft++ (arXiv 2504.11343, eq. 6)",
+            "it learns from all right paths, also where all are right",
+            "leave zero_variance out or set keep",
+        ),
+        (
+            {"loss_type": "reinforce-rej", "zero_variance": "keep"},
+            "zero_variance=keep is not reinforce-rej (arXiv 2504.11343, eq. 5, section 5)",
+            "it leaves out the groups that are all right or all wrong",
+            "leave zero_variance out or set drop",
+        ),
+    ],
+)
+def test_a_refusal_says_what_came_why_and_what_to_do(
+    settings: dict[str, Any], named: str, why: str, instead: str
+) -> None:
+    with pytest.raises(RecipeError) as refused:
+        GrpoRecipe(**settings)
+    said = f"loss_type={settings['loss_type']} with {named}: {why}; {instead}, or set published=false to train on this"
+    assert str(refused.value) == said + " mixture"
+
+
 def test_another_mixture_may_be_asked_for_by_name() -> None:
     mixed = GrpoRecipe(loss_type="dr_grpo", scale_rewards="group", published=False)
     assert mixed.loss.scale_rewards == "group"
     token = GrpoRecipe(loss_type="luspo", published=False, trainer={"importance_sampling_level": "token"})
     assert token.loss.level == "token"
     assert GrpoRecipe(loss_type="dr_grpo", normalise="role", scale_rewards="group").loss.scale_rewards == "group"
+    assert GrpoRecipe(loss_type="cispo", epsilon_high=1.0).loss.epsilon_high == 1.0  # at most the old weight
+    assert GrpoRecipe(loss_type="gspo", epsilon=0.1, epsilon_high=0.1).loss.epsilon == 0.1
     assert GrpoRecipe(loss_type="cispo", epsilon_high=1.2).loss.epsilon_high == 1.2
     assert GrpoRecipe(loss_type="grpo", epsilon=0.1, epsilon_high=0.3).loss.epsilon == 0.1
     assert GrpoRecipe(loss_type="dr_grpo", zero_variance="drop").loss.zero_variance == "drop"
