@@ -117,7 +117,7 @@ _SPOKEN = re.compile(
 def extract(response: str, places: Sequence[str], *, cut: bool = False) -> tuple[str, str] | None:
     """Return (answer text, name of the place it was found in), None where every allowed place is empty."""
     closed = response.rfind("</think>")
-    if response.rfind("<think>") > closed:
+    if response.find("<think>", max(closed, 0)) > closed:
         found = _boxed(response) if "boxed" in places and _BOX_ENDS_TEXT.search(response[-40:]) else None
         return None if found is None else (found, "boxed")
     if closed >= 0 and response[closed + 8 :].strip():
@@ -162,7 +162,9 @@ def _boxed(response: str) -> str | None:
 
 
 def _last_box(text: str, start: int, end: int) -> int:
-    return max(text.rfind(command, start, end) for command in ("\\boxed", "\\fbox", "\\framebox"))
+    last = text.rfind("\\boxed", start, end)
+    after = max(last, start)  # the other commands count only where they come later
+    return max(last, text.rfind("\\fbox", after, end), text.rfind("\\framebox", after, end))
 
 
 def _read_box(text: str, start: int) -> tuple[int, int, str] | None:

@@ -38,6 +38,8 @@ MAX_PHRASE = 6
 def reference_text(gold: str) -> str:
     """Return the reference answer alone; empty where it is a sentence without one value."""
     text = ascii_digits(gold).strip()
+    if text.isdigit():
+        return text
     if "####" in text:
         lines = [line.strip() for line in text.rsplit("####", 1)[1].split("\n")]
         text = next((line for line in lines if line), "")
