@@ -1,29 +1,13 @@
-"""Training rows: the kept parts joined into ONE path of token ids, with a span for every part.
+"""Training rows and preference pairs: the kept parts joined into ONE trajectory, with a span for every part.
 
-``data/sft/<name>.jsonl``, one row a line::
+`selfcorrect.training_row` owns the two file formats. Here stands what is learned of each kind (METHOD eq. 1): D1 learns
+the self-evaluation and the revision, D2 the revision (never the false verdict), D3 the attempt and the self-evaluation;
+STaR/RAFT rows learn the revision. In a pair every token of the assistant after what both sides share is learned
+(eq. 5), whether sampled or stated; in ``shared`` nothing is: there the two log-ratios cancel, and an NLL term must not
+learn a wrong attempt.
 
-    {id, problem_id, kind, first, format, token_ids, spans, messages, text, question, gold, source}
-
-``kind`` is D1, D2, D3 or raft; ``first`` the fate of the first attempt (right, wrong); ``format`` long-cot or
-two-turn. ``spans`` cover every token, in order: ``{role, start, end, sampled, learn}`` with role attempt,
-self-evaluation, revision or external. ``learn`` is METHOD eq. 1: D1 learns the self-evaluation and the revision, D2
-the revision (never the false verdict), D3 the attempt and the self-evaluation; STaR/RAFT rows learn the revision.
-``sampled`` is False for what the policy did not generate: templates, stated verdicts, a teacher's revision.
-Sampled ids are joined as they are, never encoded again.
-
-``data/preferences/pairs.jsonl``, one pair a line (METHOD section 3)::
-
-    {id, problem_id, kind, first, format, shared, chosen, rejected, question, gold, source}
-
-``kind`` is P1, P2 or P3 (`selection.Kind` says which two paths). ``chosen`` and ``rejected`` are
-``{token_ids, spans, messages, text}``, whole paths with spans as above. Both begin with the same ``shared`` token ids:
-the prompt, the attempt and, in P1 and P2, the self-evaluation. After these, ``learn`` marks what belongs in the loss:
-every token of the assistant (M-DPO eq. 5), whether sampled or stated, and no token of a user message (role external).
-In ``shared`` nothing is learned: there the two log-ratios cancel, and an NLL term must not learn a wrong attempt.
-
-A separator belongs to the part that it introduces, the end of a turn to the part that it ends. The opening is
-zero-shot even where worked examples were shown while sampling. Beside each file stands ``<name>.card.json``: counts,
-recipe, model, and the hash of the tokenizer that the ids belong to.
+Sampled ids are joined as they are, never encoded again. A separator belongs to the part that it introduces, the end of
+a message to the part that it ends. The opening is zero-shot even where worked examples were shown while sampling.
 """
 
 from __future__ import annotations
@@ -38,8 +22,9 @@ from data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect import prompts
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import SCHEMA, LearnedSpan, LearnedTokens, PreferencePair, TrainingRow
 from selfcorrect.trajectory import TrajectoryBuilder
-from selfcorrect.types import Message, Problem, Role, to_json
+from selfcorrect.types import Message, Problem, Role
 
 LEARNED: dict[Kind, frozenset[Role]] = {
     Kind.D1: frozenset({Role.EVALUATION, Role.REVISION}),
@@ -53,30 +38,29 @@ LEARNED: dict[Kind, frozenset[Role]] = {
 }
 
 
-def training_row(candidate: Candidate, asking: Asking) -> dict[str, Any]:
+def training_row(candidate: Candidate, asking: Asking) -> TrainingRow:
     """Return the row of a kept candidate, in long-CoT or in the two-turn chat format."""
     blind = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)
     revision = candidate.rest.revision
     suffix = f"+{revision.key.rsplit('/', 1)[1]}" if blind and revision else ""
-    return {
-        "id": f"{candidate.base.id}{suffix}",
+    return TrainingRow(
+        id=f"{candidate.base.id}{suffix}",
+        tokens=joined(candidate, candidate.rest, asking),
         **_about(candidate, "raft" if blind else candidate.kind, asking.two_turn or blind),
-        **joined(candidate, candidate.rest, asking),
-        **_reference(candidate.base.problem),
-    }
+    )
 
 
-def preference_row(pair: Candidate, asking: Asking) -> dict[str, Any]:
-    """Return the row of a preference pair."""
+def preference_pair(pair: Candidate, asking: Asking) -> PreferencePair:
+    """Return a preference pair as a row."""
     assert pair.rejected
-    sides = {name: joined(pair, rest, asking) for name, rest in (("chosen", pair.rest), ("rejected", pair.rejected))}
-    return {
-        "id": f"{pair.base.id}/{pair.kind}",
+    chosen, rejected = (joined(pair, rest, asking) for rest in (pair.rest, pair.rejected))
+    return PreferencePair(
+        id=f"{pair.base.id}/{pair.kind}",
+        shared=next(span.start for span in chosen.spans if span.learn),
+        chosen=chosen,
+        rejected=rejected,
         **_about(pair, pair.kind, asking.two_turn),
-        "shared": next(span["start"] for span in sides["chosen"]["spans"] if span["learn"]),
-        **sides,
-        **_reference(pair.base.problem),
-    }
+    )
 
 
 def _about(candidate: Candidate, kind: str, two_turn: bool) -> dict[str, str]:
@@ -85,6 +69,7 @@ def _about(candidate: Candidate, kind: str, two_turn: bool) -> dict[str, str]:
         "kind": str(kind),
         "first": str(candidate.attempt.fate),
         "format": "two-turn" if two_turn else "long-cot",
+        **_reference(candidate.base.problem),
     }
 
 
@@ -92,8 +77,8 @@ def _reference(problem: Problem) -> dict[str, str]:
     return {"question": problem.question, "gold": problem.gold, "source": problem.source}
 
 
-def joined(candidate: Candidate, rest: Rest, asking: Asking) -> dict[str, Any]:
-    """Return ``{token_ids, spans, messages, text}`` of an attempt and what followed it."""
+def joined(candidate: Candidate, rest: Rest, asking: Asking) -> LearnedTokens:
+    """Return an attempt and what followed it as one trajectory."""
     opening = prompts.solve_messages(candidate.base.problem.question)
     path = TrajectoryBuilder(candidate.base.problem, asking.codec.opening(opening))
     _take(path, Role.ATTEMPT, candidate.attempt)
@@ -106,12 +91,12 @@ def joined(candidate: Candidate, rest: Rest, asking: Asking) -> dict[str, Any]:
     path.end_message(asking.codec.turn_end)
     ids, _, spans = path.whole()
     learned = LEARNED[candidate.kind]
-    return {
-        "token_ids": list(ids),
-        "spans": [{**to_json(span), "learn": span.role in learned} for span in spans],
-        "messages": [*opening, *messages],
-        "text": asking.codec.decode(ids),
-    }
+    return LearnedTokens(
+        token_ids=ids,
+        spans=tuple(LearnedSpan(s.role, s.start, s.end, s.sampled, s.role in learned) for s in spans),
+        messages=(*opening, *messages),
+        text=asking.codec.decode(ids),
+    )
 
 
 def _join_long_cot(path: TrajectoryBuilder, attempt: Draw, rest: Rest, asking: Asking) -> list[Message]:
@@ -170,13 +155,13 @@ def baseline_rows(blind: Sequence[Candidate], count: int) -> dict[str, list[Cand
 def write_sft(folder: Path, name: str, candidates: Sequence[Candidate], asking: Asking, card: dict[str, Any]) -> int:
     """Write ``<name>.jsonl`` and ``<name>.card.json`` into a folder, whole or not at all; return the rows."""
     stated = sum(candidate.rest.verdict is not None and not candidate.rest.evaluation for candidate in candidates)
-    rows = (training_row(candidate, asking) for candidate in candidates)
+    rows = (training_row(candidate, asking).to_json() for candidate in candidates)
     return _write_set(folder, name, rows, {**counts(candidates), "verdict stated, not sampled": stated}, card)
 
 
 def write_preferences(folder: Path, pairs: Sequence[Candidate], asking: Asking, card: dict[str, Any]) -> int:
     """Write ``pairs.jsonl`` and its card into a folder, whole or not at all; return the rows."""
-    rows = (preference_row(pair, asking) for pair in pairs)
+    rows = (preference_pair(pair, asking).to_json() for pair in pairs)
     return _write_set(folder, "pairs", rows, counts(pairs), card)
 
 
@@ -217,5 +202,5 @@ def _write_set(
     folder: Path, name: str, rows: Iterable[Mapping[str, Any]], counted: Mapping[str, Any], card: Mapping[str, Any]
 ) -> int:
     written = write_jsonl(folder / f"{name}.jsonl", rows)
-    write_json(folder / f"{name}.card.json", {"name": name, "counts": counted, **card})
+    write_json(folder / f"{name}.card.json", {"name": name, "schema": SCHEMA, "counts": counted, **card})
     return written

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,9 @@ from selfcorrect.errors import InputError, ModelError, RunFolderError, nearest
 from selfcorrect.files import whole_file
 from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl, write_whole
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import LearnedTokens, TrainingRow, read_pairs, read_rows, read_training_rows
 
 Row = Mapping[str, Any]
-IGNORED = -100
-"""The label of a token that is not learned (PyTorch's and TRL's convention)."""
 
 
 def export(run_folder: Path, trainers: Sequence[str], codec: ChatCodec | None = None) -> dict[str, dict[str, int]]:
@@ -74,7 +74,9 @@ def to_trl(data: Path, folder: Path, codec: ChatCodec) -> dict[str, int]:
     """Write for TRL: SFTTrainer takes token ids with labels as they are, DPOTrainer text, GRPOTrainer messages."""
     counts = {}
     for name, rows in _fine_tuning(data):
-        labelled = ({"input_ids": row["token_ids"], "labels": _labels(row), "kind": row["kind"]} for row in rows)
+        labelled = (
+            {"input_ids": list(row.tokens.token_ids), "labels": row.tokens.labels, "kind": row.kind} for row in rows
+        )
         counts[f"{name}.jsonl"] = write_jsonl(folder / f"{name}.jsonl", labelled)
     counts |= _write_pairs(data, folder, codec, lambda pair: pair)
     counts |= _write_prompts(data, folder, lambda row, index: {"prompt": _asked(row), **_without(row, "question")})
@@ -224,36 +226,23 @@ WRITERS: dict[str, Callable[[Path, Path, ChatCodec], dict[str, int]]] = {
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _fine_tuning(data: Path) -> Iterator[tuple[str, Iterator[Row]]]:
+def _fine_tuning(data: Path) -> Iterator[tuple[str, Iterator[TrainingRow]]]:
     for path in sorted((data / "sft").glob("*.jsonl")):
-        yield path.stem, read_jsonl(path)
+        yield path.stem, (TrainingRow.from_json(row, str(path)) for row in read_rows(path))
 
 
 def _read(path: Path) -> Iterator[Row]:
     return read_jsonl(path) if path.exists() else iter(())
 
 
-def _labels(row: Row) -> list[int]:
-    """Return the ids with everything that is not learned replaced by `IGNORED`."""
-    labels = [IGNORED] * len(row["token_ids"])
-    for span in row["spans"]:
-        if span["learn"]:
-            labels[span["start"] : span["end"]] = row["token_ids"][span["start"] : span["end"]]
-    return labels
-
-
-def _runs(row: Row, codec: ChatCodec) -> list[tuple[bool, str]]:
+def _runs(row: TrainingRow, codec: ChatCodec) -> list[tuple[bool, str]]:
     """Return a row's text in runs of spans that are learned, or not."""
-    ends: list[tuple[bool, int, int]] = []
-    for span in row["spans"]:
-        if ends and ends[-1][0] is span["learn"]:
-            ends[-1] = (span["learn"], ends[-1][1], span["end"])
-        else:
-            ends.append((span["learn"], span["start"], span["end"]))
-    return [(learn, codec.decode(row["token_ids"][start:end])) for learn, start, end in ends]
+    runs = groupby(row.tokens.spans, key=lambda span: span.learn)
+    ends = [(learn, spans[0].start, spans[-1].end) for learn, spans in ((learn, list(found)) for learn, found in runs)]
+    return [(learn, codec.decode(row.tokens.token_ids[start:end])) for learn, start, end in ends]
 
 
-def _answers(row: Row, codec: ChatCodec) -> Iterator[tuple[str, str]]:
+def _answers(row: TrainingRow, codec: ChatCodec) -> Iterator[tuple[str, str]]:
     """Yield (all the text before it, a learned run) for each learned run."""
     before = ""
     for learn, text in _runs(row, codec):
@@ -265,8 +254,8 @@ def _answers(row: Row, codec: ChatCodec) -> Iterator[tuple[str, str]]:
 def _other_tokens(name: str, data: Path, codec: ChatCodec) -> dict[str, int]:
     """Count the rows whose text encodes to other tokens than its model sampled."""
     encode = lambda text: codec.tokenizer.encode(text, add_special_tokens=False)
-    rows = read_jsonl(data / "sft" / f"{name}.jsonl")
-    count = sum(list(encode(row["text"])) != row["token_ids"] for row in rows)
+    rows = read_training_rows(data / "sft" / f"{name}.jsonl")
+    count = sum(tuple(encode(row.tokens.text)) != row.tokens.token_ids for row in rows)
     return {f"{name}: rows with other tokens than sampled": count} if count else {}
 
 
@@ -281,21 +270,21 @@ def _write_pairs(
 
     def rows() -> Iterator[Mapping[str, Any]]:
         nonlocal left_out
-        for pair in read_jsonl(path):
-            sides = [pair["chosen"], pair["rejected"]]
-            if any(_compares_a_user(side, pair["shared"]) for side in sides):
+        for pair in read_pairs(path):
+            sides, shared = (pair.chosen, pair.rejected), pair.shared
+            if any(_compares_a_user(side, shared) for side in sides):
                 left_out += 1
                 continue
-            chosen, rejected = (codec.decode(side["token_ids"][pair["shared"] :]) for side in sides)
-            prompt = codec.decode(pair["chosen"]["token_ids"][: pair["shared"]])
+            chosen, rejected = (codec.decode(side.token_ids[shared:]) for side in sides)
+            prompt = codec.decode(pair.chosen.token_ids[:shared])
             yield shape({"prompt": prompt, "chosen": chosen, "rejected": rejected})
 
     counts = {"preferences.jsonl": write_jsonl(folder / "preferences.jsonl", rows())}
     return counts | ({"pairs left out (they compare a user's message)": left_out} if left_out else {})
 
 
-def _compares_a_user(side: Row, shared: int) -> bool:
-    return any(span["start"] >= shared and not span["learn"] for span in side["spans"])
+def _compares_a_user(side: LearnedTokens, shared: int) -> bool:
+    return any(span.start >= shared and not span.learn for span in side.spans)
 
 
 def _write_prompts(data: Path, folder: Path, shape: Callable[[Row, int], Mapping[str, Any]]) -> dict[str, int]:

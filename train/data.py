@@ -1,16 +1,12 @@
-"""SFT rows become input ids and labels: exactly the tokens whose span says ``learn`` are in the loss.
+"""Training rows for a model: chosen, checked against its tokenizer, and shown with their loss mask.
 
-Rows are what `gen` writes, one JSON object a line: ``{id, problem_id, kind, format, token_ids, spans, text,
-messages}``; a span is ``{role, start, end, sampled, learn}`` in positions of ``token_ids``. The ids are those that
-were sampled; they are never rendered and encoded again (TRL#5145), unless the recipe says ``retokenise``.
-
-Who learns what is decided where the rows are made (METHOD eq. 1: D1 learns y1 and a2, D2 learns a2, D3 learns y1 and
-a1); this file only obeys, and refuses a row that teaches nothing.
+The ids of a row are those that were sampled; they are never rendered and encoded again (TRL#5145), unless the recipe
+says ``retokenise``. `selfcorrect.training_row` owns the format; exactly the tokens whose span says ``learn`` are in
+the loss.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -29,54 +25,17 @@ from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import LearnedSpan, TrainingRow, read_card, read_rows
 from selfcorrect.types import Problem, Role
 
-IGNORED = -100
-"""The label of a token that is not learned (PyTorch's and TRL's convention)."""
-
 _STYLES = {Role.ATTEMPT: "black on green", Role.EVALUATION: "black on cyan", Role.REVISION: "black on bright_green"}
-
-
-@dataclass(frozen=True, slots=True)
-class LossSpan:
-    """Tokens ``[start, end)`` of a row, whose they are, and whether they are in the loss."""
-
-    role: Role
-    start: int
-    end: int
-    sampled: bool
-    learn: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SftRow:
-    """One training example: ids and their spans; what no span covers is context."""
-
-    id: str
-    kind: str
-    token_ids: tuple[int, ...]
-    spans: tuple[LossSpan, ...]
-
-    @property
-    def labels(self) -> list[int]:
-        """The ids with everything that is not learned replaced by `IGNORED`; the model shifts them by one."""
-        labels = [IGNORED] * len(self.token_ids)
-        for span in self.spans:
-            if span.learn:
-                labels[span.start : span.end] = self.token_ids[span.start : span.end]
-        return labels
-
-    @property
-    def learned_tokens(self) -> int:
-        """How many tokens are in the loss."""
-        return sum(span.end - span.start for span in self.spans if span.learn)
 
 
 @dataclass(frozen=True, slots=True)
 class SftData:
     """The rows of one file, and what was left out or changed on the way."""
 
-    rows: tuple[SftRow, ...]
+    rows: tuple[TrainingRow, ...]
     kinds: Mapping[str, int]
     too_long: int = 0
     not_chosen: int = 0
@@ -85,12 +44,12 @@ class SftData:
     @property
     def tokens(self) -> int:
         """All tokens, learned or not."""
-        return sum(len(row.token_ids) for row in self.rows)
+        return sum(len(row.tokens.token_ids) for row in self.rows)
 
     @property
     def learned_tokens(self) -> int:
         """Tokens in the loss."""
-        return sum(row.learned_tokens for row in self.rows)
+        return sum(row.tokens.learned_tokens for row in self.rows)
 
 
 def load_sft_data(
@@ -108,7 +67,7 @@ def load_sft_data(
     equal-sample option of the baselines). Raises DataError for a broken row, ModelError for an empty loss mask or
     for ids of another tokenizer.
     """
-    raw = list(read_jsonl(path))
+    raw = list(read_rows(path))
     if not raw:
         raise DataError(f"{path} has no rows: nothing to train on")
     foreign = made_by_another_tokenizer(path, codec)
@@ -118,8 +77,8 @@ def load_sft_data(
             f"({codec.fingerprint()}): training on them would teach noise. Use the model that sampled them, or set "
             "retokenise=true to encode the text again (token boundaries then differ from what was sampled)"
         )
-    rows = [parse_row(encode_again(row, codec) if foreign else row, str(path)) for row in raw]
-    short = [row for row in rows if len(row.token_ids) <= max_tokens]
+    rows = [TrainingRow.from_json(encode_again(row, codec) if foreign else row, str(path)) for row in raw]
+    short = [row for row in rows if len(row.tokens.token_ids) <= max_tokens]
     if not short:
         raise DataError(f"all {len(rows)} rows of {path} are longer than max_tokens={max_tokens}")
     chosen = short
@@ -133,37 +92,6 @@ def load_sft_data(
         not_chosen=len(short) - len(chosen),
         retokenised=len(rows) if foreign else 0,
     )
-
-
-def parse_row(row: Mapping[str, Any], where: str = "row") -> SftRow:
-    """Return a checked row. Raises DataError naming row and field, ModelError where nothing would be learned."""
-    name = f"{where}: row {row.get('id')!r}"
-    try:
-        ids = tuple(int(token) for token in row["token_ids"])
-        spans = tuple(
-            LossSpan(Role(span["role"]), span["start"], span["end"], bool(span["sampled"]), bool(span["learn"]))
-            for span in row["spans"]
-        )
-        parsed = SftRow(str(row["id"]), str(row.get("kind", "")), ids, spans)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{name} is not an SFT row ({error!r}); expected id, kind, token_ids and spans") from error
-    position = 0
-    for span in spans:
-        if not position <= span.start < span.end <= len(ids):
-            raise DataError(
-                f"{name}: span {span.role} [{span.start}, {span.end}) must follow token {position} and end by "
-                f"{len(ids)}; spans are ordered and do not overlap"
-            )
-        if span.learn and span.role is Role.EXTERNAL:
-            raise DataError(
-                f"{name}: the external span [{span.start}, {span.end}) is learned; the policy never writes it"
-            )
-        position = span.end
-    if spans and spans[0].learn and spans[0].start == 0:
-        raise DataError(f"{name}: its first token is learned, but nothing stands before it to predict it from")
-    if not parsed.learned_tokens:
-        raise ModelError(f"{name} (kind {parsed.kind!r}): the loss mask is empty, so it would teach nothing")
-    return parsed
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -207,18 +135,18 @@ def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:
     except (KeyError, TypeError, StopIteration) as error:
         raise DataError(f"row {row.get('id')!r} cannot be encoded again: {error!r}") from error
     opening = codec.opening(messages[:first])
-    ids, spans = list(opening), [LossSpan(Role.EXTERNAL, 0, len(opening), sampled=False, learn=False)]
+    ids, spans = list(opening), [LearnedSpan(Role.EXTERNAL, 0, len(opening), sampled=False, learn=False)]
     for message in messages[first:]:
         if message["role"] == "assistant":
             parts = _parts(message["content"], len(spans) > 1, source, codec)
             for role, part in parts:
-                spans.append(LossSpan(role, len(ids), len(ids) + len(part), sampled=False, learn=False))
+                spans.append(LearnedSpan(role, len(ids), len(ids) + len(part), sampled=False, learn=False))
                 ids += part
             ids.append(codec.turn_end)
             spans[-1] = replace(spans[-1], end=len(ids))
         else:
             reply = codec.reply(message["content"])[1:]  # the end of the turn before stands already
-            spans.append(LossSpan(Role.EXTERNAL, len(ids), len(ids) + len(reply), sampled=False, learn=False))
+            spans.append(LearnedSpan(Role.EXTERNAL, len(ids), len(ids) + len(reply), sampled=False, learn=False))
             ids += reply
     found = [span.role for span in spans if span.role is not Role.EXTERNAL]
     if found != [role for role, _ in learned]:
@@ -249,20 +177,21 @@ def _parts(text: str, later: bool, source: str, codec: ChatCodec) -> list[tuple[
 class Mask:
     """A row's text with what is learned on colour; where there is no colour, in brackets that name its part."""
 
-    row: SftRow
+    row: TrainingRow
     codec: ChatCodec
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         row, in_colour = self.row, console.color_system is not None and not console.no_color
         yield Text(
-            f"{row.id} · kind {row.kind} · {row.learned_tokens} of {len(row.token_ids)} tokens in the loss", "bold"
+            f"{row.id} · kind {row.kind} · {row.tokens.learned_tokens} of {len(row.tokens.token_ids)} tokens in the loss",
+            "bold",
         )
         yield self._key(in_colour)
         yield Text()
         text, position = Text(), 0
-        for span in row.spans:
-            text.append(self.codec.decode(row.token_ids[position : span.start]), style="dim italic")
-            said = self.codec.decode(row.token_ids[span.start : span.end])
+        for span in row.tokens.spans:
+            text.append(self.codec.decode(row.tokens.token_ids[position : span.start]), style="dim italic")
+            said = self.codec.decode(row.tokens.token_ids[span.start : span.end])
             if not span.learn:
                 text.append(said, style="dim" if span.sampled else "dim italic")
             elif in_colour:
@@ -270,13 +199,13 @@ class Mask:
             else:
                 text.append(f"[{span.role}: {said}]")
             position = span.end
-        text.append(self.codec.decode(row.token_ids[position:]), style="dim italic")
+        text.append(self.codec.decode(row.tokens.token_ids[position:]), style="dim italic")
         yield text
 
     @staticmethod
     def _key(in_colour: bool) -> Text:
         if not in_colour:
-            return Text("learned: [attempt: ...], [evaluation: ...], [revision: ...]; the rest is not learned")
+            return Text("learned: [attempt: ...], [self-evaluation: ...], [revision: ...]; the rest is not learned")
         key = Text("learned: ")
         for role, style in _STYLES.items():
             key.append(f" {role} ", style=style)
@@ -286,18 +215,12 @@ class Mask:
         return key
 
 
-def show_mask(row: SftRow, codec: ChatCodec) -> RenderableType:
+def show_mask(row: TrainingRow, codec: ChatCodec) -> RenderableType:
     """Return a row's text with learned tokens on colour, context dim, external tokens dim and italic."""
     return Mask(row, codec)
 
 
 def made_by_another_tokenizer(path: Path, codec: ChatCodec) -> str | None:
     """Return the sampler's tokenizer hash where the card beside the rows names another one than the model's."""
-    card_path = path.with_name(path.stem + ".card.json")
-    if not card_path.exists():
-        return None
-    try:
-        made_by = json.loads(card_path.read_text(encoding="utf-8")).get("tokenizer")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"cannot read the data card {card_path}: {error}") from error
+    made_by = read_card(path).get("tokenizer")
     return str(made_by) if made_by and made_by != codec.fingerprint() else None

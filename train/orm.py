@@ -12,7 +12,7 @@ share are not trained on; accuracy there comes with its n and interval, for righ
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from rich.console import Group, RenderableType
 
 from selfcorrect.closing import made_by
 from selfcorrect.errors import DataError, ModelError, RecipeError
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import Share
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import TrainingRow, read_training_rows
 from selfcorrect.types import Role
 from train import checkpoint
 from train.data import made_by_another_tokenizer, made_by_gen
@@ -113,19 +113,20 @@ def load_attempts(path: Path, codec: ChatCodec) -> list[Judged]:
     """Read the first attempts of `gen`'s rows with their grades. Raises DataError, or ModelError for other ids."""
     if foreign := made_by_another_tokenizer(path, codec):
         raise ModelError(f"the token ids in {path} were made by another tokenizer ({foreign}) than the model's")
-    rows = [_judged(row, codec, str(path)) for row in read_jsonl(path)]
+    rows = [_judged(row, codec, str(path)) for row in read_training_rows(path, learned=False)]
     if len({row.right for row in rows}) < 2:
         raise DataError(f"{path}: a judge learns from right and wrong attempts; these are all of one kind")
     return rows
 
 
-def _judged(row: Mapping[str, Any], codec: ChatCodec, where: str) -> Judged:
-    try:
-        attempt = next(span for span in row["spans"] if span["role"] == Role.ATTEMPT)
-        ids = (*row["token_ids"][: attempt["end"]], codec.turn_end)
-        return Judged(str(row["problem_id"]), ids, {"right": True, "wrong": False}[row["first"]])
-    except (KeyError, TypeError, StopIteration) as error:
-        raise DataError(f"{where}: row {row.get('id')!r} has no graded attempt ({error!r})") from error
+def _judged(row: TrainingRow, codec: ChatCodec, where: str) -> Judged:
+    ends = [span.end for span in row.tokens.spans if span.role is Role.ATTEMPT]
+    if not ends or row.first not in ("right", "wrong"):
+        raise DataError(
+            f"{where}: row {row.id!r} has no graded attempt: first is {row.first!r}, not right or wrong, or no span "
+            "is an attempt"
+        )
+    return Judged(row.problem_id, (*row.tokens.token_ids[: ends[0]], codec.turn_end), row.first == "right")
 
 
 def split(rows: Sequence[Judged], share: float, seed: int) -> tuple[list[Judged], list[Judged]]:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.errors import DataError, ModelError, RecipeError
-from selfcorrect.jsonl import read_jsonl
+from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Role
+from selfcorrect.training_row import PreferencePair, read_pairs
 from train.data import made_by_another_tokenizer
 from train.rollouts import Rollout
 
@@ -57,44 +56,12 @@ def load_pairs(path: Path, codec: ChatCodec) -> list[Pair]:
             f"the token ids in {path} were made by another tokenizer ({foreign}) than the model's "
             f"({codec.fingerprint()}): make the pairs with the model that they train"
         )
-    pairs = [parse_pair(row, str(path)) for row in read_jsonl(path)]
-    if not pairs:
-        raise DataError(f"{path} has no pairs; gen writes them where its recipe asks for preferences")
-    return pairs
+    return [pair_of(row) for row in read_pairs(path)]
 
 
-def parse_pair(row: Mapping[str, Any], where: str = "pair") -> Pair:
-    """Return a checked pair. Raises DataError naming the row, ModelError where a side has nothing to count."""
-    name = f"{where}: pair {row.get('id')!r}"
-    try:
-        sides = [_side(row[side]) for side in ("chosen", "rejected")]
-        pair = Pair(str(row["id"]), str(row["kind"]), *sides)
-        external = [
-            span for side in ("chosen", "rejected") for span in row[side]["spans"] if span["role"] == Role.EXTERNAL
-        ]
-        shared = int(row.get("shared", 0))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is not a pair ({error!r}); expected id, kind, chosen and rejected with spans"
-        ) from error
-    if any(span["learn"] for span in external):
-        raise DataError(f"{name}: an external span is learned; the policy never writes it (METHOD eq. 5)")
-    if pair.chosen.ids[:shared] != pair.rejected.ids[:shared]:
-        raise DataError(f"{name}: its sides differ before token {shared}, where they are said to be the same")
-    if any(side.mask[0] or not any(side.mask) for side in sides):
-        raise ModelError(f"{name}: a side counts no token, or its first, which nothing stands before")
-    return pair
-
-
-def _side(row: Mapping[str, Any]) -> Side:
-    ids = tuple(int(token) for token in row["token_ids"])
-    mask = [0] * len(ids)
-    for span in row["spans"]:
-        if span["learn"]:
-            if not 0 <= span["start"] < span["end"] <= len(ids):
-                raise ValueError(f"span [{span['start']}, {span['end']}) of {len(ids)} tokens")
-            mask[span["start"] : span["end"]] = [1] * (span["end"] - span["start"])
-    return Side(ids, tuple(mask))
+def pair_of(row: PreferencePair) -> Pair:
+    """Return what the loss needs of a row."""
+    return Pair(row.id, row.kind, *(Side(side.token_ids, side.mask) for side in (row.chosen, row.rejected)))
 
 
 def mix_pairs(pairs: Sequence[Pair], mix: Mapping[str, Any], seed: int) -> list[Pair]:

@@ -178,7 +178,10 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
             self._metrics[mode]["mean_token_accuracy"].append(hits)
             return -log_probs_N.sum() / (len(log_probs_N) if num_items_in_batch is None else num_items_in_batch)
 
-    rows = {"input_ids": [list(row.token_ids) for row in data.rows], "labels": [row.labels for row in data.rows]}
+    rows = {
+        "input_ids": [list(row.tokens.token_ids) for row in data.rows],
+        "labels": [row.tokens.labels for row in data.rows],
+    }
     return OrderedSftTrainer(
         model=checkpoint.load_model(recipe.model, recipe.attention),
         args=sft_config(recipe, folder),

@@ -133,7 +133,7 @@ def respell(text: str) -> str:
         text = _BASE.sub(_based, _HEXADECIMAL.sub(r"\\based{\1}{\2}", text))
     if "'" in text or "_" in text:
         text = _SEPARATED.sub(lambda found: re.sub(r"[^\d]", "", found.group()), text)
-    return _french_intervals(text) if "[" in text and "]" in text or text.count("[") > 1 or text[:1] == "]" else text
+    return _french_intervals(text) if ("[" in text and "]" in text) or text.count("[") > 1 or text[:1] == "]" else text
 
 
 def _without_marks(text: str) -> str:

@@ -13,8 +13,9 @@ from rich.console import Console
 from selfcorrect import prompts
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import IGNORED, TrainingRow
 from selfcorrect.verdicts import MARKS
-from train.data import IGNORED, encode_again, load_sft_data, parse_row, show_mask
+from train.data import encode_again, load_sft_data, show_mask
 
 RIGHT, WRONG = MARKS.values()
 A1, A2 = "1+1=3\n\\boxed{3}", "1+1=2\n\\boxed{2}"
@@ -76,17 +77,17 @@ LEARNED = {
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_labels_are_exactly_the_learned_tokens(codec: ChatCodec, kind: str) -> None:
-    row = parse_row(rows(codec)[kind])
-    labels = row.labels
-    assert len(labels) == len(row.token_ids)
+    row = TrainingRow.from_json(rows(codec)[kind])
+    labels = row.tokens.labels
+    assert len(labels) == len(row.tokens.token_ids)
     assert codec.decode([label for label in labels if label != IGNORED]) == LEARNED[kind]
-    assert all(label in (IGNORED, token) for label, token in zip(labels, row.token_ids, strict=True))
+    assert all(label in (IGNORED, token) for label, token in zip(labels, row.tokens.token_ids, strict=True))
 
 
 def test_a_row_that_teaches_nothing_is_refused_by_name(codec: ChatCodec) -> None:
     row = toy_row(codec, "D9", [("attempt", A1, False)])
     with pytest.raises(ModelError, match=r"row 'D9' .*loss mask is empty"):
-        parse_row(row)
+        TrainingRow.from_json(row)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +103,14 @@ def test_broken_spans_are_refused(codec: ChatCodec, change: dict[str, Any], mess
     row = rows(codec)["D3"]
     row["spans"][2] |= change
     with pytest.raises(DataError, match=message):
-        parse_row(row)
+        TrainingRow.from_json(row)
 
 
 def test_the_first_token_cannot_be_learned(codec: ChatCodec) -> None:
     row = rows(codec)["D3"]
     row["spans"] = [{**row["spans"][1], "start": 0}]
     with pytest.raises(DataError, match="nothing stands before it"):
-        parse_row(row)
+        TrainingRow.from_json(row)
 
 
 def write(folder: Path, toy_rows: list[dict[str, Any]], tokenizer_hash: str | None = None) -> Path:
@@ -138,23 +139,23 @@ def test_rows_of_another_tokenizer_need_the_switch(codec: ChatCodec, tmp_path: P
     data = load_sft_data(path, codec, max_tokens=1_000, retokenise=True)
     assert data.retokenised == 4
     for row in data.rows:
-        assert codec.decode([label for label in row.labels if label != IGNORED]) == LEARNED[row.kind]
+        assert codec.decode([label for label in row.tokens.labels if label != IGNORED]) == LEARNED[row.kind]
 
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_encoding_again_with_the_same_tokenizer_changes_nothing(codec: ChatCodec, kind: str) -> None:
     row = rows(codec)[kind]
-    again = parse_row(encode_again(row, codec))
-    assert again.token_ids == tuple(row["token_ids"])
-    assert again.labels == parse_row(row).labels
+    again = TrainingRow.from_json(encode_again(row, codec))
+    assert again.tokens.token_ids == tuple(row["token_ids"])
+    assert again.tokens.labels == TrainingRow.from_json(row).tokens.labels
 
 
 def test_the_coloured_mask_shows_the_whole_text(codec: ChatCodec) -> None:
-    row = parse_row(rows(codec)["D1"])
+    row = TrainingRow.from_json(rows(codec)["D1"])
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(show_mask(row, codec))
     text = console.export_text()
-    assert f"{row.learned_tokens} of {len(row.token_ids)} tokens in the loss" in text
+    assert f"{row.tokens.learned_tokens} of {len(row.tokens.token_ids)} tokens in the loss" in text
     assert "not ok" in text
 
 

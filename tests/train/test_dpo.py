@@ -16,11 +16,12 @@ import torch
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import PreferencePair
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Trajectory
 from train import dpo
 from train.dpo import DpoRecipe, best_iteration, build_trainer
 from train.grpo import GrpoRecipe
-from train.pairs import Pair, Side, mix_pairs, outcome_pairs, parse_pair
+from train.pairs import Pair, Side, mix_pairs, outcome_pairs, pair_of
 from train.rollouts import Rollout
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -93,20 +94,20 @@ def row(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_pair_of_gen_is_read_and_checked() -> None:
-    pair = parse_pair(row())
+    pair = pair_of(PreferencePair.from_json(row()))
     assert pair.chosen == Side((1, 2, 3, 4, 5), (0, 0, 0, 1, 1))
     with pytest.raises(DataError, match="differ before token 5"):
-        parse_pair(row(shared=5))
+        PreferencePair.from_json(row(shared=5))
     with pytest.raises(DataError, match="not a pair"):
-        parse_pair({"id": "x"})
+        PreferencePair.from_json({"id": "x"})
     taught = row()
     taught["chosen"]["spans"][0]["learn"] = True
     with pytest.raises(DataError, match="the policy never writes it"):
-        parse_pair(taught)
+        PreferencePair.from_json(taught)
     silent = row()
     silent["rejected"]["spans"][1]["learn"] = False
     with pytest.raises(ModelError, match="counts no token"):
-        parse_pair(silent)
+        PreferencePair.from_json(silent)
 
 
 def test_a_mix_takes_as_many_as_its_scarcest_kind_allows() -> None:

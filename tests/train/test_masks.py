@@ -16,8 +16,9 @@ from selfcorrect import prompts
 from selfcorrect.correction import solve
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.training_row import TrainingRow
 from selfcorrect.types import Problem, Role, Trajectory
-from train.data import encode_again, parse_row
+from train.data import encode_again
 from train.rollouts import Format, Rollout, Sampling, roll_out
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")
@@ -206,9 +207,9 @@ def test_sft_rows_learn_exactly_the_parts_that_the_data_name(family: tuple[ChatC
     codec, end, _ = family
     evaluation, revision = ("self-evaluation", True), ("revision", True)
     long_cot = row([{"role": "assistant", "content": LONG}], ("attempt", False), evaluation, revision, evaluation)
-    parsed = parse_row(encode_again(long_cot, codec))
-    labels = [label != -100 for label in parsed.labels]
-    assert learned_text(codec, parsed.token_ids, labels) == [LONG.removeprefix("It is \\boxed{5}.") + end]
+    parsed = TrainingRow.from_json(encode_again(long_cot, codec))
+    labels = [label != -100 for label in parsed.tokens.labels]
+    assert learned_text(codec, parsed.tokens.token_ids, labels) == [LONG.removeprefix("It is \\boxed{5}.") + end]
 
     turns = [
         {"role": "assistant", "content": FIRST},
@@ -216,7 +217,7 @@ def test_sft_rows_learn_exactly_the_parts_that_the_data_name(family: tuple[ChatC
         {"role": "assistant", "content": SECOND},
     ]
     two_turn = row(turns, ("attempt", False), evaluation, revision, evaluation)
-    parsed = parse_row(encode_again(two_turn, codec))
-    labels = [label != -100 for label in parsed.labels]
-    learned = learned_text(codec, parsed.token_ids, labels)
+    parsed = TrainingRow.from_json(encode_again(two_turn, codec))
+    labels = [label != -100 for label in parsed.tokens.labels]
+    learned = learned_text(codec, parsed.tokens.token_ids, labels)
     assert learned == [FIRST.removeprefix("It is \\boxed{5}.") + end, SECOND + end]

@@ -11,7 +11,7 @@ import pytest
 from selfcorrect.errors import RecipeError
 from selfcorrect.runs import finished
 from selfcorrect.tokens import ChatCodec
-from train.data import SftRow, parse_row
+from train.data import TrainingRow
 
 PROBLEM = "What is {a}+{b}?"
 
@@ -68,10 +68,10 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     from train import checkpoint
     from train.sft import SftRecipe, sft_config
 
-    rows: list[SftRow] = [parse_row(row) for row in toy_rows(codec, 6)]
+    rows: list[TrainingRow] = [TrainingRow.from_json(row) for row in toy_rows(codec, 6)]
     recipe = SftRecipe(packing=True, max_tokens=2_000, precision="fp32", batch_rows=1)
     model = checkpoint.load_model(str(tiny_model), attention)
-    columns = {"input_ids": [list(row.token_ids) for row in rows], "labels": [row.labels for row in rows]}
+    columns = {"input_ids": [list(row.tokens.token_ids) for row in rows], "labels": [row.tokens.labels for row in rows]}
     trainer = SFTTrainer(
         model=model,
         args=sft_config(recipe, tmp_path),
@@ -80,7 +80,7 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     )
     blocks = list(trainer.get_train_dataloader())
     assert len(blocks) == 1
-    assert blocks[0]["input_ids"].shape[1] == sum(len(row.token_ids) for row in rows)
+    assert blocks[0]["input_ids"].shape[1] == sum(len(row.tokens.token_ids) for row in rows)
 
     def loss_and_gradient(inputs: dict[str, Any]) -> tuple[float, torch.Tensor]:
         model.zero_grad()
@@ -91,8 +91,8 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     packed_loss, packed_gradient = loss_and_gradient(dict(blocks[0]))
     alone = []
     for row in rows:
-        ids = torch.tensor([row.token_ids])
-        inputs = {"input_ids": ids, "labels": torch.tensor([row.labels]), "attention_mask": torch.ones_like(ids)}
+        ids = torch.tensor([row.tokens.token_ids])
+        inputs = {"input_ids": ids, "labels": torch.tensor([row.tokens.labels]), "attention_mask": torch.ones_like(ids)}
         alone.append(loss_and_gradient(inputs))
     assert packed_loss == pytest.approx(sum(loss for loss, _ in alone), rel=1e-5)
     torch.testing.assert_close(packed_gradient, sum(gradient for _, gradient in alone), rtol=1e-3, atol=1e-3)
