@@ -160,7 +160,7 @@ def test_the_coloured_mask_shows_the_whole_text(codec: ChatCodec) -> None:
 
 
 def test_without_colour_the_mask_is_in_brackets(codec: ChatCodec) -> None:
-    row = parse_row(rows(codec)["D1"])
+    row = TrainingRow.from_json(rows(codec)["D1"])
     file = io.StringIO()
     Console(width=4000, file=file, color_system=None).print(show_mask(row, codec))
     shown = file.getvalue()
