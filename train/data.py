@@ -181,17 +181,16 @@ class Mask:
     codec: ChatCodec
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        row, in_colour = self.row, console.color_system is not None and not console.no_color
-        yield Text(
-            f"{row.id} · kind {row.kind} · {row.tokens.learned_tokens} of {len(row.tokens.token_ids)} tokens in the loss",
-            "bold",
-        )
+        row, tokens = self.row, self.row.tokens
+        in_colour = console.color_system is not None and not console.no_color
+        count = f"{tokens.learned_tokens} of {len(tokens.token_ids)}"
+        yield Text(f"{row.id} · kind {row.kind} · {count} tokens in the loss", "bold")
         yield self._key(in_colour)
         yield Text()
         text, position = Text(), 0
-        for span in row.tokens.spans:
-            text.append(self.codec.decode(row.tokens.token_ids[position : span.start]), style="dim italic")
-            said = self.codec.decode(row.tokens.token_ids[span.start : span.end])
+        for span in tokens.spans:
+            text.append(self.codec.decode(tokens.token_ids[position : span.start]), style="dim italic")
+            said = self.codec.decode(tokens.token_ids[span.start : span.end])
             if not span.learn:
                 text.append(said, style="dim" if span.sampled else "dim italic")
             elif in_colour:
@@ -199,7 +198,7 @@ class Mask:
             else:
                 text.append(f"[{span.role}: {said}]")
             position = span.end
-        text.append(self.codec.decode(row.tokens.token_ids[position:]), style="dim italic")
+        text.append(self.codec.decode(tokens.token_ids[position:]), style="dim italic")
         yield text
 
     @staticmethod

@@ -73,10 +73,10 @@ class Stages:
     def whole(self, stage: str, tmp: Path) -> dict[str, Any]:
         """Return what the stage makes when nobody disturbs it."""
         if stage not in self._whole:
-            run = self.inputs(stage, tmp / "undisturbed")
+            run = self.inputs(stage, tmp / "undisturbed" / "run")
             self.finish(stage, run)
             self._whole[stage] = outcome(run)
-            shutil.rmtree(run)
+            shutil.rmtree(run.parent)
         return self._whole[stage]
 
 
@@ -95,13 +95,13 @@ def outcome(run: Path) -> dict[str, Any]:
     aside = (".lock", "provenance.json", "README.md")
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name not in aside]
     return {
-        str(path.relative_to(run)): _content(path)
+        str(path.relative_to(run)): _content(path, run)
         for path in files
         if not (path.parent.name == "gen" and path.suffix == ".jsonl")
     }
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, run: Path) -> Any:
     if path.name == "DONE":
         done = json.loads(path.read_text())
         return _timeless({name: value for name, value in done.items() if name != "files"})
@@ -110,7 +110,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".jsonl" and path.read_bytes().startswith(b'{"key":"'):
         rows = [_rounded(row) for row in read_journal(path)]
         return sorted(rows, key=lambda row: str(row["key"]))
-    return path.read_bytes()
+    return path.read_bytes().replace(bytes(run), b"RUN")  # reports show commands on their run
 
 
 def _timeless(value: Any) -> Any:

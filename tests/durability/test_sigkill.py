@@ -76,7 +76,7 @@ def prepared(stages: Stages, stage: str, run: Path, endpoint: str) -> None:
 
 def undisturbed(stages: Stages, stage: str, tmp: Path, endpoint: str) -> tuple[dict[str, Any], float]:
     """Return what a stage makes that nobody disturbs, and the seconds it takes."""
-    run = tmp / "undisturbed"
+    run = tmp / "undisturbed" / "run"
     prepared(stages, stage, run, endpoint)
     started = time.perf_counter()
     stages.finish(stage, run)

@@ -164,6 +164,6 @@ def test_without_colour_the_mask_is_in_brackets(codec: ChatCodec) -> None:
     file = io.StringIO()
     Console(width=4000, file=file, color_system=None).print(show_mask(row, codec))
     shown = file.getvalue()
-    for span in row.spans:
-        said = codec.decode(row.token_ids[span.start : span.end])
+    for span in row.tokens.spans:
+        said = codec.decode(row.tokens.token_ids[span.start : span.end])
         assert (f"[{span.role}: {said}]" in shown) == span.learn
