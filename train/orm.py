@@ -169,6 +169,7 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
     model = load(recipe.model, recipe.attention, kind=AutoModelForSequenceClassification, num_labels=2)
     pad = codec.tokenizer.pad_token_id
     model.config.pad_token_id = codec.turn_end if pad is None else pad  # the score is read before the padding
+    model.config.problem_type = "single_label_classification"  # transformers would write it at the first loss alone
     return Trainer(
         model=model,
         args=trl_config(
