@@ -164,6 +164,8 @@ def _boxed(response: str) -> str | None:
 def _last_box(text: str, start: int, end: int) -> int:
     last = text.rfind("\\boxed", start, end)
     after = max(last, start)  # the other commands count only where they come later
+    if text.find("\\f", after, end) < 0:
+        return last
     return max(last, text.rfind("\\fbox", after, end), text.rfind("\\framebox", after, end))
 
 
@@ -178,6 +180,10 @@ def _read_box(text: str, start: int) -> tuple[int, int, str] | None:
     if text[place] != "{":
         token = re.compile(r"\\[a-zA-Z]+|[^\s${}\\]+").match(text, place)
         return (start, token.end(), token.group()) if token else None
+    close = text.find("}", place)
+    content = text[place + 1 : close]
+    if close >= 0 and "{" not in content and "\\" not in content:
+        return start, close + 1, content
     level = 0
     for brace in _BRACE.finditer(text, place):
         mark = brace.group()

@@ -80,11 +80,14 @@ MAX_RESPELLED = 1_000
 """Longer answers are read as they are spelled: some rules look ahead from every bracket."""
 
 
+_OTHER_DIGIT = re.compile(r"[^\D0-9]")
+
+
 def ascii_digits(text: str) -> str:
     """Return the text with the decimal digits of every script (``१२``, ``۱۲``, ``１２``) as 0 to 9."""
     if text.isascii():
         return text
-    return "".join(str(unicodedata.decimal(char)) if char.isdecimal() and char > "9" else char for char in text)
+    return _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
 
 
 def respell_unicode(text: str) -> str:
