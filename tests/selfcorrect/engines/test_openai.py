@@ -125,12 +125,18 @@ def test_log_probabilities_at_other_temperatures_are_unknown_and_watched_ones_kn
 
 def test_text_without_ids_is_refused_and_on_demand_re_tokenised_and_counted(folder, saved_codec, caplog) -> None:
     asked = [*requests(saved_codec, 4), *requests(saved_codec, 4, stop_texts=("[VERIFY] correct.", "[VERIFY] wrong."))]
-    with servers.Server(saved_codec, script, servers.text_only) as server:
-        with opened(folder, server) as engine, pytest.raises(EngineError, match="token_ids=retokenize"):
-            sample_all(engine, asked)
-    with servers.Server(saved_codec, script, servers.text_only) as server:  # another: the first may still be reading
-        with opened(folder, server, token_ids="retokenize") as engine, caplog.at_level(logging.WARNING):
-            samples = sample_all(engine, asked)
+    with (
+        servers.Server(saved_codec, script, servers.text_only) as server,
+        opened(folder, server) as engine,
+        pytest.raises(EngineError, match="token_ids=retokenize"),
+    ):
+        sample_all(engine, asked)
+    with (
+        servers.Server(saved_codec, script, servers.text_only) as server,  # another: the first may still be reading
+        opened(folder, server, token_ids="retokenize") as engine,
+        caplog.at_level(logging.WARNING),
+    ):
+        samples = sample_all(engine, asked)
     assert same(samples, expected(saved_codec, asked)), "one byte, one token: here nothing is lost"
     assert engine.counts == {"samples": 8, "re-tokenised": 8}
     assert "8 of 8 samples were re-tokenised" in caplog.text
