@@ -45,6 +45,12 @@ def test_a_judge_goes_with_what_needs_one(settings: dict[str, object]) -> None:
         EvalRecipe(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("row", ["/abs", "../../x", "a/b", ""])
+def test_a_row_that_leads_elsewhere_is_refused(row: str) -> None:
+    with pytest.raises(InputError, match="row: expected a plain folder name"):
+        EvalRecipe(row=row)
+
+
 @pytest.mark.parametrize("name", TEST_SETS)
 def test_the_published_number_of_problems(shared: Path, name: str) -> None:
     loaded = load_whole(ProblemsRecipe(source=str(shared / "data" / f"{name}.test.jsonl")))

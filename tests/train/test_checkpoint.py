@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.errors import RecipeError
 from train.checkpoint import last_checkpoint
 from train.sft import SftRecipe, run
 
@@ -85,3 +86,10 @@ def test_what_is_not_sealed_is_not_whole_and_older_runs_have_no_seals(
     (older / "resume" / "checkpoint-9").mkdir()  # no trainer_state.json, which transformers writes last
     assert last_checkpoint(older) == older / "resume" / "checkpoint-6"
     assert not (older / "resume" / "checkpoint-9").exists()
+
+
+@pytest.mark.parametrize("name", ["/abs", "../../x", "a/b", ""])
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="name: expected a plain folder name"):
+        run(SftRecipe(name=name), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
