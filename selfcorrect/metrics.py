@@ -196,6 +196,11 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
     )
 
 
+def is_over_limits(attempt: Attempt) -> bool:
+    """True where the answer could not be worked through within the grader's limits: wrong, and counted by name."""
+    return attempt.grade is not None and attempt.grade.method == "limit"
+
+
 def first_verdict(trajectory: Trajectory) -> Verdict | None:
     """Return the verdict on the first attempt, None where none (or no well-formed one) was given."""
     return trajectory.evaluations[0].verdict if trajectory.evaluations else None
@@ -230,7 +235,7 @@ def path_faults(trajectory: Trajectory) -> list[str]:
             faults.add("answer boxed in a self-evaluation")
     if any(len(_BOX.findall(attempt.text)) > 1 for attempt in trajectory.attempts):
         faults.add("several boxed answers")
-    if any(attempt.grade is not None and attempt.grade.method == "limit" for attempt in trajectory.attempts):
+    if any(map(is_over_limits, trajectory.attempts)):
         faults.add("over the grader's limits")
     if in_one_message and trajectory.evaluations and 1 < len(trajectory.attempts) > len(trajectory.evaluations):
         faults.add("revision without a verdict")

@@ -7,6 +7,7 @@
 - ``always-wrong``: it condemns everything, as without turn-independent returns (PAG, arXiv 2506.10406);
 - ``revise-always``, ``never-change``: every path is revised; revisions repeat the answer that was condemned;
 - ``length``, ``truncation``: padding (against the start), or running into the budget;
+- ``over-limits``: answers that the grader cannot work through in its limits grow more common (wrong, but odd);
 - ``kl``: the policy left the reference (nats a token).
 
 Pure: rows of ``metrics.jsonl`` in, findings out. Rates are averaged over a window of rollouts. A limit of None switches
@@ -32,7 +33,7 @@ from typing import Any, Literal
 from scipy.special import stdtr
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.metrics import is_correct
+from selfcorrect.metrics import is_correct, is_over_limits
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
@@ -40,7 +41,7 @@ _UNJUDGED = (
     "only {} of first attempts are judged (correctness pays a right attempt the same without a verdict; "
     "reward.format=0.2 pays for one)"
 )
-_FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "kl")
+_FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "over_limits", "kl")
 _COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
 """Shares of a part of the paths, and how many those are: a policy that is nearly always right has few wrong ones."""
 
@@ -62,6 +63,7 @@ class GuardRecipe:
     max_unchanged: float | None = 0.98  # share of revisions that give the same answer again
     max_length_factor: float | None = 3.0  # mean length against its start
     max_truncated: float | None = 0.5  # share of paths cut by the token budget
+    max_over_limits_rise: float | None = 0.02  # share of paths beyond the grader's limits, above that of the start
     max_kl: float | None = 1.0  # nats a token to the reference policy
 
     def __post_init__(self) -> None:
@@ -179,6 +181,10 @@ def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
     start, length, kl = _mean(first, "mean_length"), figures["mean_length"], figures["kl"]
     if recipe.max_length_factor is not None and start and length and length > recipe.max_length_factor * start:
         found.append(Finding("length", f"paths are {length / start:.1f} times as long as at the start"))
+    limits, limits_at_start = figures["over_limits"], _mean(first, "over_limits")
+    rise = None if limits is None or limits_at_start is None else limits - limits_at_start
+    message = "the share of paths with an answer beyond the grader's limits rose by {} since the start"
+    check("over-limits", rise, None, recipe.max_over_limits_rise, message)
     if recipe.max_kl is not None and kl is not None and kl > recipe.max_kl:
         found.append(Finding("kl", f"{kl:.2f} nats a token away from the reference policy"))
     return found
@@ -208,5 +214,6 @@ _SHOWS: dict[str, Callable[[Trajectory], bool]] = {
     "always-wrong": lambda path: bool(is_correct(path.first)) and _first_verdict(path) is Verdict.WRONG,
     "revise-always": lambda path: len(path.attempts) > 1,
     "never-change": lambda path: len(path.attempts) > 1 and path.first.answer == path.attempts[1].answer,
+    "over-limits": lambda path: any(is_over_limits(attempt) for attempt in path.attempts),
     "truncation": lambda path: path.stop == "length",
 }

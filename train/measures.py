@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfcorrect.metrics import is_correct, score
+from selfcorrect.metrics import is_correct, is_over_limits, score
 from selfcorrect.types import Trajectory
 
 
@@ -32,6 +32,7 @@ def measures(
         "zero_variance": sum(len(group) < 2 for group in groups) / len(groups),
         "mean_length": sum(path.sampled_tokens for path in paths) / len(paths),
         "truncated": 100 * sum(path.stop == "length" for path in paths) / len(paths),
+        "over_limits": 100 * sum(any(map(is_over_limits, path.attempts)) for path in paths) / len(paths),
         "prompt_too_long": 100 * sum(path.stop == "prompt-too-long" for path in paths) / len(paths),
     }
     again = [path.first.answer == path.attempts[1].answer for path in paths if len(path.attempts) > 1]

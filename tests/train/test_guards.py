@@ -25,6 +25,7 @@ HEALTHY = {
     "revisions": 30,
     "mean_length": 100.0,
     "truncated": 1.0,
+    "over_limits": 0.5,
     "kl": 0.01,
 }
 
@@ -67,6 +68,7 @@ def test_fires_on_a_collapse_of_its_window(turn1: list[float], judged: list[floa
         ("never-change", "unchanged", 100.0, "max_unchanged"),
         ("length", "mean_length", 301.0, "max_length_factor"),
         ("truncation", "truncated", 60.0, "max_truncated"),
+        ("over-limits", "over_limits", 2.6, "max_over_limits_rise"),
         ("kl", "kl", 1.5, "max_kl"),
     ],
 )

@@ -330,6 +330,7 @@ def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
         "zero_variance": 0.0,
         "mean_length": 36.25,
         "truncated": 12.5,
+        "over_limits": 0.0,
         "prompt_too_long": 0.0,
         "revisions": 3,
         "revised": 37.5,
@@ -365,6 +366,8 @@ def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
     assert round(measures([*one, *[paths[6]] * 4], [1.0] * 12, 4)["turn1_se"], 3) == 33.333
     refused = [replace(path, stop="prompt-too-long") for path in one[:2]] + one[2:]
     assert measures(refused, [1.0] * 8, 4)["prompt_too_long"] == 25.0
+    huge = replace(one[0], attempts=(replace(one[0].first, grade=Grade(Outcome.UNGRADABLE, method="limit")),))
+    assert measures([huge, *one[1:]], [1.0] * 8, 4)["over_limits"] == 12.5
     sure = [
         replace(path, evaluations=(replace(path.evaluations[0], p_correct=p),))
         for path, p in zip(one[:2], (0.5, 1.0), strict=True)
