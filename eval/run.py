@@ -42,6 +42,7 @@ from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter, meter
 from selfcorrect.recipes import to_yaml
+from selfcorrect.redaction import redacted_text
 from selfcorrect.runs import finished, is_reopened, locked, mark_done, plain_name, provenance, reopen, stage_folder
 from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
 from selfcorrect.thinking import thinking_tokens
@@ -287,7 +288,7 @@ def summary(
         "label": recipe.label,
         "row": recipe.row,
         "dropped": dict(dropped),
-        "benchmark": recipe.problems.source,
+        "benchmark": redacted_text(recipe.problems.source),
         "split": recipe.problems.split,
         "model": recipe.engine.model,
         "loop": recipe.method,
