@@ -69,8 +69,6 @@ def reports(metrics: Metrics, progress: Meter, names: Mapping[str, str], share: 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             loss = metrics.rows[-1]["loss"] if metrics.rows else None
             progress.advance(1, note=None if loss is None else f"loss {loss:.3f}")
-            if control.should_save:  # the mean loss begins anew at a checkpoint, interrupted there or not
-                control.should_log = True
             if state.global_step >= self.last_step:
                 control.should_training_stop = True
 
