@@ -629,6 +629,8 @@ def _determinant(matrix: Node, positive: bool) -> Quotient:
 
 def _exact_call(name: str, values: list[Fraction | None]) -> Quotient | None:
     numbers = [value for value in values if value is not None]
+    if not numbers:  # a function of nothing has no value
+        return None
     integers = [value.numerator for value in numbers if value.denominator == 1]
     if name == "floor":
         return constant(math.floor(numbers[0]))

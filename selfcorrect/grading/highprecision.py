@@ -110,6 +110,8 @@ class Balls:
         return self.met(finite(self._called(name, args)))
 
     def _called(self, name: str, args: list[acb]) -> acb:
+        if not args:
+            raise Undefined("a function of nothing")
         first = args[0]
         if name in _METHODS and len(args) == 1:
             return getattr(first, _METHODS[name])()

@@ -165,3 +165,12 @@ def test_the_first_question_that_stays_open_is_the_last_of_a_grade() -> None:
     eager = Silent(False)
     Equivalence(MATH, eager).same(many, read(", ".join(rf"\int_0^1 x^{k} dx" for k in range(2, 30))))
     assert eager.asked <= MAX_QUESTIONS
+
+
+@pytest.mark.parametrize("nothing", [r"\max()", r"\min(\,)", r"4+\max()", r"\gcd()", r"\ln 2+\max()", r"4+0\max()"])
+def test_a_function_of_nothing_has_no_value_and_is_no_fault_of_the_grader(nothing: str) -> None:
+    for gold in ("4", "(4,7)", r"\ln 2"):
+        for response in (nothing, f"({nothing},4)"):
+            result = grade(rf"\boxed{{{response}}}", gold)
+            assert result.outcome is not Outcome.CORRECT
+            assert result.method not in ("grader-error", "undecided")
