@@ -296,6 +296,8 @@ def _question(row: Row, value: Any) -> str:
         text = _user([value])
     elif isinstance(value, Mapping):
         raise OddRow("question is an object")
+    elif isinstance(value, (list, tuple, bool)):  # a column of questions, say
+        raise OddRow(f"question is {_named(value)} where text belongs")
     else:
         text = text_of(value)
     text = _without_instruction(text)

@@ -214,6 +214,8 @@ GOOD = [{"question": f"What is 1 + {n}?", "answer": str(n + 1)} for n in range(3
         ({"question": float("nan"), "answer": "2"}, "no question"),
         ({"answer": "2"}, "no key for the question"),
         ({"question": {"text": "q"}, "answer": "2"}, "question is an object"),
+        ({"question": ["a?", "b?"], "answer": ["2", "3"]}, "question is list where text belongs"),
+        ({"question": True, "answer": "2"}, "question is bool where text belongs"),
         ({"question": [], "answer": "2"}, "no question"),
         ({"question": [*user("a"), *user("b")], "answer": "2"}, "question has several user messages"),
         ({"question": [{"role": "system", "content": "a"}], "answer": "2"}, "question has no user messages"),
