@@ -33,8 +33,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfcorrect.correction import grade_trajectories, parse_path
+from selfcorrect.correction import grade_trajectories
 from selfcorrect.engines import Sample
+from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec, model_path

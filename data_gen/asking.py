@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from selfcorrect import prompts
-from selfcorrect.correction import parse_path, token_position
 from selfcorrect.engines import Sample
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.parsing import parse_path, token_position
 from selfcorrect.recipes import build_recipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Message, Problem, Verdict

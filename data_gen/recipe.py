@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from data_gen.selection import Kind
+from selfcorrect.choices import check_sampling
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems import ProblemsRecipe
@@ -65,6 +66,7 @@ class GenRecipe:
         for name in ("attempts", "evaluations", "revisions", "confirmations", "blind_per_attempt", "max_tokens"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_sampling(self.temperature, self.top_p)
         for of, quota in (("quota", self.quota), ("preferences", self.preferences)):
             for name, rows in asdict(quota).items():
                 if rows is not None and rows < 0:

@@ -6,6 +6,7 @@ Recipes are checked as they are read (`selfcorrect.recipes`); settings that a sc
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -25,6 +26,15 @@ def check_choices(settings: Any) -> None:
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check_choices(value)
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise InputError where a temperature or a nucleus is none."""
+    if not (0 <= temperature < math.inf and 0 < top_p <= 1):
+        raise InputError(
+            "temperature is 0 (greedy) or more, and top_p above 0 and at most 1; "
+            f"got temperature={temperature}, top_p={top_p}"
+        )
 
 
 def check_choice(name: str, value: Any, known: Collection[Any]) -> None:

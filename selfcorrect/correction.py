@@ -13,14 +13,13 @@ are recorded as not sampled. Trajectories are ungraded, except that ``gold`` mus
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfcorrect import prompts
-from selfcorrect.choices import check_choices
+from selfcorrect.choices import check_choices, check_sampling
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError, RequestRefused
 from selfcorrect.grading import grade, grade_many
@@ -33,7 +32,6 @@ from selfcorrect.parsing import (
     verdict_probability,
     yes_no_ids,
 )
-from selfcorrect.parsing import token_position as token_position
 from selfcorrect.stopping import Stop, StopRule
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.trajectory import TrajectoryBuilder
@@ -107,11 +105,7 @@ class LoopSettings:
                 "horizon, max_tokens and path_tokens are at least 1; "
                 f"got horizon={self.horizon}, max_tokens={self.max_tokens}, path_tokens={self.path_tokens}"
             )
-        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1):
-            raise InputError(
-                "temperature is 0 (greedy) or more, and top_p above 0 and at most 1; "
-                f"got temperature={self.temperature}, top_p={self.top_p}"
-            )
+        check_sampling(self.temperature, self.top_p)
         if self.stop != "sampled" and self.method not in JUDGES_ITSELF:
             raise InputError(
                 f"stop={self.stop} replaces the model's own verdict, and method {self.method!r} has none; "

@@ -18,10 +18,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from selfcorrect.closing import made_by
-from selfcorrect.correction import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.jsonl import read_jsonl
+from selfcorrect.parsing import parse_path
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.tokens import ChatCodec

@@ -159,6 +159,11 @@ class EngineRecipe:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.max_batch < 1 or self.replicas < 1:
+            raise RecipeError(
+                f"engine: max_batch and replicas are at least 1; got max_batch={self.max_batch}, "
+                f"replicas={self.replicas}"
+            )
 
     @property
     def capacity(self) -> int:

@@ -79,6 +79,8 @@ def read_rows(path: Path) -> Iterator[Placed]:
     reader = READERS.get(_ending(path))
     if reader is None:
         raise DataError(f"cannot read {path}: expected a file that ends in {endings()}")
+    if path.exists() and not path.is_file():  # a pipe can be read once, and waits for a writer
+        raise DataError(f"cannot read {path}: expected a regular file")
     try:
         yield from reader(path)
     except FileNotFoundError as error:

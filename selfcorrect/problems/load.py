@@ -237,6 +237,8 @@ class _Tally:
             f"\n  {count:,} × {reason}: {_shortened(self.places[reason])}"
             for reason, count in self.dropped.most_common()
         )
+        if not usable and not self.dropped:
+            raise DataError(f"no usable problem in {recipe.source!r} (split {recipe.split!r}): it has no rows")
         if usable <= recipe.offset:
             raise DataError(
                 f"no usable problem in {recipe.source!r} (split {recipe.split!r}) after the first {recipe.offset}: "

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,15 @@ def test_a_folder_holds_one_file_or_shards_or_a_saved_data_set(tmp_path) -> None
 def test_rows_of_an_array_are_named_by_their_line(tmp_path) -> None:
     (tmp_path / "x.json").write_text('[\n {"question": "a",\n  "answer": 1},\n\n {"question": "b", "answer": 2}\n]')
     assert [placed.place.rsplit("/")[-1] for placed in read_rows(tmp_path / "x.json")] == ["x.json:2", "x.json:5"]
+
+
+def test_an_empty_file_and_a_pipe_are_named(tmp_path) -> None:
+    (tmp_path / "x.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"x\.jsonl.*has no rows"):
+        loaded(tmp_path / "x.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match=r"pipe\.jsonl: expected a regular file"):
+        loaded(tmp_path / "pipe.jsonl")
 
 
 def test_long_texts_and_numbers_come_whole(tmp_path) -> None:
