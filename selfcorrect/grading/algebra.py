@@ -115,6 +115,8 @@ def _reduce(exponents: dict[str, Fraction]) -> tuple[Monomial, Fraction]:
 
 
 def _times(left: Poly, right: Poly) -> Poly:
+    if left is _UNIT or right is _UNIT:
+        return right if left is _UNIT else left
     if len(left) * len(right) > MAX_TERMS * 20:
         raise TooLarge("a product of long sums")
     products = len(left) * len(right)
@@ -493,12 +495,16 @@ def _without_negative_powers(poly: Poly) -> Poly:
 
 def number(text: str) -> Fraction:
     """Return a decimal text (``12``, ``.5``, ``1.``, ``1e-5``) exactly, within MAX_DIGITS."""
+    if text.isdecimal() and len(text) <= MAX_DIGITS:
+        return Fraction(int(text))
     mantissa, _, exponent = text.lower().partition("e")
     if len(mantissa) > MAX_DIGITS or len(exponent) > 6 or (exponent and abs(int(exponent)) > MAX_DIGITS):
         raise TooLarge("a long number")
     whole, _, decimals = mantissa.partition(".")
     value = Fraction(int((whole + decimals) or "0"))
     shift = (int(exponent) if exponent else 0) - len(decimals)
+    if not shift:
+        return value
     return value * 10**shift if shift >= 0 else value / 10**-shift
 
 

@@ -60,10 +60,10 @@ def contains(node: Node, kinds: frozenset[str]) -> bool:
 
 def show(node: Node) -> str:
     """Return a compact, readable form of a tree: what ``--explain`` prints."""
+    if node.kind in ("num", "sym"):
+        return node.value
     args = [show(arg) for arg in node.args]
     match node.kind:
-        case "num" | "sym":
-            return node.value
         case "text":
             return f'"{node.value}"'
         case "add":

@@ -204,7 +204,10 @@ class Reader:
     # -- relations, unions, sums -------------------------------------------------------------------------
 
     def relation(self) -> Node:
-        members, operators = [self.ratio()], []
+        first = self.ratio()
+        if self.tokens[self.position][0] not in ("op", "cmd"):
+            return first
+        members, operators = [first], []
         while self.peek()[0] == "op" and self.peek()[1] in _RELATIONS:
             operator = self.take()[1]
             if operator in ("<", ">") and self.skip("="):
@@ -222,15 +225,17 @@ class Reader:
         return Node("rel", " ".join(operators), tuple(members))
 
     def ratio(self) -> Node:
-        parts = [self.union()]
-        while self.at(":"):
-            self.position += 1
+        first = self.union()
+        if not self.at(":"):
+            return first
+        parts = [first]
+        while self.skip(":"):
             parts.append(self.union())
-        return parts[0] if len(parts) == 1 else Node("ratio", "", tuple(parts))
+        return Node("ratio", "", tuple(parts))
 
     def union(self) -> Node:
         left = self.sum()
-        while self.peek()[0] == "op" and self.peek()[1] in ("cup", "cap", "setminus"):
+        while self.tokens[self.position][1] in ("cup", "cap", "setminus") and self.peek()[0] == "op":
             kind = {"cup": "union", "cap": "inter", "setminus": "minus"}[self.take()[1]]
             right = self.sum()
             left = Node(kind, "", (*left.args, right) if left.kind == kind else (left, right))
@@ -239,7 +244,7 @@ class Reader:
     def sum(self) -> Node:
         terms = [self.term()]
         while True:
-            token = self.peek()
+            token = self.tokens[self.position]
             if token[0] != "op":
                 break
             if token[1] == "+":
@@ -261,8 +266,9 @@ class Reader:
 
     def term(self) -> Node:
         """A product: explicit signs and juxtaposition bind alike, from left to right."""
-        sign = self.take()[1] if self.peek()[0] == "op" and self.peek()[1] in ("-", "+", "+-", "-+") else ""
-        if sign:
+        kind, sign = self.tokens[self.position]
+        if kind == "op" and sign in ("-", "+", "+-", "-+"):
+            self.position += 1
             self.deeper()
             inner = self.term()
             self.depth -= 1
@@ -271,7 +277,9 @@ class Reader:
             return inner if sign == "+" else Node("pm", sign, (inner,))
         left = self.factor()
         while True:
-            kind, text = self.peek()
+            kind, text = self.tokens[self.position]
+            if kind == "end" or kind == "sep":
+                return left
             if kind == "op" and text in ("*", "/"):
                 self.position += 1
                 right = self.signed_factor()
@@ -310,7 +318,7 @@ class Reader:
         return self.factor()
 
     def begins_factor(self) -> bool:
-        kind, text = self.peek()
+        kind, text = self.tokens[self.position]
         if kind in ("num", "sym", "fn"):
             return True
         if kind == "cmd":
@@ -413,7 +421,7 @@ class Reader:
 
     def postfix(self, base: Node) -> Node:
         while True:
-            kind, text = self.peek()
+            kind, text = self.tokens[self.position]
             if kind != "op":
                 return base
             if text == "^":
@@ -536,7 +544,7 @@ class Reader:
     def primary(self) -> Node:
         kind, text = self.take()
         if kind == "num":
-            return self.repeating(text)
+            return self.repeating(text) if "." in text else num(text)
         if kind == "sym":
             return self.symbol(text)
         if kind == "fn":
@@ -579,7 +587,7 @@ class Reader:
 
     def repeating(self, text: str) -> Node:
         """Return a number, with its repeating decimals where ``\\overline{..}`` follows."""
-        if "." in text and self.peek() == ("cmd", "overline"):
+        if self.peek() == ("cmd", "overline"):
             self.position += 1
             digits = self.raw_argument()
             if not digits.isdigit() or len(digits) > 50 or len(text) > 50:

@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from selfcorrect.grading import shapes, wording
+from selfcorrect.grading.common_units import may_be_unit
 from selfcorrect.grading.extraction import sentence_value
 from selfcorrect.grading.limits import SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.nodes import Node, contains, num, sym
@@ -55,6 +56,10 @@ _FOR_ALL = re.compile(
     r"\s*\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
 )
 _SAYS = re.compile(r"[^\W\d_]{2,}.*\b(?:is|are|was|were|has|have|equals|comes|gives)\b")
+_PLAIN = re.compile(
+    r"(?:[-+*/^.,0-9{}()\[\] ]|\\(?:d?frac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z]))*"
+)
+"""Answers without letters: only their commas have another reading."""
 _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "ell", "lambda", "mu", "alpha", "beta"])
 """Letters that stand for any number in the solution of an equation."""
 
@@ -63,8 +68,11 @@ def other_readings(answer: str, gold: str, node_r: Node | None, node_g: Node) ->
     """Yield further (response, gold) trees; ``node_r`` is None where the response could not be read as it stands."""
     if len(answer) > SHORT_ANSWER_CHARS or len(gold) > SHORT_ANSWER_CHARS:
         return
+    plain = bool(_PLAIN.fullmatch(answer) and _PLAIN.fullmatch(gold))
+    if plain and "," not in answer and "," not in gold:
+        return
     yield from _texts(answer, gold, node_r, node_g)
-    if node_r is None:
+    if node_r is None or plain:
         return
     forms_r, forms_g = _forms(node_r, answer), _forms(node_g, gold)
     for form_g in (node_g, *forms_g):
@@ -100,8 +108,7 @@ def _texts(answer: str, gold: str, node_r: Node | None, node_g: Node) -> Iterato
             continue
         for reading in (*_numbers(text, other), *_unlabelled(text)):
             yield (reading, other) if is_response else (other, reading)
-    bare_r, bare_g = _bare_unit(cleaned_r), _bare_unit(cleaned_g)
-    yield from _pairs(bare_r, bare_g)
+    yield from _bare_units(cleaned_r, cleaned_g)
     if _SAYS.search(answer) and not CHANGING & set(re.findall(r"[a-z]+", answer.lower())):
         value = sentence_value(answer, money=False)
         yield from _pairs(_read(value) if value is not None else None, node_g)
@@ -142,6 +149,13 @@ _COMPOUND = re.compile(r"(?:\d[\d.,]*\s*[A-Za-z]{1,7}\s*){2,4}")
 _UNITS = frozenset(["unit", "text"])
 
 
+def _bare_units(response: str, gold: str) -> Iterator[Pair]:
+    """Yield ``72 km/h`` and ``20 m/s`` as quantities; the same letters after both are compared as they are."""
+    bare_r, bare_g = _BARE_UNIT.fullmatch(response), _BARE_UNIT.fullmatch(gold)
+    if bare_r and bare_g and bare_r[2] != bare_g[2] and may_be_unit(bare_r[2]) and may_be_unit(bare_g[2]):
+        yield from _pairs(_bare_unit(response), _bare_unit(gold))
+
+
 def _bare_unit(text: str) -> Node | None:
     """Read ``72 km/h``, ``5 N``: letters after a number as a unit."""
     bare = _BARE_UNIT.fullmatch(text)
@@ -179,7 +193,7 @@ def _forms(node: Node, text: str) -> tuple[Node, ...]:
         _without_marks(node),
         _branched(node),
         _conjoined(node, text),
-        _vector(node),
+        _vector(node) if _UNIT_VECTOR.search(text) else None,
         _uncircled(node),
     )
     return tuple(form for form in forms if form is not None and form != node)
@@ -225,6 +239,9 @@ def _branched(node: Node) -> Node | None:
     if node.kind == "tuple" and contains(node, frozenset(["pm"])):
         return Node("list", "", tuple(shapes.branches(node)))
     return None
+
+
+_UNIT_VECTOR = re.compile(r"hat|vec|bar|\u0302|\u20d7|[îĵ]")
 
 
 def _vector(node: Node) -> Node | None:
@@ -405,8 +422,11 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
     if changed_r or changed_g:
         yield tree_r, tree_g
         yield from _named_values(tree_r, tree_g)
+    defined = _defined(tree_g)
+    if not (said_r or said_g or defined or _NAMED_ARGUMENT.search(gold) or "c" in gold or "C" in gold):
+        return
     letters_r, letters_g = _letters(tree_r), _letters(tree_g)
-    names = _defined(tree_g) | _defined(tree_r)
+    names = defined | _defined(tree_r)
     only_r, only_g = letters_r - letters_g - names, letters_g - letters_r - names
     if len(only_r) != 1 or len(only_g) != 1:
         return
@@ -414,11 +434,15 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
     bound = new in _arguments(tree_g) and old in _arguments(tree_r)
     declared = old in said_r or new in said_g
     constant = old.lower() == new.lower() and old.lower() == "c"
-    free = bool(_defined(tree_g)) and new in _FREE and old in _FREE and not _arguments(tree_g)
+    free = bool(defined) and new in _FREE and old in _FREE and not _arguments(tree_g)
     if bound or declared or constant or free:
         renamed = _replace(tree_r, old, new)
         yield renamed, tree_g
         yield from _named_values(renamed, tree_g)
+
+
+_NAMED_ARGUMENT = re.compile(r"\(\s*\\?[a-zA-Z]")
+"""What every value of a function at a letter has."""
 
 
 def without_parameters(text: str) -> tuple[str, frozenset[str], str]:

@@ -30,6 +30,7 @@ _SYMBOLS = words_of("sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd
 _NAME = re.compile(r"(?:[^\W\d_]+[.'’-]?[^\W\d_]*\s*){1,6}")
 """A name with its full stops and apostrophes: ``Mrs. Doyle's class``."""
 _ANSWERED = re.compile(r"\s*(?:\\text\w*\s*\{\s*)?(yes|no|true|false)\b[.,;:]", re.IGNORECASE)
+_INTEGER = re.compile(r"-?[0-9]+")
 MAX_PHRASE = 6
 """A reference of more words than this is a sentence, not a name."""
 
@@ -79,8 +80,7 @@ def _out_of_sentence(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    plain = re.sub(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*(?=\{)", " ", text)
-    return [word.lower() for word in _WORD.findall(plain) if word not in _SYMBOLS]
+    return [word.lower() for word in _WORD.findall(text) if word not in _SYMBOLS]
 
 
 def _stated(text: str, words: int) -> str | None:
@@ -95,13 +95,13 @@ def read_reference(gold: str) -> Node | None:
     text = reference_text(gold)
     if not text:
         return None
-    if re.fullmatch(r"-?[0-9]+", text):
+    if _INTEGER.fullmatch(text):
         return Node("num", text) if text[0] != "-" else Node("neg", "", (Node("num", text[1:]),))
     led = wording.led_choice(text)
     if led:
         return Node("text", text)
     core = without_parameters(text)[0]
     try:
-        return read(core if len(_words(text[len(core.rstrip("}")) :])) > 1 else text)
+        return read(core if core != text and len(_words(text[len(core.rstrip("}")) :])) > 1 else text)
     except (Unreadable, TooLarge, RecursionError):
         return Node("text", text) if _NAME.fullmatch(text) else None

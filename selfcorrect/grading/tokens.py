@@ -33,15 +33,16 @@ from selfcorrect.grading.vocabulary import (
 Token: TypeAlias = tuple[str, str]
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?"
+_ONE_NUMBER = re.compile(_NUMBER)
 _TOKEN = re.compile(
-    r"(?P<grouped>\d{1,3}(?:(?:,\\!\s*|\{,\}\s?|\\,|\\;|\\:|\\ |\\!|~)\d{3})+(?!\d)(?:\.\d*)?)"
+    r"\s*+(?:(?P<grouped>\d{1,3}(?:(?:,\\!\s*|\{,\}\s?|\\,|\\;|\\:|\\ |\\!|~)\d{3})+(?!\d)(?:\.\d*)?)"
     r"|(?P<comma>\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?)"
     r"|(?P<blank>\d{1,3}(?: \d{3})+(?!\d| \d)(?:\.\d+)?)"
     rf"|(?P<num>{_NUMBER})"
     r"|(?P<dots>\.\.\.+|…)"
     r"|(?P<cmd>\\q?quad(?=[a-z])|\\[a-zA-Z]+\*?|\\\\(?:\[[^\]]{0,9}\])?|\\[^a-zA-Z])"
     r"|(?P<word>[a-zA-Z]+)"
-    r"|(?P<op><=|>=|!=|==|=>|->|\*\*|[^\s])",
+    r"|(?P<op><=|>=|!=|==|=>|->|\*\*|[^\s]))",
     re.DOTALL,
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
@@ -51,8 +52,10 @@ _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
 _HTML = re.compile(r"<su([bp])>([^<>]{1,40})</su[bp]>")
 _DOLLARS = re.compile(r"\$\s?(?=[\d.])")
 _SIMPLE = re.compile(
-    r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
+    r"\s*-?\d+(?:[./]\d+)?\s*|(?![-0-9].*\))(?:[-+*/=<>{}0-9, )]|\((?! *=)|\^(?! *\{? *o)"
+    r"|\\(?:frac|dfrac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z])|[a-z](?![a-z]| *10)){0,120}"
 )
+"""Answers in which `respell` has nothing to do."""
 _OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
@@ -112,23 +115,19 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise TooLarge("nested text commands")
     while position < length:
-        spaces = _SPACES.match(text, position)
-        if spaces:
-            position = spaces.end()
-            if position >= length:
-                return
         found = match_token(text, position)
-        if found is None:
-            raise Unreadable(f"character {text[position]!r}")
-        kind = found.lastgroup
-        value = found.group()
+        if found is None:  # blanks alone
+            return
+        kind = found.lastgroup or ""
+        start = found.start(kind)
+        value = text[start : found.end()]
         if (kind == "comma" and (brackets or not thousands)) or (
             kind == "blank" and (brackets or not thousands or (tokens and tokens[-1][0] == "num"))
         ):
-            found = re.compile(_NUMBER).match(text, position)
+            found = _ONE_NUMBER.match(text, start)
             assert found is not None
             kind, value = "num", found.group()
-        position = found.end()
+        spaced, position = start > position, found.end()
         if len(tokens) > MAX_TOKENS:
             raise TooLarge("too many tokens")
         if kind in ("num", "comma", "blank", "grouped"):
@@ -136,7 +135,7 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
         elif kind == "dots":
             tokens.append(("op", "..."))
         elif kind == "word":
-            _word(value, tokens, spaced=spaces is not None)
+            _word(value, tokens, spaced=spaced)
         elif kind == "cmd":
             position = _command(value, text, position, tokens, thousands, depth)
             if value in (r"\{", r"\lbrace"):
