@@ -55,7 +55,13 @@ def from_lists(row: list[Any]) -> Node:
 
 def contains(node: Node, kinds: frozenset[str]) -> bool:
     """True where any node of the tree has one of the kinds."""
-    return node.kind in kinds or any(contains(arg, kinds) for arg in node.args)
+    kind, _, args = node
+    if kind in kinds:
+        return True
+    for arg in args:  # no generator: this runs several times for every node of every answer
+        if contains(arg, kinds):
+            return True
+    return False
 
 
 def show(node: Node) -> str:

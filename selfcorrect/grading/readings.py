@@ -56,9 +56,7 @@ _FOR_ALL = re.compile(
     r"\s*\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
 )
 _SAYS = re.compile(r"[^\W\d_]{2,}.*\b(?:is|are|was|were|has|have|equals|comes|gives)\b")
-_PLAIN = re.compile(
-    r"(?:[-+*/^.,0-9{}()\[\] ]|\\(?:d?frac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z]))*"
-)
+_PLAIN = re.compile(r"(?:[-+*/^.,0-9{}()\[\] ]|\\(?:d?frac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z]))*")
 """Answers without letters: only their commas have another reading."""
 _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "ell", "lambda", "mu", "alpha", "beta"])
 """Letters that stand for any number in the solution of an equation."""

@@ -46,6 +46,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
+_PLAIN_SIGNS = frozenset("+-*/^_{}=<>!%|:'")
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
@@ -130,7 +131,9 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
         spaced, position = start > position, found.end()
         if len(tokens) > MAX_TOKENS:
             raise TooLarge("too many tokens")
-        if kind in ("num", "comma", "blank", "grouped"):
+        if kind == "op" and value in _PLAIN_SIGNS:
+            tokens.append(("op", value))
+        elif kind in ("num", "comma", "blank", "grouped"):
             tokens.append(("num", value if kind == "num" else re.sub(r"[^\d.]", "", value)))
         elif kind == "dots":
             tokens.append(("op", "..."))
