@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from selfcorrect.grading.vocabulary import words_of
+
 _TABLE = {
     "[length]": "m:1 meter:1 meters:1 cm:1/100 mm:1/1000 km:1000 centimeter:1/100 centimeters:1/100 kilometers:1000 "
     "kilometer:1000 inch:127/5000 inches:127/5000 ft:381/1250 foot:381/1250 yd:1143/1250 yard:1143/1250 "
@@ -26,10 +28,10 @@ COMMON = {
 _LETTERS = frozenset("ABCDFGHJKLMNPRSTUVWabcdeghklmstu")
 _PREFIXES = frozenset("EGMPQRTYZacdfhkmnpqruyz")
 _PREFIXED = frozenset("ABCFHJKLNSTVWagmslt")
-_PAIRS = frozenset(
-    "AU Ah At BF Ba Bd Bi Bq Ci Cl Da Eh Fr Gb Gy Hz Ly Mx Ne Nm Np Oe Pa Rd Ry St Sv Ta Td Tj Tt VA Wb Wh at au bp bu cc cd "
-    "cp ct dr eV eu fl ft gf gi gr ha hp hr in kn kt lb li lm lx ly mi nt oz pc pi pk pp pt px qt rd sr sv tf th yd "
-    "yr".split()
+_PAIRS = words_of(
+    "AU Ah At BF Ba Bd Bi Bq Ci Cl Da Eh Fr Gb Gy Hz Ly Mx Ne Nm Np Oe Pa Rd Ry St Sv Ta Td Tj Tt VA Wb Wh at au bp bu "
+    "cc cd cp ct dr eV eu fl ft gf gi gr ha hp hr in kn kt lb li lm lx ly mi nt oz pc pi pk pp pt px qt rd sr sv tf th "
+    "yd yr"
 )
 _COMMAND_OR_WORD = re.compile(r"\\?[A-Za-z]+")
 

@@ -58,7 +58,7 @@ def contains(node: Node, kinds: frozenset[str]) -> bool:
     kind, _, args = node
     if kind in kinds:
         return True
-    for arg in args:  # no generator: this runs several times for every node of every answer
+    for arg in args:  # noqa: SIM110 (no generator: this runs several times for every node of every answer)
         if contains(arg, kinds):
             return True
     return False

@@ -555,6 +555,8 @@ class Reader:
             return self.text_value(text)
         if kind == "op":
             if text == "{":
+                if self.peek()[0] == "sym" and self.tokens[self.position + 1] in (("op", "|"), ("op", ":")):
+                    return self.braces("}")
                 return Node("set") if self.skip("}") else self.group_rest()
             if text in ("(", "["):
                 return self.bracket(text)
@@ -652,10 +654,10 @@ class Reader:
             return items[0] if opening != "<<" else Node("tuple", "()", (items[0],))
         return Node("tuple", "()" if opening == "<<" else opening + end, tuple(items))
 
-    def braces(self) -> Node:
+    def braces(self, closing: str = r"\}") -> Node:
         """A set; ``{x | condition}`` is read as its condition."""
         self.deeper()
-        if self.skip(r"\}"):
+        if self.skip(closing):
             self.depth -= 1
             return sym("EMPTY")
         bars, self.bars = self.bars, 1
@@ -669,7 +671,7 @@ class Reader:
             while self.peek()[0] == "sep":
                 self.position += 1
                 conditions.append(self.relation())
-            self.expect(r"\}")
+            self.expect(closing)
             self.depth -= 1
             return conditions[0] if len(conditions) == 1 else Node("inter", "", tuple(conditions))
         if within is not None:
@@ -681,7 +683,7 @@ class Reader:
             items.append(self.relation())
             if len(items) > MAX_LIST:
                 raise TooLarge("a set")
-        self.expect(r"\}")
+        self.expect(closing)
         self.depth -= 1
         return Node("set", "", tuple(items))
 
@@ -714,6 +716,8 @@ class Reader:
             arguments = self.function_arguments(name)
             if power == Node("neg", "", (num("1"),)) and name in _INVERSES:
                 name, power = "arc" + name, None
+            elif power == Node("neg", "", (num("1"),)):
+                self.fail(f"an inverse of {name}")
             if base is not None:
                 arguments = (*arguments, base)
             result = Node("call", name, arguments)
@@ -727,6 +731,8 @@ class Reader:
         """In brackets: exactly these; without: the product that follows, up to the next function or sign."""
         if self.at("(") or self.at("["):
             inner = self.bracket(self.take()[1])
+            if self.tokens[self.position - 2][0] == "sep":
+                self.fail("an argument that is missing")
             return inner.args if inner.kind == "tuple" else (inner,)
         if self.at(r"\{") and name in ("max", "min", "gcd", "lcm"):
             self.position += 1
@@ -994,5 +1000,7 @@ def _call(name: str, *args: Node) -> Node:
 
 def _product(left: Node, right: Node) -> Node:
     if right.kind == "div" and all(arg.kind == "text" for arg in right.args):
+        if not any(known_unit(arg.value) for arg in reversed(right.args)):
+            raise Unreadable("words in a fraction that are no units")
         return Node("unit", "/".join(arg.value for arg in right.args), (left,))
     return Node("mul", "", (*left.args, right) if left.kind == "mul" else (left, right))

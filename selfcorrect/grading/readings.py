@@ -14,7 +14,7 @@ Each changes the form of an answer, never its value: the pair is then compared b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 
@@ -78,6 +78,7 @@ def other_readings(answer: str, gold: str, node_r: Node | None, node_g: Node) ->
             if form_r is not node_r or form_g is not node_g:
                 yield form_r, form_g
     yield from _named_values(node_r, node_g)
+    yield from _bound(answer, gold, node_r, node_g)
     yield from _renamed(answer, gold, node_r, node_g)
 
 
@@ -365,9 +366,9 @@ def _named_values(node_r: Node, node_g: Node) -> Iterator[Pair]:
             names = sorted(named_g[0], key=str)
             yield _tuples(named_r, names), _tuples(named_g, names)
     elif named_r and node_g.kind in ("tuple", "list"):
-        yield _tuples(named_r, sorted(named_r[0], key=str)), node_g
+        yield _tuples(named_r, _in_natural_order(named_r[0])), node_g
     elif named_g and node_r.kind in ("tuple", "list"):
-        yield node_r, _tuples(named_g, sorted(named_g[0], key=str))
+        yield node_r, _tuples(named_g, _in_natural_order(named_g[0]))
 
 
 def _assignments(node: Node) -> list[dict[Node, Node]] | None:
@@ -398,12 +399,42 @@ def _assignments(node: Node) -> list[dict[Node, Node]] | None:
     return solutions if complete else None
 
 
+def _in_natural_order(names: Iterable[Node]) -> list[Node]:
+    """Return names in the order of a tuple of their values: see `shapes.natural_order`."""
+    by_text = {name.value if name.kind == "sym" else str(name): name for name in names}
+    return [by_text[text] for text in shapes.natural_order(list(by_text))]
+
+
 def _tuples(solutions: list[dict[Node, Node]], names: list[Node]) -> Node:
     rows = [Node("tuple", "()", tuple(one[name] for name in names)) for one in solutions]
     return rows[0] if len(rows) == 1 else Node("list", "", tuple(rows))
 
 
 # -- letters ---------------------------------------------------------------------------------------------
+
+
+_BUILDER = re.compile(
+    r"\s*\$?\s*(?:\\left\s*)?(?:\\?\{|\\lbrace)\s*\(?\s*([a-zA-Z](?:\s*,\s*[a-zA-Z])*)\s*\)?\s*"
+    r"(?:(?:\\in\b|∈)[^|:]{0,40}?)?(?:\\mid\b|\\vert\b|\\colon\b|\\[mM]iddle\s*\||\\,|\||:)"
+)
+_ONE_VARIABLE = re.compile(r"[a-zA-Z]")
+
+
+def _bound(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
+    """Yield ``{t | t > 3}`` with its bound letters named as those of ``{x | x > 3}``, or as the one of ``x > 3``."""
+    builder_r, builder_g = _BUILDER.match(answer), _BUILDER.match(gold)
+    if builder_r is None:
+        return
+    old = _ONE_VARIABLE.findall(builder_r[1])
+    new = _ONE_VARIABLE.findall(builder_g[1]) if builder_g else sorted(_letters(node_g))
+    if len(old) != len(new) or old == new or (_letters(node_r) - set(old)) & set(new):
+        return
+    for letter in old:  # in two steps: {(y,x) | …} may name its letters the other way round
+        node_r = _replace(node_r, letter, f"bound {letter}")
+    for letter, name in zip(old, new, strict=True):
+        node_r = _replace(node_r, f"bound {letter}", name)
+    yield node_r, node_g
+    yield from ((form, node_g) for form in _forms(node_r, answer))
 
 
 def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
@@ -416,6 +447,12 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
     tree_r = _read(core_r) if changed_r else node_r
     tree_g = _read(core_g) if changed_g else node_g
     if tree_r is None or tree_g is None:
+        return
+    if (
+        set_r != set_g
+        and {set_r, set_g} & _DISCRETE
+        and any(_is_range(tree, said_r | said_g) for tree in (tree_r, tree_g))
+    ):
         return
     if changed_r or changed_g:
         yield tree_r, tree_g
@@ -441,6 +478,18 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
 
 _NAMED_ARGUMENT = re.compile(r"\(\s*\\?[a-zA-Z]")
 """What every value of a function at a letter has."""
+
+
+_DISCRETE = frozenset(["Z", "N", "Q"])
+
+
+def _is_range(node: Node, parameters: frozenset[str]) -> bool:
+    """True for what says where a number lies, whose whole numbers are another set; not for a tuple in parameters."""
+    if node.kind == "rel":
+        return not {"<", ">", "<=", ">=", "!="}.isdisjoint(node.value.split())
+    if node.kind in ("union", "inter", "list"):
+        return any(_is_range(arg, parameters) for arg in node.args)
+    return node.kind == "tuple" and len(node.args) == 2 and not _letters(node) & parameters
 
 
 def without_parameters(text: str) -> tuple[str, frozenset[str], str]:

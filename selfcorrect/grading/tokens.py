@@ -47,6 +47,7 @@ _TOKEN = re.compile(
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
 _PLAIN_SIGNS = frozenset("+-*/^_{}=<>!%|:'")
+_AT_A_NUMBER = re.compile(r"\s*(?:\\left\s*)?\(\s*-?\d[\d./]*\s*(?:\\right\s*)?\)")
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
@@ -240,13 +241,20 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         tokens.append(("op", r"\\"))
     elif name in SYMBOL_COMMANDS:
         tokens.append(("sym", SYMBOL_COMMANDS[name]))
-    elif function in FUNCTIONS and (name != "Gamma" or _ARGUMENT.match(text, position)):
+    elif function in FUNCTIONS and _names_function(name, text, position):
         tokens.append(("fn", function))
     elif name in GREEK:
         tokens.append(("sym", name))
     else:
         tokens.append(("cmd", name))
     return position
+
+
+def _names_function(name: str, text: str, position: int) -> bool:
+    """True where a command is a function, not the letter Γ or ζ: those need an argument, ζ a number."""
+    if name not in ("Gamma", "zeta"):
+        return True
+    return bool((_ARGUMENT if name == "Gamma" else _AT_A_NUMBER).match(text, position))
 
 
 def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth: int) -> None:
@@ -282,6 +290,8 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         tokens.extend([("text", plain[:-3].strip()), ("sep", "and")])
     elif not plain:
         return
+    elif not any(map(str.isprintable, plain)):
+        raise Unreadable("control characters for words")
     elif _ONLY_MATHS.fullmatch(plain) or "\\" in plain or "$" in plain:
         _cut("{" + plain.replace("$", " ") + "}" if len(plain) > 1 else plain, tokens, thousands, depth + 1)
     elif _CONTENT.fullmatch(plain):
