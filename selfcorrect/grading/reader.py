@@ -73,6 +73,9 @@ _DIGIT = re.compile(r"[0-9]")
 _WORDY = re.compile(r"[ {~0-9][A-Za-z][A-Za-z]{2}|^[A-Za-z]{3}|[0-9 }{~][apAP]\.?\s?[mM]")
 
 
+_ORDINALS = frozenset(["st", "nd", "rd", "th"])
+
+
 class InWords(Exception):
     """Words after a number change its value (``12 or more``): the answer must be compared as words."""
 
@@ -477,8 +480,8 @@ class Reader:
             exponent = Node("neg", "", (exponent,)) if negative else exponent
         else:
             exponent = self.argument()
-        if exponent == Node("text", "st") or exponent.kind == "text":
-            return base
+        if exponent.kind == "text":
+            return base if exponent.value.strip().lower() in _ORDINALS else self.fail("words in an exponent")
         return Node("pow", "", (base, exponent))
 
     def subscript(self, base: Node) -> Node:
@@ -1000,7 +1003,7 @@ def _call(name: str, *args: Node) -> Node:
 
 def _product(left: Node, right: Node) -> Node:
     if right.kind == "div" and all(arg.kind == "text" for arg in right.args):
-        if not any(known_unit(arg.value) for arg in reversed(right.args)):
-            raise Unreadable("words in a fraction that are no units")
+        if right.args[0] == right.args[1]:
+            raise Unreadable("words divided by themselves")
         return Node("unit", "/".join(arg.value for arg in right.args), (left,))
     return Node("mul", "", (*left.args, right) if left.kind == "mul" else (left, right))

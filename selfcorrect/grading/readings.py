@@ -151,14 +151,14 @@ _UNITS = frozenset(["unit", "text"])
 def _bare_units(response: str, gold: str) -> Iterator[Pair]:
     """Yield ``72 km/h`` and ``20 m/s`` as quantities; the same letters after both are compared as they are."""
     bare_r, bare_g = _BARE_UNIT.fullmatch(response), _BARE_UNIT.fullmatch(gold)
-    if bare_r and bare_g and bare_r[2] != bare_g[2] and may_be_unit(bare_r[2]) and may_be_unit(bare_g[2]):
+    if bare_r and bare_g and bare_r[2] != bare_g[2] and may_be_unit(bare_g[2]):
         yield from _pairs(_bare_unit(response), _bare_unit(gold))
 
 
 def _bare_unit(text: str) -> Node | None:
     """Read ``72 km/h``, ``5 N``: letters after a number as a unit."""
     bare = _BARE_UNIT.fullmatch(text)
-    number = _read(bare[1]) if bare and known_unit(bare[2]) is not None else None
+    number = _read(bare[1]) if bare and may_be_unit(bare[2]) and known_unit(bare[2]) is not None else None
     return Node("unit", bare[2].strip(), (number,)) if bare and number is not None else None
 
 

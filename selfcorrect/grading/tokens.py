@@ -47,7 +47,7 @@ _TOKEN = re.compile(
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
 _PLAIN_SIGNS = frozenset("+-*/^_{}=<>!%|:'")
-_AT_A_NUMBER = re.compile(r"\s*(?:\\left\s*)?\(\s*-?\d[\d./]*\s*(?:\\right\s*)?\)")
+_AT_A_NUMBER = re.compile(r"\s*(?:\\left\s*)?\((?:\\[a-zA-Z]+|[^a-zA-Z\\)])+\)")
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")

@@ -29,8 +29,8 @@ UNICODE = str.maketrans(
 
 FUNCTIONS = words_of(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh "
-    "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma zeta sup inf floor ceil abs "
-    "sqrt cis"
+    "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma zeta sup inf floor "
+    "ceil abs sqrt cis"
 )
 COMMAND_ONLY_FUNCTIONS = words_of("deg dim ker arg Re Im sup inf Gamma sign zeta")
 """Functions that need their backslash: as bare letters they are products or words."""
