@@ -47,11 +47,18 @@ _TOKEN = re.compile(
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
 _PLAIN_SIGNS = frozenset("+-*/^_{}=<>!%|:'")
-_AT_A_NUMBER = re.compile(r"\s*(?:\\left\s*)?\((?:\\[a-zA-Z]+|[^a-zA-Z\\)])+\)")
+_LETTERS_TOO = frozenset(["Gamma", "zeta"])
+"""Functions only where a bracket follows: letters else."""
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
 _HTML = re.compile(r"<su([bp])>([^<>]{1,40})</su[bp]>")
+_LOST_ESCAPE = re.compile(
+    r"\\?(?:\x0c(?=rac|box)|[\b](?=egin|inom|ar|eta)|\t(?=ext|imes|heta|frac)|\r(?=ight|ho)|\x0b(?=ec))"
+)
+_ESCAPES = {"\x0c": "\\f", "\x08": "\\b", "\t": "\\t", "\r": "\\r", "\x0b": "\\v"}
+"""What is left of ``\\frac``, ``\\begin`` … where TeX went through a string whose backslashes were escapes."""
+_GLUED_OR = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\-])")
 _DOLLARS = re.compile(r"\$\s?(?=[\d.])")
 _SIMPLE = re.compile(
     r"\s*-?\d+(?:[./]\d+)?\s*|(?![-0-9].*\))(?:[-+*/=<>{}0-9, )]|\((?! *=)|\^(?! *\{? *o)"
@@ -69,6 +76,8 @@ def clean(text: str) -> str:
         text = respell_unicode(text).translate(UNICODE)
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text).translate(UNICODE)
+    if _LOST_ESCAPE.search(text):
+        text = _LOST_ESCAPE.sub(lambda found: _ESCAPES[found.group()[-1]], text)
     if "<su" in text:
         text = _HTML.sub(lambda found: f"{'^' if found[1] == 'p' else '_'}{{{found[2]}}}", text)
     if "$" in text:
@@ -79,6 +88,8 @@ def clean(text: str) -> str:
         text = text.replace("$", " ")
     if "\\\\" in text and r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
+    if "or" in text or "and" in text:
+        text = _GLUED_OR.sub(r" \1 ", text)
     text = text.strip() if _SIMPLE.fullmatch(text) else respell(text)
     if text.startswith(("np.", "math.")):
         text = text.partition(".")[2]
@@ -199,7 +210,7 @@ def _word(word: str, tokens: list[Token], *, spaced: bool) -> None:
         tokens.extend(("sym", letter) for letter in word)
 
 
-def _group_end(text: str, start: int) -> int:
+def group_end(text: str, start: int) -> int:
     """Return the position after the brace that closes the one at ``start``; raises Unreadable."""
     level, position = 0, start
     while position < len(text):
@@ -228,7 +239,7 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         place = after.end() if after else position
         if name in ("rm", "bf", "it") or text[place : place + 1] != "{":
             return position
-        end = _group_end(text, place)
+        end = group_end(text, place)
         _styled(name, text[place + 1 : end - 1], tokens, thousands, depth)
         return end
     function = FUNCTION_SPELLINGS.get(name, name)
@@ -241,20 +252,13 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         tokens.append(("op", r"\\"))
     elif name in SYMBOL_COMMANDS:
         tokens.append(("sym", SYMBOL_COMMANDS[name]))
-    elif function in FUNCTIONS and _names_function(name, text, position):
+    elif function in FUNCTIONS and (name not in _LETTERS_TOO or _ARGUMENT.match(text, position)):
         tokens.append(("fn", function))
     elif name in GREEK:
         tokens.append(("sym", name))
     else:
         tokens.append(("cmd", name))
     return position
-
-
-def _names_function(name: str, text: str, position: int) -> bool:
-    """True where a command is a function, not the letter Γ or ζ: those need an argument, ζ a number."""
-    if name not in ("Gamma", "zeta"):
-        return True
-    return bool((_ARGUMENT if name == "Gamma" else _AT_A_NUMBER).match(text, position))
 
 
 def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth: int) -> None:
