@@ -740,7 +740,7 @@ def _sum_tree(poly: Poly) -> Node | None:
     return terms[0] if len(terms) == 1 else Node("add", "", tuple(terms))
 
 
-def _fraction_tree(value: Fraction) -> Node:
+def _fraction_tree(value: Exponent) -> Node:
     top = Node("num", str(abs(value.numerator)))
     size = top if value.denominator == 1 else Node("div", "", (top, Node("num", str(value.denominator))))
     return Node("neg", "", (size,)) if value < 0 else size

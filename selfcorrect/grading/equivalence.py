@@ -133,11 +133,14 @@ class Equivalence:
         if name is None and not _is_scalar(gold):
             self._by("equation")
             return False
+        if name is not None and name.kind in ("tuple", "list"):
+            values = [shapes.in_natural_order(name.args, value) for value in values]
         return self._last_of_chain(values, gold) if name else self._all(values, lambda value: self.same(value, gold))
 
     def _all(self, values: list[Node], judge: Callable[[Node], bool | None]) -> bool | None:
         """True where there are values and every one is right: what compares nothing is equal to nothing."""
         if self.tolerance is not None and not self._one_value(values):
+            self._by("several values")
             return False
         undecided = False
         for value in values:

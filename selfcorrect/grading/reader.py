@@ -73,6 +73,7 @@ _DIGIT = re.compile(r"[0-9]")
 _WORDY = re.compile(r"[ {~0-9][A-Za-z][A-Za-z]{2}|^[A-Za-z]{3}|[0-9 }{~][apAP]\.?\s?[mM]")
 
 
+_WHOLE_ONLY = re.compile(r"\b(?:for|where|with)\b.*\b(?:integer|natural|whole)")
 _ORDINALS = frozenset(["st", "nd", "rd", "th"])
 
 
@@ -414,6 +415,8 @@ class Reader:
         if said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set())) or re.search(
             r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
         ):
+            raise InWords(name)
+        if _WHOLE_ONLY.search(lowered):
             raise InWords(name)
         return Node("unit", name, (value,))
 
@@ -1001,8 +1004,13 @@ def _call(name: str, *args: Node) -> Node:
     return Node("call", name, args)
 
 
+def _is_unit_letter(node: Node) -> bool:
+    """True below words: for other words, and for h and s of ``\\frac{\\text{km}}{\\text{h}}``."""
+    return node.kind == "text" or (node.kind == "sym" and node.value in SINGLE_LETTER_UNITS)
+
+
 def _product(left: Node, right: Node) -> Node:
-    if right.kind == "div" and all(arg.kind == "text" for arg in right.args):
+    if right.kind == "div" and right.args[0].kind == "text" and _is_unit_letter(right.args[1]):
         if right.args[0] == right.args[1]:
             raise Unreadable("words divided by themselves")
         return Node("unit", "/".join(arg.value for arg in right.args), (left,))

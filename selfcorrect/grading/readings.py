@@ -422,9 +422,10 @@ _ONE_VARIABLE = re.compile(r"[a-zA-Z]")
 
 def _bound(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
     """Yield ``{t | t > 3}`` with its bound letters named as those of ``{x | x > 3}``, or as the one of ``x > 3``."""
-    builder_r, builder_g = _BUILDER.match(answer), _BUILDER.match(gold)
+    builder_r = _BUILDER.match(answer)
     if builder_r is None:
         return
+    builder_g = _BUILDER.match(gold)
     old = _ONE_VARIABLE.findall(builder_r[1])
     new = _ONE_VARIABLE.findall(builder_g[1]) if builder_g else sorted(_letters(node_g))
     if len(old) != len(new) or old == new or (_letters(node_r) - set(old)) & set(new):

@@ -86,6 +86,15 @@ def by_their_names(node: Node) -> Node:
     return Node("tuple", "()", tuple(given[name] for name in natural_order(names)))
 
 
+def in_natural_order(names: tuple[Node, ...], value: Node) -> Node:
+    """Return the value of ``(y, x) = (3, 8)`` as (8, 3)."""
+    if value.kind not in ("tuple", "list") or len(value.args) != len(names) or not all(map(is_letter, names)):
+        return value
+    given = dict(zip((name.value for name in names), value.args, strict=True))
+    ordered = natural_order([name.value for name in names])
+    return value._replace(args=tuple(given[name] for name in ordered)) if len(given) == len(names) else value
+
+
 def natural_order(names: list[str]) -> list[str]:
     """Return names in the order in which a tuple of their values is written."""
     ordered = sorted(names, key=lambda name: (name.partition("_")[0], len(name), name))

@@ -76,7 +76,7 @@ def clean(text: str) -> str:
         text = respell_unicode(text).translate(UNICODE)
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text).translate(UNICODE)
-    if _LOST_ESCAPE.search(text):
+    if not text.isprintable():
         text = _LOST_ESCAPE.sub(lambda found: _ESCAPES[found.group()[-1]], text)
     if "<su" in text:
         text = _HTML.sub(lambda found: f"{'^' if found[1] == 'p' else '_'}{{{found[2]}}}", text)
