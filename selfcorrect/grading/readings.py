@@ -34,7 +34,7 @@ _DECIMAL_COMMA = re.compile(r"([-+]?)(?:(\d{1,3}(?:[. ]\d{3})+)|(\d+)),(\d+)\s*(
 _THOUSANDS = re.compile(r"(?:\\text\{USD\}\s*)?([-+]?\d+(?:\.\d+)?)\s?(k|K|M|B|mil|mn|bn)\.?")
 _SCALES = {"k": 3, "K": 3, "M": 6, "mil": 6, "mn": 6, "B": 9, "bn": 9}
 _BARE_UNIT = re.compile(
-    r"([-+]?[\d.,]+(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d+))?)(?:\s|~|\\[,;: ])*"
+    r"([-+]?[\d.,]*\d\.?(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d+))?)(?:\s|~|\\[,;: ])*"
     r"([A-Za-z][A-Za-z/ *^{}\-\d\\]{0,40})"
 )
 _LABEL = re.compile(
