@@ -16,9 +16,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from eval.layout import Table as PaperTable
-from eval.layout import latex
 from selfcorrect import printing
+from selfcorrect.eval.layout import Table as PaperTable
+from selfcorrect.eval.layout import latex
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
 from selfcorrect.progress import meter, said_now_and_then
