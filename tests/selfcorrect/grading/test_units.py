@@ -9,8 +9,8 @@ from itertools import product
 
 import pytest
 
-from selfcorrect.grading import units
-from selfcorrect.grading.common_units import COMMON, may_be_unit
+from selfcorrect.grading.maths import units
+from selfcorrect.grading.maths.common_units import COMMON, may_be_unit
 
 
 def by_pint(word: str, monkeypatch: pytest.MonkeyPatch) -> units.Unit | None:

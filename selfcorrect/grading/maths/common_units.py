@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from selfcorrect.grading.vocabulary import words_of
+from selfcorrect.grading.maths.vocabulary import words_of
 
 _TABLE = {
     "[length]": "m:1 meter:1 meters:1 cm:1/100 mm:1/1000 km:1000 centimeter:1/100 centimeters:1/100 kilometers:1000 "
