@@ -10,7 +10,7 @@ resumes.
 
 Differs from the paper: no barrier between attempts, self-evaluations and revisions; and where
 ``schedule: adaptive``, a part is sampled one by one until one serves, only for classes whose quota is open, and at the
-problems that can give what is missing (`data_gen.steering`). The first that serves, in order of index, is distributed
+problems that can give what is missing (`sampling.order`). The first that serves, in order of index, is distributed
 like any one that serves, so the rows of a class are distributed as under ``schedule: fixed``, which draws exactly N1,
 N2, M1 and M2 samples.
 """
@@ -25,14 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import printing, prompts
-from selfcorrect.data_gen.asking import Asking, Examples
-from selfcorrect.data_gen.board import board
-from selfcorrect.data_gen.card import show, write_readme
-from selfcorrect.data_gen.datasets import baseline_rows, write_pass_rates, write_preferences, write_prompts, write_sft
-from selfcorrect.data_gen.draws import GradeMany
-from selfcorrect.data_gen.forecast import plan
+from selfcorrect.data_gen.output.data_card import show, write_readme
+from selfcorrect.data_gen.output.rows import (
+    baseline_rows,
+    write_pass_rates,
+    write_preferences,
+    write_prompts,
+    write_sft,
+)
+from selfcorrect.data_gen.progress.forecast import plan
+from selfcorrect.data_gen.progress.live import board
 from selfcorrect.data_gen.recipe import GenRecipe, PairQuota, Quota
-from selfcorrect.data_gen.sampling import Gathered, load, open_models, sample
+from selfcorrect.data_gen.sampling.passes import Gathered, load, open_models, sample
+from selfcorrect.data_gen.sampling.requests import Asking, Examples
+from selfcorrect.data_gen.sampling.samples import GradeMany
 from selfcorrect.engines import Engine
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_jsonl

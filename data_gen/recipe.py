@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from selfcorrect.choices import check_sampling
-from selfcorrect.data_gen.selection import Kind
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems import ProblemsRecipe

@@ -16,7 +16,7 @@ import pytest
 
 from selfcorrect import prompts
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
-from selfcorrect.data_gen.sampling import load
+from selfcorrect.data_gen.sampling.passes import load
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError

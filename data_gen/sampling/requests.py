@@ -24,7 +24,7 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 Ids = tuple[int, ...]
 
 

@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from selfcorrect.data_gen.ahead import Work, in_order
-from selfcorrect.data_gen.asking import Asking, load_examples
-from selfcorrect.data_gen.draws import Asked, Draws, GradeMany, Sampling
+from selfcorrect.data_gen.classes import Base, Candidate, Draw, Fate, Kind, Selection, Worked, balanced
 from selfcorrect.data_gen.recipe import GenRecipe
-from selfcorrect.data_gen.rejection import BlindRevision, JudgedRevision, PreferencePairs, SequentialRejection
-from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Selection, Worked, balanced
-from selfcorrect.data_gen.steering import Order
+from selfcorrect.data_gen.sampling.lookahead import Work, in_order
+from selfcorrect.data_gen.sampling.order import Order
+from selfcorrect.data_gen.sampling.rejection import BlindRevision, JudgedRevision, PreferencePairs, SequentialRejection
+from selfcorrect.data_gen.sampling.requests import Asking, load_examples
+from selfcorrect.data_gen.sampling.samples import Asked, Draws, GradeMany, Sampling
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.problems import Loaded, load_problems
 from selfcorrect.tokens import ChatCodec
@@ -190,7 +190,7 @@ def load(recipe: GenRecipe) -> tuple[Loaded, list[Problem]]:
 
 
 def library_grader() -> GradeMany:
-    """Return the library's grader in the form that `draws.Draws` takes."""
+    """Return the library's grader in the form that `samples.Draws` takes."""
     from selfcorrect.grading import grade_many
 
     grade: Callable[[Sequence[tuple[str, str]], str], Sequence[Grade]] = lambda pairs, source: grade_many(

@@ -3,7 +3,7 @@
 The data set is what the plain sequential algorithm would give: take the base samples in order, offer each to
 the `Selection`, stop when it is full. `in_order` runs exactly that, and beside it works many base samples
 ahead of the commit point, so the engine's batch stays full; the two meet in the samples, which are drawn once
-(`draws.Draws`). So the result cannot depend on the order of arrival, on a kill or on a resume: the work ahead
+(`samples.Draws`). So the result cannot depend on the order of arrival, on a kill or on a resume: the work ahead
 only decides WHICH samples lie ready (like speculation in a processor that retires in order).
 
 `Demand` keeps the work ahead to what the open quotas are expected to need, so that hardly a sample is drawn in
@@ -19,8 +19,8 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from selfcorrect.data_gen.selection import Base, Kind, Selection, Worked
-from selfcorrect.data_gen.steering import Order
+from selfcorrect.data_gen.classes import Base, Kind, Selection, Worked
+from selfcorrect.data_gen.sampling.order import Order
 
 Wants = Callable[[Kind, Base], Awaitable[bool]]
 """Asks whether a base sample should be tried as a class; may wait until that is worth an answer."""

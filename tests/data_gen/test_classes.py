@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from selfcorrect.data_gen.selection import (
+from selfcorrect.data_gen.classes import (
     FIRST_SHARE,
     Base,
     Candidate,

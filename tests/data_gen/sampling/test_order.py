@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.data_gen.classes import Base, Candidate, Draw, Fate, Kind, Rest, Selection, Worked
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, run
-from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection, Worked
-from selfcorrect.data_gen.steering import Order
+from selfcorrect.data_gen.sampling.order import Order
 from selfcorrect.engines import SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.jsonl import read_jsonl

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
-from selfcorrect.data_gen.asking import Asking
-from selfcorrect.data_gen.selection import Candidate, Draw, Fate, Kind, Rest
+from selfcorrect.data_gen.classes import Candidate, Draw, Fate, Kind, Rest
+from selfcorrect.data_gen.sampling.requests import Asking
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.training_row import SCHEMA, LearnedSpan, LearnedTokens, PreferencePair, TrainingRow

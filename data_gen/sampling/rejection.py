@@ -11,10 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfcorrect.data_gen.ahead import Wants
-from selfcorrect.data_gen.draws import Draws
-from selfcorrect.data_gen.recipe import GenRecipe
-from selfcorrect.data_gen.selection import (
+from selfcorrect.data_gen.classes import (
     Base,
     Candidate,
     Draw,
@@ -26,6 +23,9 @@ from selfcorrect.data_gen.selection import (
     pair_of,
     preference,
 )
+from selfcorrect.data_gen.recipe import GenRecipe
+from selfcorrect.data_gen.sampling.lookahead import Wants
+from selfcorrect.data_gen.sampling.samples import Draws
 from selfcorrect.types import Verdict
 
 

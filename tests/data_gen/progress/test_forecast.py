@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from selfcorrect import prompts
-from selfcorrect.data_gen.forecast import Forecast, forecast
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, plan, run
-from selfcorrect.data_gen.sampling import Gathered
-from selfcorrect.data_gen.selection import Kind
+from selfcorrect.data_gen.progress.forecast import Forecast, forecast
+from selfcorrect.data_gen.sampling.passes import Gathered
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.problems import ProblemsRecipe
 from tests.data_gen.worlds import World, grade, write_problems
