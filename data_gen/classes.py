@@ -1,8 +1,7 @@
 """What is kept: the pure rules of METHOD section 2 (D1, D2, D3), quotas, caps per problem, balance.
 
-Nothing here samples, waits or reads a file. A `Selection` is offered candidates in the order of their
-identity and keeps the first that its quotas allow, whatever they contain, so what is kept is an unbiased
-sample of its class: neither speed nor length nor the order of arrival has a say.
+Nothing here samples, waits or reads a file. A `Selection` is offered candidates in a fixed order and keeps the first
+that its quotas allow, whatever they contain: neither speed nor length nor the order of arrival has a say.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from enum import StrEnum
 from selfcorrect.types import Problem, Verdict
 
 FIRST_SHARE = 0.25
-"""Share of attempts that are tried as the first of two classes (D2 before D3) where the quotas do not say."""
+"""Share of correct attempts that are tried as the first of two classes (D2 before D3) where the quotas do not say."""
 
 
 class Kind(StrEnum):
@@ -36,21 +35,24 @@ class Kind(StrEnum):
     #            (correct a1, correct) > (correct a1, wrong, wrong a2)
 
 
-class Fate(StrEnum):
-    """What a sampled solution turned out to be. Only RIGHT and WRONG ones are used; the rest is counted."""
+class PartOutcome(StrEnum):
+    """What a sampled solution turned out to be. Only CORRECT and WRONG ones are used; the others are counted.
 
-    RIGHT = "right"
+    The values are those of the journals' key ``fate`` and of the counts on disk.
+    """
+
+    CORRECT = "right"
     WRONG = "wrong"
     UNGRADABLE = "ungradable"  # the grader could not tell, or found no answer
     CUT = "cut"  # reached max_tokens before its end
-    MARKED = "marked"  # holds a verdict mark of its own, which would double the verdict of the path
+    MARKED = "marked"  # holds a verdict mark of its own, which would double the verdict of the trajectory
     TOO_LONG = "prompt-too-long"  # with its prompt it would not fit the engine's context: nothing was sampled
     REFUSED = "refused"  # a server refused the request: nothing was sampled
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """Identity of a base sample: attempt ``index`` at a problem, in ``place`` among all, in sampling order."""
+class BaseSample:
+    """Identity of an attempt to be sampled: the ``index``-th at a problem, at ``place`` in sampling order."""
 
     problem: Problem
     number: int  # the problem's place in the problem set
@@ -64,95 +66,104 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """One sample: a solution with its fate, or a self-evaluation with its verdict (None: no well-formed mark)."""
+class SampledPart:
+    """One sampled attempt or revision with its outcome, or self-evaluation with its verdict (None: no clean mark)."""
 
     key: str
     stage: str
     token_ids: tuple[int, ...]
     text: str
-    fate: Fate | None = None
+    outcome: PartOutcome | None = None
     verdict: Verdict | None = None
     own: bool = True  # False: a teacher wrote it
     after: tuple[int, ...] = ()  # in-path: what the same sample went on with
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Continuation:
     """What follows an attempt: a verdict (None: nobody judged), its self-evaluation (None: stated), a revision."""
 
     verdict: Verdict | None
-    evaluation: Draw | None = None
-    revision: Draw | None = None
+    evaluation: SampledPart | None = None
+    revision: SampledPart | None = None
+
+    @property
+    def is_stated(self) -> bool:
+        """True where the verdict is a bare mark (in two-turn rows: the answer) that nobody sampled."""
+        return self.verdict is not None and self.evaluation is None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that its class could keep; a preference pair names the worse way on from the same attempt too."""
+    """A trajectory that its class could keep; a preference pair has the worse continuation of the same attempt too."""
 
     kind: Kind
-    base: Base
-    attempt: Draw
-    rest: Rest
-    rejected: Rest | None = None
+    base: BaseSample
+    attempt: SampledPart
+    continuation: Continuation
+    rejected: Continuation | None = None
 
     @property
     def order(self) -> tuple[int, int, str]:
         """Place in the final data set: by problem, attempt, revision."""
-        return self.base.number, self.base.index, self.rest.revision.key if self.rest.revision else ""
+        return self.base.number, self.base.index, self.continuation.revision.key if self.continuation.revision else ""
 
 
 @dataclass(slots=True)
-class Worked:
-    """What became of one base sample: every draw it took, the classes tried, the candidates found."""
+class BaseSampleResult:
+    """All that one base sample gave: every part it took, by key, the classes tried, the candidates found."""
 
-    base: Base
-    draws: dict[str, Draw] = field(default_factory=dict)
+    base: BaseSample
+    parts: dict[str, SampledPart] = field(default_factory=dict)
     tried: list[Kind] = field(default_factory=list)
     found: list[Candidate] = field(default_factory=list)
 
     @property
-    def fate(self) -> Fate:
+    def outcome(self) -> PartOutcome:
         """What the first attempt turned out to be."""
-        fate = self.draws[self.base.id].fate
-        assert fate
-        return fate
+        outcome = self.parts[self.base.id].outcome
+        assert outcome
+        return outcome
 
 
-def pair_of(first: Fate | None, chosen: Rest, rejected: Rest) -> Kind | None:
+def pair_of(first: PartOutcome | None, chosen: Continuation, rejected: Continuation) -> Kind | None:
     """Return the kind of a preference pair (METHOD section 3), None for an ambiguous one, which is left out.
 
     Ambiguous is what no rule orders, such as (wrong a1, judged wrong, wrong a2) beside (wrong a1, judged correct).
     """
-    better, worse = ((rest.verdict, rest.revision.fate if rest.revision else None) for rest in (chosen, rejected))
+    better, worse = (_verdict_and_outcome(one) for one in (chosen, rejected))
     match first, better, worse:
-        case Fate.WRONG, (Verdict.WRONG, Fate.RIGHT), (Verdict.WRONG, Fate.WRONG):
+        case PartOutcome.WRONG, (Verdict.WRONG, PartOutcome.CORRECT), (Verdict.WRONG, PartOutcome.WRONG):
             return Kind.P1
-        case Fate.RIGHT, (Verdict.WRONG, Fate.RIGHT), (Verdict.WRONG, Fate.WRONG):
+        case PartOutcome.CORRECT, (Verdict.WRONG, PartOutcome.CORRECT), (Verdict.WRONG, PartOutcome.WRONG):
             return Kind.P2
-        case Fate.WRONG, (Verdict.WRONG, Fate.RIGHT), (Verdict.CORRECT, None):
+        case PartOutcome.WRONG, (Verdict.WRONG, PartOutcome.CORRECT), (Verdict.CORRECT, None):
             return Kind.P3
-        case Fate.RIGHT, (Verdict.CORRECT, None), (Verdict.WRONG, Fate.WRONG):
+        case PartOutcome.CORRECT, (Verdict.CORRECT, None), (Verdict.WRONG, PartOutcome.WRONG):
             return Kind.P3
     return None
 
 
-def class_of(first: Fate | None, rest: Rest) -> Kind | None:
-    """Return the class of a self-rewarding path (METHOD section 2, step 4), None where it is kept in none."""
-    match first, rest.verdict, rest.revision.fate if rest.revision else None:
-        case Fate.WRONG, Verdict.WRONG, Fate.RIGHT:
+def class_of(first: PartOutcome | None, continuation: Continuation) -> Kind | None:
+    """Return the class of a self-rewarding trajectory (METHOD section 2, step 4), None where it is kept in none."""
+    match first, *_verdict_and_outcome(continuation):
+        case PartOutcome.WRONG, Verdict.WRONG, PartOutcome.CORRECT:
             return Kind.D1
-        case Fate.RIGHT, Verdict.WRONG, Fate.RIGHT:
+        case PartOutcome.CORRECT, Verdict.WRONG, PartOutcome.CORRECT:
             return Kind.D2
-        case Fate.RIGHT, Verdict.CORRECT, None:
+        case PartOutcome.CORRECT, Verdict.CORRECT, None:
             return Kind.D3
     return None
 
 
+def _verdict_and_outcome(continuation: Continuation) -> tuple[Verdict | None, PartOutcome | None]:
+    return continuation.verdict, continuation.revision.outcome if continuation.revision else None
+
+
 def preference(
-    base: Base, quota: Mapping[Kind, int | None], seed: int, a: Kind = Kind.D2, b: Kind = Kind.D3
+    base: BaseSample, quota: Mapping[Kind, int | None], seed: int, a: Kind = Kind.D2, b: Kind = Kind.D3
 ) -> tuple[Kind, Kind]:
-    """Return in which order an attempt is tried as two classes (a right first attempt: as D2 and D3).
+    """Return in which order an attempt is tried as two classes (a correct one: as D2 and D3).
 
     Decided by identity alone, before anything but the grade is known, in the proportion of the quotas:
     a choice by content (say, D2 for those that happened to be misjudged) would bias both classes.
@@ -192,7 +203,7 @@ class Selection:
             return False
         return self.cap_per_problem is None or self.kept_of(kind, problem) < self.cap_per_problem
 
-    def wants(self, problem: Problem) -> bool:
+    def takes(self, problem: Problem) -> bool:
         """True while any class takes another row of this problem."""
         return any(self.open(kind, problem) for kind in self.quota)
 
@@ -214,19 +225,19 @@ class Selection:
 
 
 def balanced(kept: Sequence[Candidate], ratio: float | None) -> list[Candidate]:
-    """Return the candidates with first-attempt-right and -wrong rows in balance, in order of identity.
+    """Return the candidates with rows of correct and of wrong first attempts in balance, in order of identity.
 
     The larger group loses what was kept last until it is at most ``ratio`` times the smaller (D2 and D3 in
     proportion). Where one group is empty there is nothing to balance and all stay.
     """
-    wrong = [candidate for candidate in kept if candidate.attempt.fate is Fate.WRONG]
-    right = [candidate for candidate in kept if candidate.attempt.fate is Fate.RIGHT]
-    if ratio is not None and wrong and right:
-        wrong = wrong[: int(ratio * len(right))]
+    wrong = [candidate for candidate in kept if candidate.attempt.outcome is PartOutcome.WRONG]
+    correct = [candidate for candidate in kept if candidate.attempt.outcome is PartOutcome.CORRECT]
+    if ratio is not None and wrong and correct:
+        wrong = wrong[: int(ratio * len(correct))]
         room = int(ratio * len(wrong))
-        if len(right) > room:
-            d2 = [candidate for candidate in right if candidate.kind is Kind.D2]
-            d3 = [candidate for candidate in right if candidate.kind is not Kind.D2]
-            d2 = d2[: round(room * len(d2) / len(right))]
-            right = [*d2, *d3[: room - len(d2)]]
-    return sorted([*wrong, *right], key=lambda candidate: candidate.order)
+        if len(correct) > room:
+            d2 = [candidate for candidate in correct if candidate.kind is Kind.D2]
+            d3 = [candidate for candidate in correct if candidate.kind is not Kind.D2]
+            d2 = d2[: round(room * len(d2) / len(correct))]
+            correct = [*d2, *d3[: room - len(d2)]]
+    return sorted([*wrong, *correct], key=lambda candidate: candidate.order)

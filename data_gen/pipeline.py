@@ -1,4 +1,4 @@
-"""Stage 1 data: sequential rejection sampling of self-correction paths (METHOD section 2).
+"""Stage 1 data: sequential rejection sampling of self-correction trajectories (METHOD section 2).
 
     selfcorrect gen embedded --run runs/demo
     selfcorrect gen smollm2-gsm8k --run runs/smollm2 quota.d1=50
@@ -34,10 +34,10 @@ from selfcorrect.data_gen.output.rows import (
     write_sft,
 )
 from selfcorrect.data_gen.progress.forecast import plan
-from selfcorrect.data_gen.progress.live import board
+from selfcorrect.data_gen.progress.live import live_table
 from selfcorrect.data_gen.recipe import GenRecipe, PairQuota, Quota
-from selfcorrect.data_gen.sampling.passes import Gathered, load, open_models, sample
-from selfcorrect.data_gen.sampling.requests import Asking, Examples
+from selfcorrect.data_gen.sampling.passes import GatheredRows, load, open_models, sample
+from selfcorrect.data_gen.sampling.requests import Examples, RequestBuilder
 from selfcorrect.data_gen.sampling.samples import GradeMany
 from selfcorrect.engines import Engine
 from selfcorrect.inputs import hold
@@ -107,9 +107,9 @@ async def _sample(
     model: tuple[Engine | None, ChatCodec],
     teacher: tuple[Engine, ChatCodec] | None,
     grade: GradeMany | None,
-) -> Gathered:
+) -> GatheredRows:
     async with open_models(recipe, model, teacher) as models:
-        with board() as shown:
+        with live_table() as shown:
             return await sample(recipe, problems, folder, models, grade, shown)
 
 
@@ -117,12 +117,12 @@ def _write(
     recipe: GenRecipe,
     loaded: Loaded,
     set_aside: Sequence[Problem],
-    gathered: Gathered,
+    gathered: GatheredRows,
     codec: ChatCodec,
     run_folder: Path,
 ) -> dict[str, Any]:
     """Write the data sets with their cards, and return the summary."""
-    folder, asking = run_folder / "data", Asking(codec, Examples(), recipe.two_turn, recipe.in_path)
+    folder, builder = run_folder / "data", RequestBuilder(codec, Examples(), recipe.two_turn, recipe.in_path)
     card: dict[str, Any] = {
         "model": recipe.engine.model,
         "tokenizer": codec.fingerprint(),
@@ -133,10 +133,10 @@ def _write(
     }
     sets = {"self-rewarding": gathered.kept}
     if recipe.baselines:
-        sets |= baseline_rows(gathered.blind, len(gathered.kept))
-    rows = {name: write_sft(folder / "sft", name, candidates, asking, card) for name, candidates in sets.items()}
+        sets |= baseline_rows(gathered.baselines, len(gathered.kept))
+    rows = {name: write_sft(folder / "sft", name, candidates, builder, card) for name, candidates in sets.items()}
     if recipe.wants_pairs:
-        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, asking, card)
+        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, builder, card)
     if recipe.prompts:
         rows["prompts"] = write_prompts(folder / "prompts.jsonl", set_aside)
     rows["pass_rates"] = write_pass_rates(folder / "pass_rates.jsonl", loaded.problems, gathered.passed)
@@ -155,7 +155,7 @@ def _write(
         "short": {name: wanted - got.get(name, 0) for name, wanted in asked.items() if got.get(name, 0) < wanted},
         "problems": card["problems"],
         "samples": card["samples"],
-        "drawn": {"samples": dict(gathered.drawn), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
+        "drawn": {"samples": dict(gathered.sampled), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
     }
     write_readme(folder, recipe, summary, codec)
     return summary

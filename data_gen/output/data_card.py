@@ -28,7 +28,7 @@ FILES = {
     "raft-plus": ("sft/raft-plus.jsonl", "baseline STaR/RAFT+: correct → correct ones too"),
     "preferences": ("preferences/pairs.jsonl", "pairs P1, P2 and P3 for (M-)DPO"),
     "prompts": ("prompts.jsonl", "further problems, for RL"),
-    "pass_rates": ("pass_rates.jsonl", "how often the model's attempts at each problem were right"),
+    "pass_rates": ("pass_rates.jsonl", "how often the model's attempts at each problem were correct"),
 }
 """What may be in the folder: name, file, content."""
 
@@ -39,7 +39,7 @@ def write_readme(folder: Path, recipe: GenRecipe, summary: Mapping[str, Any], co
     licence = LICENCES.get(source, "unknown: see the source")
     here = {name: what for name, what in FILES.items() if (folder / what[0]).exists()}
     front = {
-        "pretty_name": f"Self-correction paths of {recipe.engine.model} on {source}",
+        "pretty_name": f"Self-correction trajectories of {recipe.engine.model} on {source}",
         "task_categories": ["text-generation"],
         "tags": ["math", "reasoning", "self-correction", "selfcorrect"],
         "configs": [{"config_name": name, "data_files": file} for name, (file, _) in here.items()],
@@ -51,12 +51,12 @@ def write_readme(folder: Path, recipe: GenRecipe, summary: Mapping[str, Any], co
     text = f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
-# Self-correction paths of {code(recipe.engine.model)}
+# Self-correction trajectories of {code(recipe.engine.model)}
 
 Made by `selfcorrect gen` {__version__} with sequential rejection sampling
 ([arXiv 2502.19613](https://arxiv.org/abs/2502.19613)): attempts, self-evaluations and
-revisions of a model, graded against reference answers and kept as D1 (wrong, judged wrong, mended), D2 (right, judged
-wrong, still right) and D3 (right and knows it).
+revisions of a model, graded against reference answers and kept as D1 (wrong, judged wrong, fixed), D2 (correct, falsely
+judged wrong, still correct) and D3 (correct, judged correct).
 
 - **Model**: {code(recipe.engine.model)}{teacher}. Token ids belong to its tokenizer (`{codec.fingerprint()}`).
 - **Problems**: {inline(source)}, {summary["problems"]["sampled from"]:,} sampled from; dropped: {inline(dropped)}.
@@ -69,7 +69,7 @@ wrong, still right) and D3 (right and knows it).
 
 ## Acceptance
 
-{_markdown(("stage or class", "samples or tries", "served", "what became of them"), _acceptance(summary["samples"]))}
+{_markdown(("stage or class", "samples or tries", "accepted", "what became of them"), _acceptance(summary["samples"]))}
 
 ## Recipe
 
@@ -84,7 +84,7 @@ def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 def _acceptance(samples: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str, str]]:
-    """Return a line for each stage and class: how many, the share that served, and the outcomes."""
+    """Return a line for each stage and class: how many, the share that was accepted, and the outcomes."""
     lines = []
     for name, counts in samples.items():
         outcomes = {key: value for key, value in counts.items() if key not in ("acceptance", "tried", "served")}
@@ -96,7 +96,7 @@ def _acceptance(samples: Mapping[str, Mapping[str, float]]) -> list[tuple[str, s
 
 def show(summary: dict[str, Any]) -> RenderableType:
     """Return a finished run's summary as tables."""
-    stages = Table("stage or class", "samples or tries", "served", "what became of them", title="sampling")
+    stages = Table("stage or class", "samples or tries", "accepted", "what became of them", title="sampling")
     for row in _acceptance(summary["samples"]):
         stages.add_row(*row)
     rows = Table("data set", "rows", "short of the recipe", title="written")

@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 
 from selfcorrect.data_gen.classes import Selection
-from selfcorrect.data_gen.sampling.passes import Gathered, Watcher
+from selfcorrect.data_gen.sampling.passes import GatheredRows, ProgressListener
 from selfcorrect.printing import is_quiet
 from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
 
 
-class Board(Watcher):
+class LiveTable(ProgressListener):
     """Follows a run and shows it as a live table, as JSON events for `selfcorrect.study`, or as a line now and then."""
 
     def __init__(self, live: bool) -> None:
@@ -26,12 +26,12 @@ class Board(Watcher):
         self.samples: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.passes: list[tuple[str, Selection, float]] = []
-        self.gathered = Gathered()
+        self.gathered = GatheredRows()
         self.resumed: Mapping[str, int] = {}
         self._meters: dict[str, Meter] = {}
         self._started = time.perf_counter()
 
-    def opened(self, gathered: Gathered, resumed: Mapping[str, int]) -> None:
+    def opened(self, gathered: GatheredRows, resumed: Mapping[str, int]) -> None:
         """Show what an interrupted run recorded."""
         self.gathered, self.resumed = gathered, resumed
         for stage, count in resumed.items():
@@ -57,8 +57,8 @@ class Board(Watcher):
     def line(self) -> str:
         """Return the state of the run on one line."""
         kept = "; ".join(f"{name}: {filled(selection)}" for name, selection, _ in self.passes) or "nothing kept yet"
-        drawn = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
-        return f"gen, {self._elapsed:,.0f} s: {drawn}; {kept}; time left about {self._left()}"
+        sampled = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
+        return f"gen, {self._elapsed:,.0f} s: {sampled}; {kept}; time left about {self._left()}"
 
     def table(self) -> RenderableType:
         """Return the state of the run as tables."""
@@ -115,13 +115,13 @@ def _left(kept: int, quota: int | None, elapsed_s: float) -> str:
 
 
 @contextmanager
-def board() -> Iterator[Board]:
+def live_table() -> Iterator[LiveTable]:
     """Show a run while it samples: live on a terminal, else as events or lines."""
     if not is_watched() or is_quiet():
-        shown = Board(live=False)
+        shown = LiveTable(live=False)
         with nullcontext() if os.environ.get(EVENTS) == "json" else said_now_and_then(shown.line):
             yield shown
         return
-    shown = Board(live=True)
+    shown = LiveTable(live=True)
     with Live(get_renderable=shown.table, console=console, refresh_per_second=2, transient=True):
         yield shown

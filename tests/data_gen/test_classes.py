@@ -8,12 +8,12 @@ import pytest
 
 from selfcorrect.data_gen.classes import (
     FIRST_SHARE,
-    Base,
+    BaseSample,
     Candidate,
-    Draw,
-    Fate,
+    Continuation,
     Kind,
-    Rest,
+    PartOutcome,
+    SampledPart,
     Selection,
     balanced,
     class_of,
@@ -23,39 +23,44 @@ from selfcorrect.data_gen.classes import (
 from selfcorrect.types import Problem, Verdict
 
 PROBLEMS = [Problem(f"p{number}", f"q{number}", "1", "test") for number in range(4)]
-FIRST = {Kind.D1: Fate.WRONG, Kind.D2: Fate.RIGHT, Kind.D3: Fate.RIGHT, Kind.RAFT: Fate.WRONG}
+FIRST = {
+    Kind.D1: PartOutcome.WRONG,
+    Kind.D2: PartOutcome.CORRECT,
+    Kind.D3: PartOutcome.CORRECT,
+    Kind.RAFT: PartOutcome.WRONG,
+}
 
 
 def candidate(kind: Kind, number: int = 0, index: int = 0) -> Candidate:
-    base = Base(PROBLEMS[number], number, index, index * len(PROBLEMS) + number)
-    return Candidate(kind, base, Draw(base.id, "attempts", (1,), "a", FIRST[kind]), Rest(None))
+    base = BaseSample(PROBLEMS[number], number, index, index * len(PROBLEMS) + number)
+    return Candidate(kind, base, SampledPart(base.id, "attempts", (1,), "a", FIRST[kind]), Continuation(None))
 
 
-def rest(verdict: Verdict, final: Fate | None) -> Rest:
-    return Rest(verdict, revision=Draw("r", "revisions", (1,), "r", final) if final else None)
+def rest(verdict: Verdict, final: PartOutcome | None) -> Continuation:
+    return Continuation(verdict, revision=SampledPart("r", "revisions", (1,), "r", final) if final else None)
 
 
 def test_exactly_three_paths_are_kept() -> None:
     kept = {
         (first, verdict, final): kind
-        for first, verdict, final in product(Fate, Verdict, (None, *Fate))
+        for first, verdict, final in product(PartOutcome, Verdict, (None, *PartOutcome))
         if (kind := class_of(first, rest(verdict, final)))
     }
     assert kept == {
-        (Fate.WRONG, Verdict.WRONG, Fate.RIGHT): Kind.D1,
-        (Fate.RIGHT, Verdict.WRONG, Fate.RIGHT): Kind.D2,
-        (Fate.RIGHT, Verdict.CORRECT, None): Kind.D3,
+        (PartOutcome.WRONG, Verdict.WRONG, PartOutcome.CORRECT): Kind.D1,
+        (PartOutcome.CORRECT, Verdict.WRONG, PartOutcome.CORRECT): Kind.D2,
+        (PartOutcome.CORRECT, Verdict.CORRECT, None): Kind.D3,
     }
 
 
 def test_exactly_four_pairs_are_ordered() -> None:
-    ways = list(product(Verdict, (None, *Fate)))
+    ways = list(product(Verdict, (None, *PartOutcome)))
     pairs = {
         (first, better, worse): kind
-        for first, better, worse in product(Fate, ways, ways)
+        for first, better, worse in product(PartOutcome, ways, ways)
         if (kind := pair_of(first, rest(*better), rest(*worse)))
     }
-    right, wrong, yes, no = Fate.RIGHT, Fate.WRONG, Verdict.CORRECT, Verdict.WRONG
+    right, wrong, yes, no = PartOutcome.CORRECT, PartOutcome.WRONG, Verdict.CORRECT, Verdict.WRONG
     assert pairs == {
         (wrong, (no, right), (no, wrong)): Kind.P1,
         (right, (no, right), (no, wrong)): Kind.P2,
@@ -88,7 +93,7 @@ def test_one_base_sample_gives_one_trajectory() -> None:
 
 
 def test_preference_follows_the_quotas_and_identity_alone() -> None:
-    bases = [Base(PROBLEMS[0], 0, index, index) for index in range(4000)]
+    bases = [BaseSample(PROBLEMS[0], 0, index, index) for index in range(4000)]
     quota = {Kind.D1: 1, Kind.D2: 100, Kind.D3: 300}
     first = [preference(base, quota, seed=0)[0] for base in bases]
     assert first.count(Kind.D2) / len(first) == pytest.approx(0.25, abs=0.03)
@@ -111,7 +116,7 @@ def test_preference_follows_the_quotas_and_identity_alone() -> None:
 )
 def test_the_share_of_a_class_that_is_tried_first(quota: tuple[int | None, int | None], share: float) -> None:
     """Without a quota, or with none to fill, FIRST_SHARE; drawn by a hash that the platform does not decide."""
-    bases = [Base(PROBLEMS[0], 0, index, index) for index in range(2000)]
+    bases = [BaseSample(PROBLEMS[0], 0, index, index) for index in range(2000)]
     orders = [preference(base, dict(zip((Kind.D2, Kind.D3), quota, strict=True)), seed=0) for base in bases]
     assert set(orders) <= {(Kind.D2, Kind.D3), (Kind.D3, Kind.D2)}
     assert sum(first is Kind.D2 for first, _ in orders) / len(orders) == pytest.approx(share, abs=0.04)
@@ -126,10 +131,10 @@ def test_a_selection_counts_by_class_and_problem() -> None:
         assert selection.kept_of(Kind.D1, PROBLEMS[0]) == min(index + 1, 3)
     assert (selection.kept_of(Kind.D1, PROBLEMS[1]), selection.kept_of(Kind.D3, PROBLEMS[0])) == (0, 0)
     assert [one.base.index for one in selection.kept] == [0, 1, 2]
-    assert selection.wants(PROBLEMS[0]), "D3 is open"
+    assert selection.takes(PROBLEMS[0]), "D3 is open"
     selection.offer([candidate(Kind.D3, number=2)])
-    assert not selection.wants(PROBLEMS[0]), "D1 has its cap of this problem, D3 its quota"
-    assert selection.wants(PROBLEMS[1])
+    assert not selection.takes(PROBLEMS[0]), "D1 has its cap of this problem, D3 its quota"
+    assert selection.takes(PROBLEMS[1])
     assert (selection.remaining(Kind.D3), selection.full) == (0, False)
 
 
