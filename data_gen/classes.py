@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from selfcorrect.types import Problem, Verdict
 
@@ -33,6 +34,10 @@ class Kind(StrEnum):
     P2 = "P2"  # (correct a1, wrong, correct a2) > (correct a1, wrong, wrong a2), of one y1
     P3 = "P3"  # (wrong a1, wrong, correct a2) > (wrong a1, correct), and
     #            (correct a1, correct) > (correct a1, wrong, wrong a2)
+
+
+MATCHED = {Kind.D1: Kind.D3, Kind.D3: Kind.D1}
+"""The classes that ``match: difficulty`` takes from the same problems: those whose self-evaluation is learned."""
 
 
 class PartOutcome(StrEnum):
@@ -174,34 +179,89 @@ def preference(
     return (a, b) if int.from_bytes(digest, "big") / 2**64 < share else (b, a)
 
 
-class Selection:
-    """Keeps candidates, offered in order of identity, up to a quota per class and a cap per problem and class.
+class Claim(NamedTuple):
+    """What a selection asks of a candidate: which class of which base sample. `Candidate` has both too."""
 
-    ``per_base`` is how many rows one base sample may give: one trajectory, or several blind revisions.
+    kind: Kind
+    base: BaseSample
+
+
+class HasClaim(Protocol):
+    """A candidate, or its `Claim` alone."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def base(self) -> BaseSample: ...
+
+
+C = TypeVar("C", bound=HasClaim)
+
+
+class Selection(Generic[C]):
+    """Keeps candidates, offered in a fixed order, up to a quota per class and a cap per problem and class.
+
+    ``per_base`` is how many rows one base sample may give: one trajectory, or several revisions without a verdict.
+
+    ``matched``: D1 and D3 come from the same problems in equal parts (`MATCHED`). A row of one class waits until its
+    problem gives one of the other, ``waiting`` rows of a problem at most (None: no limit but the cap). Only pairs count
+    towards the quota, and `rows` leaves out what still waits. Example, of one problem: D1 is kept and waits; D1 is
+    refused; D3 is kept, and the pair counts; D1 is open again.
     """
 
-    def __init__(self, quota: Mapping[Kind, int | None], cap_per_problem: int | None = None, per_base: int = 1) -> None:
+    def __init__(
+        self,
+        quota: Mapping[Kind, int | None],
+        cap_per_problem: int | None = None,
+        per_base: int = 1,
+        matched: bool = False,
+        waiting: int | None = 1,
+    ) -> None:
         self.quota = dict(quota)
         self.per_base = per_base
         self.cap_per_problem = cap_per_problem
-        self.kept: list[Candidate] = []
-        self.counts: Counter[Kind] = Counter()
+        self.matched, self.waiting = matched, waiting
+        self.kept: list[C] = []
+        self._kept: Counter[Kind] = Counter()
+        self._pairs = 0
         self._of_problem: Counter[tuple[Kind, str]] = Counter()
+
+    def count(self, kind: Kind) -> int:
+        """Return how many rows count towards the quota of a class."""
+        return self._pairs if self.partner(kind) else self._kept[kind]
+
+    @property
+    def filled(self) -> int:
+        """How many rows count, of all classes."""
+        return sum(self.count(kind) for kind in self.quota)
 
     def remaining(self, kind: Kind) -> float:
         """Return how many rows the class still takes; infinite where it has no quota."""
         quota = self.quota[kind]
-        return float("inf") if quota is None else quota - self.counts[kind]
+        return float("inf") if quota is None else quota - self.count(kind)
 
     def kept_of(self, kind: Kind, problem: Problem) -> int:
-        """Return how many rows of this problem the class has."""
+        """Return how many rows of this problem the class has, those that wait among them."""
         return self._of_problem[kind, problem.id]
+
+    def partner(self, kind: Kind) -> Kind | None:
+        """Return the class that this one is matched with, None where it is not."""
+        return MATCHED.get(kind) if self.matched else None
+
+    def room(self, kind: Kind, kept: int, kept_of_partner: int) -> float:
+        """Return how many more rows the class takes of a problem of which it, and its partner, have so many."""
+        room = self.remaining(kind)
+        if self.cap_per_problem is not None:
+            room = min(room, self.cap_per_problem - kept)
+        if self.partner(kind) and self.waiting is not None:
+            room = min(room, self.waiting + kept_of_partner - kept)
+        return room
 
     def open(self, kind: Kind, problem: Problem) -> bool:
         """True while the class takes another row of this problem."""
-        if self.remaining(kind) <= 0:
-            return False
-        return self.cap_per_problem is None or self.kept_of(kind, problem) < self.cap_per_problem
+        partner = self.partner(kind)
+        return self.room(kind, self.kept_of(kind, problem), self.kept_of(partner, problem) if partner else 0) > 0
 
     def takes(self, problem: Problem) -> bool:
         """True while any class takes another row of this problem."""
@@ -212,23 +272,64 @@ class Selection:
         """True once every class has its quota."""
         return all(self.remaining(kind) <= 0 for kind in self.quota)
 
-    def offer(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def offer(self, candidates: Sequence[C]) -> list[C]:
         """Keep the first ``per_base`` of one base sample's candidates that their classes take; return those."""
-        taken: list[Candidate] = []
+        taken: list[C] = []
         for candidate in candidates:
             if len(taken) < self.per_base and self.open(candidate.kind, candidate.base.problem):
-                self.counts[candidate.kind] += 1
-                self._of_problem[candidate.kind, candidate.base.problem.id] += 1
+                self._keep(candidate.kind, candidate.base.problem)
                 taken.append(candidate)
         self.kept += taken
         return taken
 
+    def _keep(self, kind: Kind, problem: Problem) -> None:
+        if partner := self.partner(kind):
+            self._pairs += self.kept_of(kind, problem) < self.kept_of(partner, problem)
+        self._kept[kind] += 1
+        self._of_problem[kind, problem.id] += 1
 
-def balanced(kept: Sequence[Candidate], ratio: float | None) -> list[Candidate]:
+    def rows(self) -> list[C]:
+        """Return what is kept, in order; of a matched class, of each problem only as many as its partner has."""
+        seen: Counter[tuple[Kind, str]] = Counter()
+        rows = []
+        for candidate in self.kept:
+            kind, problem = candidate.kind, candidate.base.problem
+            seen[kind, problem.id] += 1
+            partner = self.partner(kind)
+            if partner is None or seen[kind, problem.id] <= self.kept_of(partner, problem):
+                rows.append(candidate)
+        return rows
+
+
+def chosen_by_hash(found: Sequence[Sequence[Claim]], like: Selection[Any], seed: int) -> list[Claim]:
+    """Return which of everything that was found is kept, under the quotas and caps of a selection (fixed schedule).
+
+    ``found`` has the claims of one base sample each. First every problem and class is cut to the cap, then every class
+    to its quota, both in order of a hash of the base sample: so neither the index of an attempt nor the place of a
+    problem in its file has a say. What a class then lacks is filled with base samples that stood for another class.
+    """
+    ordered = sorted(found, key=lambda claims: _by_hash(claims[0].base, seed))
+    quotas = {kind: 0 if quota == 0 else None for kind, quota in like.quota.items()}
+    capped: Selection[Claim] = Selection(quotas, like.cap_per_problem, like.per_base)
+    within_cap = [taken for claims in ordered if (taken := capped.offer(claims))]
+    chosen: Selection[Claim] = Selection(like.quota, like.cap_per_problem, like.per_base, like.matched, waiting=None)
+    kept: set[str] = set()
+    for claims in [*within_cap, *ordered]:
+        base = claims[0].base
+        if base.id not in kept and chosen.offer(claims):
+            kept.add(base.id)
+    return chosen.rows()
+
+
+def _by_hash(base: BaseSample, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{base.id}\0fill".encode(), digest_size=8).digest()
+
+
+def balanced(kept: Sequence[Candidate], ratio: float | None, matched: bool = False) -> list[Candidate]:
     """Return the candidates with rows of correct and of wrong first attempts in balance, in order of identity.
 
-    The larger group loses what was kept last until it is at most ``ratio`` times the smaller (D2 and D3 in
-    proportion). Where one group is empty there is nothing to balance and all stay.
+    The larger group loses what was kept last until it is at most ``ratio`` times the smaller (D2 and D3 in proportion;
+    where D3 is ``matched`` with D1, only D2). Where one group is empty there is nothing to balance and all stay.
     """
     wrong = [candidate for candidate in kept if candidate.attempt.outcome is PartOutcome.WRONG]
     correct = [candidate for candidate in kept if candidate.attempt.outcome is PartOutcome.CORRECT]
@@ -238,6 +339,6 @@ def balanced(kept: Sequence[Candidate], ratio: float | None) -> list[Candidate]:
         if len(correct) > room:
             d2 = [candidate for candidate in correct if candidate.kind is Kind.D2]
             d3 = [candidate for candidate in correct if candidate.kind is not Kind.D2]
-            d2 = d2[: round(room * len(d2) / len(correct))]
+            d2 = d2[: room - len(d3) if matched else round(room * len(d2) / len(correct))]
             correct = [*d2, *d3[: room - len(d2)]]
     return sorted([*wrong, *correct], key=lambda candidate: candidate.order)

@@ -9,10 +9,12 @@ Reads problems and a model; writes ``<run>/gen/`` (every sample, journalled) and
 resumes.
 
 Differs from the paper: no barrier between attempts, self-evaluations and revisions; and where
-``schedule: adaptive``, a part is sampled one by one until one serves, only for classes whose quota is open, and at the
-problems that can give what is missing (`sampling.order`). The first that serves, in order of index, is distributed
-like any one that serves, so the rows of a class are distributed as under ``schedule: fixed``, which draws exactly N1,
-N2, M1 and M2 samples.
+``schedule: adaptive``, a part is sampled one by one until one is accepted, only for classes whose quota is open, and at
+the problems that can give what is missing (`sampling.order`). The first that is accepted, in order of index, is
+distributed like any one that is accepted, so at one problem the rows of a class are distributed as under ``schedule:
+fixed``, which samples exactly N1, N2, M1 and M2 parts. Not so across problems: how many rows each gives depends on
+schedule, quota, cap and steering. ``match: difficulty`` takes D1 and D3 from the same problems in equal parts, and
+the data card says how well the class is told from the question alone (`output.leak`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import printing, prompts
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.output.data_card import show, write_readme
+from selfcorrect.data_gen.output.leak import leak
 from selfcorrect.data_gen.output.rows import (
     baseline_rows,
     write_pass_rates,
@@ -130,6 +134,10 @@ def _write(
         "recipe": recorded(recipe),
         "problems": {"sampled from": len(loaded.problems)} | loaded.record(),
         "samples": gathered.acceptance(),
+        "leak": leak(gathered.kept, gathered.passed, recipe.is_matched),
+        "first revision after a verdict wrong": {
+            attempt: dict(sorted(revisions.items())) for attempt, revisions in sorted(gathered.first_revisions.items())
+        },
     }
     sets = {"self-rewarding": gathered.kept}
     if recipe.baselines:
@@ -155,6 +163,9 @@ def _write(
         "short": {name: wanted - got.get(name, 0) for name, wanted in asked.items() if got.get(name, 0) < wanted},
         "problems": card["problems"],
         "samples": card["samples"],
+        "leak": card["leak"],
+        "first revision after a verdict wrong": card["first revision after a verdict wrong"],
+        "D2 with a stated verdict": sum(row.kind is Kind.D2 and row.continuation.is_stated for row in gathered.kept),
         "drawn": {"samples": dict(gathered.sampled), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
     }
     write_readme(folder, recipe, summary, codec)

@@ -49,6 +49,7 @@ class GenRecipe:
     false_verdicts: int = 2  # adaptive D2: self-evaluations sampled in search of a false verdict before it is stated
     quota: Quota = field(default_factory=Quota)
     preferences: PairQuota = field(default_factory=PairQuota)
+    match: Literal["auto", "difficulty", "none"] = "auto"  # difficulty: as many D1 as D3 rows of each problem
     cap_per_problem: int | None = 4  # rows of one class from one problem, at most
     balance: float | None = 2.0  # rows with a correct first attempt per row with a wrong one, at most, and the reverse
     baselines: bool = False  # sample the revisions of STaR/RAFT and RAFT+ too, as many rows
@@ -71,6 +72,11 @@ class GenRecipe:
             for name, rows in asdict(quota).items():
                 if rows is not None and rows < 0:
                     raise RecipeError(f"{of}.{name}: expected a number of rows, 0 for none, null for all; got {rows}")
+        if self.match == "difficulty" and (self.quota.d1 != self.quota.d3 or self.quota.d1 == 0):
+            raise RecipeError(
+                "match: difficulty keeps a row of D3 for each of D1, so both need one quota (null: all pairs); "
+                f"got d1: {self.quota.d1}, d3: {self.quota.d3}"
+            )
         if self.prompts and self.problems.count is None:
             raise RecipeError("prompts: needs problems.count, so that some problems are left for RL")
         if self.in_path and self.baselines:
@@ -82,6 +88,13 @@ class GenRecipe:
     def fixed(self) -> bool:
         """True for the paper's schedule."""
         return self.schedule == "fixed"
+
+    @property
+    def is_matched(self) -> bool:
+        """True where D1 and D3 come from the same problems in equal parts; ``auto``: where both quotas are equal."""
+        return self.match == "difficulty" or (
+            self.match == "auto" and bool(self.quota.d1) and self.quota.d1 == self.quota.d3
+        )
 
     @property
     def two_turn(self) -> bool:

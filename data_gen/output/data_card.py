@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from selfcorrect import __version__
+from selfcorrect.data_gen.classes import PartOutcome
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.jsonl import write_whole
 from selfcorrect.markdown import code, fenced, inline
@@ -67,6 +68,14 @@ judged wrong, still correct) and D3 (correct, judged correct).
 
 {_markdown(("class", "rows", "short of the recipe"), classes)}
 
+## Can the class be told from the question?
+
+{_leak(summary["leak"], recipe)}
+
+## After the verdict "wrong"
+
+{_after_wrong(summary, recipe)}
+
 ## Acceptance
 
 {_markdown(("stage or class", "samples or tries", "accepted", "what became of them"), _acceptance(summary["samples"]))}
@@ -76,6 +85,48 @@ judged wrong, still correct) and D3 (correct, judged correct).
 {fenced(to_yaml(recipe), "yaml")}
 """
     write_whole(folder / "README.md", [text])
+
+
+def _leak(found: Mapping[str, Mapping[str, Any]], recipe: GenRecipe) -> str:
+    """Say how well D3 is told from D1 by the problem alone."""
+    matched = "matched: each problem gives as many rows of D1 as of D3" if recipe.is_matched else "not matched"
+    text = f"""The self-evaluations that are learned say *wrong* in D1 and *correct* in D3. Where D3 comes from easier
+problems, a model can learn the verdict from the question instead of from the attempt. AUROC of telling D3 from D1 by
+the problem alone (0.5: not at all; 1: always), with a 95% interval over problems: by the pass rate of the problem's
+other attempts, and by the words of the question (cross-validated over problems). This set is {matched} (`match`)."""
+    if not found:
+        return f"{text}\n\nToo few rows of D1 or D3 to tell."
+    header = ("predictor", "AUROC", "D1", "D3", "problems")
+    return f"{text}\n\n" + _markdown(header, [(name, _interval(of), *_ns(of)) for name, of in found.items()])
+
+
+def _interval(measured: Mapping[str, float]) -> str:
+    return f"{measured['auroc']:.2f} [{measured['low']:.2f} {measured['high']:.2f}]"
+
+
+def _ns(measured: Mapping[str, Any]) -> tuple[int, ...]:
+    return measured["D1"], measured["D3"], measured["problems"]
+
+
+def _after_wrong(summary: Mapping[str, Any], recipe: GenRecipe) -> str:
+    """Say what becomes of attempts that were told they are wrong, and which D2 rows state that verdict."""
+    wrong, correct = PartOutcome.WRONG, PartOutcome.CORRECT
+    found = summary["first revision after a verdict wrong"]
+    told = [
+        (name, sum(revisions.values()), revisions.get(correct, 0), revisions.get(wrong, 0))
+        for name, revisions in (("wrong", found.get(wrong, {})), ("correct", found.get(correct, {})))
+    ]
+    table = _markdown(("first attempt", "told that it is wrong", "revision correct", "revision wrong"), told)
+    text = f"Only attempts that were told they are wrong, and the first revision of each.\n\n{table}"
+    d2, stated = summary["classes"].get("D2", 0), summary["D2 with a stated verdict"]
+    if not stated or recipe.two_turn:
+        return text
+    return f"""{text}
+
+Of the {d2:,} rows of D2, {stated:,} state the false verdict as a bare mark, without a check: the model was not seen to
+misjudge the attempt (at most {recipe.false_verdicts} × `false_verdicts`). A model that is trained on this set writes a
+check before each verdict, so it never writes this context itself. What these rows teach is to keep a correct answer
+after a bare mark; whether it is kept after a check that errs has to be measured (p c→i)."""
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
@@ -94,6 +145,14 @@ def _acceptance(samples: Mapping[str, Mapping[str, float]]) -> list[tuple[str, s
     return lines
 
 
+def _told(leak: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the leak on a line."""
+    if not leak:
+        return ""
+    by = ", ".join(f"{_interval(measured)} by {name}" for name, measured in leak.items())
+    return f"\nD3 is told from D1 by the problem alone (AUROC, 0.5: not at all): {by}"
+
+
 def show(summary: dict[str, Any]) -> RenderableType:
     """Return a finished run's summary as tables."""
     stages = Table("stage or class", "samples or tries", "accepted", "what became of them", title="sampling")
@@ -106,4 +165,8 @@ def show(summary: dict[str, Any]) -> RenderableType:
     line = f"{samples:,} samples, {tokens:,} tokens in {summary['seconds']:.0f} s"
     resumed = f" (and {summary['drawn']['resumed']:,} samples of an earlier run)" if summary["drawn"]["resumed"] else ""
     dropped = "".join(f"; {count:,} × {reason}" for reason, count in summary["problems"]["dropped"].items())
-    return Group(stages, rows, f"{line}{resumed}; {summary['problems']['sampled from']:,} problems{dropped}")
+    return Group(
+        stages,
+        rows,
+        f"{line}{resumed}; {summary['problems']['sampled from']:,} problems{dropped}{_told(summary['leak'])}",
+    )

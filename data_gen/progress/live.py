@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from selfcorrect.data_gen.classes import Selection
+from selfcorrect.data_gen.classes import Candidate, Selection
 from selfcorrect.data_gen.sampling.passes import GatheredRows, ProgressListener
 from selfcorrect.printing import is_quiet
 from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
@@ -25,7 +25,7 @@ class LiveTable(ProgressListener):
         self.live = live
         self.samples: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
-        self.passes: list[tuple[str, Selection, float]] = []
+        self.passes: list[tuple[str, Selection[Candidate], float]] = []
         self.gathered = GatheredRows()
         self.resumed: Mapping[str, int] = {}
         self._meters: dict[str, Meter] = {}
@@ -38,7 +38,7 @@ class LiveTable(ProgressListener):
             if count:
                 self._meter(stage).advance(count)
 
-    def begins(self, rows: str, selection: Selection) -> None:
+    def begins(self, rows: str, selection: Selection[Candidate]) -> None:
         """Show the classes that a pass fills."""
         self.passes.append((rows, selection, time.perf_counter()))
 
@@ -73,7 +73,7 @@ class LiveTable(ProgressListener):
         for _, selection, started in self.passes:
             for kind, quota in selection.quota.items():
                 if quota != 0:
-                    kept = selection.counts[kind]
+                    kept = selection.count(kind)
                     left = _left(kept, quota, time.perf_counter() - started)
                     classes.add_row(str(kind), f"{kept:,}", f"{quota or '–'}", rate(str(kind)), left)
         return Group(stages, classes)
@@ -87,7 +87,7 @@ class LiveTable(ProgressListener):
             return "?"
         _, selection, started = self.passes[-1]
         total = wanted(selection)
-        return _left(sum(selection.counts.values()), total, time.perf_counter() - started)
+        return _left(selection.filled, total, time.perf_counter() - started)
 
     def _meter(self, name: str) -> Meter:
         if name not in self._meters:
@@ -95,13 +95,13 @@ class LiveTable(ProgressListener):
         return self._meters[name]
 
 
-def filled(selection: Selection) -> str:
+def filled(selection: Selection[Candidate]) -> str:
     """Return ``D1 3/10 · D2 0/4``: what a selection keeps against its quotas."""
     shown = {kind: "-" if quota is None else quota for kind, quota in selection.quota.items()}
-    return " · ".join(f"{kind} {selection.counts[kind]}/{quota}" for kind, quota in shown.items())
+    return " · ".join(f"{kind} {selection.count(kind)}/{quota}" for kind, quota in shown.items())
 
 
-def wanted(selection: Selection) -> int | None:
+def wanted(selection: Selection[Candidate]) -> int | None:
     """Return how many rows a selection takes in all, None where some class has no quota."""
     known = [quota for quota in selection.quota.values() if quota is not None]
     return sum(known) if len(known) == len(selection.quota) else None

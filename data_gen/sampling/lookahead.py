@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from selfcorrect.data_gen.classes import BaseSample, BaseSampleResult, Kind, Selection
+from selfcorrect.data_gen.classes import BaseSample, BaseSampleResult, Candidate, Kind, Selection
 from selfcorrect.data_gen.sampling.order import Order
 
 ClassIsOpen = Callable[[Kind, BaseSample], Awaitable[bool]]
@@ -32,7 +32,7 @@ Work = Callable[[BaseSample, ClassIsOpen], Awaitable[BaseSampleResult]]
 async def in_order(
     order: Order,
     work: Work,
-    selection: Selection,
+    selection: Selection[Candidate],
     commit: Callable[[BaseSampleResult], None],
     at_once: int,
     everything: bool = False,
@@ -96,7 +96,7 @@ class Admission:
     first, so (9 + 1) / (18 + 2) = half of the 6 without a grade will: 16 + 1 + 3 = 20 are more than 15.2, none is.
     """
 
-    def __init__(self, order: Order, selection: Selection, at_once: int, everything: bool) -> None:
+    def __init__(self, order: Order, selection: Selection[Candidate], at_once: int, everything: bool) -> None:
         self.order, self.selection, self.at_once, self.everything = order, selection, at_once, everything
         self._running = 0
         self._ungraded: set[int] = set()

@@ -25,7 +25,7 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from selfcorrect.data_gen.classes import BaseSample, BaseSampleResult, Kind, PartOutcome, Selection
 from selfcorrect.types import Problem
@@ -117,7 +117,7 @@ class Order:
         self,
         problems: Sequence[Problem],
         attempts: int,
-        selection: Selection,
+        selection: Selection[Any],
         lag: int | None = None,
         before: Sequence[BaseSample] = (),
     ) -> None:
@@ -204,11 +204,10 @@ class Order:
     def _usefulness(self, record: Record, under_way: int) -> float:
         """Return what another attempt at a problem is worth; 0 where those under way are expected to suffice."""
         worth = 0.0
-        cap = self.selection.cap_per_problem
-        of_classes = zip(self.estimate.kinds, chances(record, self._averages), self._averages, record.kept, strict=True)
-        for kind, chance, average, kept in of_classes:
-            missing = self.selection.remaining(kind)
-            room = missing if cap is None else min(missing, cap - kept)
-            if room > under_way * chance:
+        kept = dict(zip(self.estimate.kinds, record.kept, strict=True))
+        of_classes = zip(self.estimate.kinds, chances(record, self._averages), self._averages, strict=True)
+        for kind, chance, average in of_classes:
+            missing, partner = self.selection.remaining(kind), self.selection.partner(kind)
+            if self.selection.room(kind, kept[kind], kept[partner] if partner else 0) > under_way * chance:
                 worth += min(missing, len(self.problems)) * chance / math.prod(average) ** 2
         return worth

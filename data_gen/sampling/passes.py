@@ -11,17 +11,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 from selfcorrect.data_gen.classes import (
     BaseSample,
     BaseSampleResult,
     Candidate,
+    Claim,
     Kind,
     PartOutcome,
     SampledPart,
     Selection,
     balanced,
+    chosen_by_hash,
 )
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.data_gen.sampling.lookahead import Work, in_order
@@ -51,6 +54,7 @@ class GatheredRows:
     tried: Counter[tuple[Kind, str]] = field(default_factory=Counter)  # samples that the tries of a class took
     used_tokens: Counter[str] = field(default_factory=Counter)  # by stage
     passed: dict[int, Counter[str]] = field(default_factory=dict)  # outcomes of attempts, by problem's number
+    first_revisions: dict[str, Counter[str]] = field(default_factory=dict)  # after "wrong", by the attempt's outcome
     sampled: Counter[str] = field(default_factory=Counter)  # samples of this run, by stage, used or not
     tokens: Counter[str] = field(default_factory=Counter)  # of the same
     resumed: int = 0  # samples that an earlier, interrupted run had recorded
@@ -65,6 +69,8 @@ class GatheredRows:
             self.used_tokens[part.stage] += len(part.token_ids)
             if part.stage == "attempts":
                 self.passed.setdefault(result.base.number, Counter())[result.outcome] += 1
+            if part.key.endswith("/revision/0"):
+                self.first_revisions.setdefault(str(result.outcome), Counter())[str(part.outcome)] += 1
         for kind in result.tried:
             self._stage(str(kind))["tried"] += 1
             self._stage(str(kind))["served"] += any(candidate.kind is kind for candidate in result.found)
@@ -99,7 +105,7 @@ class ProgressListener:
     def opened(self, gathered: GatheredRows, resumed: Mapping[str, int]) -> None:
         """The journals are open: so many samples of each stage are recorded already. ``gathered`` will grow."""
 
-    def begins(self, rows: str, selection: Selection) -> None:
+    def begins(self, rows: str, selection: Selection[Candidate]) -> None:
         """A pass begins that fills this selection."""
 
     def seen(self, stage: str, tokens: int) -> None:
@@ -182,39 +188,63 @@ class Passes:
 
     async def run(self) -> None:
         """Fill the rows of D1, D2 and D3, then the preference pairs and the baselines' rows that are asked for."""
-        recipe, gathered = self.recipe, self.gathered
-        rows = Selection(recipe.quotas, recipe.cap_per_problem)
-        visited = await self.fill("rows", rows, SequentialRejection(recipe, self.sampler))
-        gathered.kept = balanced(rows.kept, recipe.balance)
+        recipe, gathered, sampler = self.recipe, self.gathered, self.sampler
+        rows: Selection[Candidate] = Selection(recipe.quotas, recipe.cap_per_problem, matched=recipe.is_matched)
+        kept, visited = await self.fill("rows", rows, SequentialRejection(recipe, sampler))
+        gathered.kept = balanced(kept, recipe.balance, recipe.is_matched)
         if recipe.wants_pairs:
-            pairs = Selection(recipe.pair_quotas, recipe.cap_per_problem)
-            await self.fill("pairs", pairs, PreferencePairs(recipe, self.sampler), visited)
-            gathered.pairs = sorted(pairs.kept, key=lambda pair: pair.order)
+            pairs: Selection[Candidate] = Selection(recipe.pair_quotas, recipe.cap_per_problem)
+            found, _ = await self.fill("pairs", pairs, PreferencePairs(recipe, sampler), visited)
+            gathered.pairs = sorted(found, key=lambda pair: pair.order)
         if recipe.baselines:
-            count = len(gathered.kept)
+            quota: dict[Kind, int | None] = {Kind.RAFT: len(gathered.kept), Kind.RAFT_PLUS: len(gathered.kept) // 2}
             cap = recipe.cap_per_problem and recipe.cap_per_problem * recipe.blind_per_attempt
-            baselines = Selection({Kind.RAFT: count, Kind.RAFT_PLUS: count // 2}, cap, recipe.blind_per_attempt)
+            baselines: Selection[Candidate] = Selection(quota, cap, recipe.blind_per_attempt)
             revision = JudgedRevision if recipe.baseline_revisions == "judged" else UnjudgedRevision
-            await self.fill("baseline rows", baselines, revision(recipe, self.sampler), visited)
-            gathered.baselines = baselines.kept
+            gathered.baselines, _ = await self.fill("baseline rows", baselines, revision(recipe, sampler), visited)
 
     async def fill(
-        self, name: str, selection: Selection, work: Work, visited: Sequence[BaseSample] = ()
-    ) -> list[BaseSample]:
-        """Fill a selection, beginning with base samples that are visited; return all that were worked, in order."""
+        self, name: str, selection: Selection[Candidate], work: Work, visited: Sequence[BaseSample] = ()
+    ) -> tuple[list[Candidate], list[BaseSample]]:
+        """Work base samples, beginning with those visited; return the rows kept, and all that were worked, in order.
+
+        Adaptive, the selection keeps the first that it takes and ends the pass. Fixed, it only shows how far the pass
+        is: everything is worked, and of what was found the rows are chosen by hash and read from the journals again.
+        """
         recipe = self.recipe
         lag = recipe.at_once if recipe.steer and not recipe.fixed else None
         order = Order(self.problems, recipe.attempts, selection, lag, visited)
         worked: list[BaseSample] = []
+        found: list[list[Claim]] = []
         self.listener.begins(name, selection)
 
         def commit(result: BaseSampleResult) -> None:
             self.gathered.count(result)
             worked.append(result.base)
-            self.listener.committed(len(selection.offer(result.found)))
+            if result.found:
+                found.append([Claim(candidate.kind, candidate.base) for candidate in result.found])
+            before = selection.filled
+            selection.offer(result.found)
+            self.listener.committed(selection.filled - before)
 
         await in_order(order, work, selection, commit, recipe.at_once, recipe.fixed)
-        return worked
+        if not recipe.fixed:
+            return selection.rows(), worked
+        chosen = chosen_by_hash(found, selection, recipe.seed)
+        rows: list[Candidate] = []
+        for _, claims in groupby(chosen, key=lambda claim: claim.base.id):
+            rows += await _again(work, list(claims))
+        return rows, worked
+
+
+async def _again(work: Work, claims: Sequence[Claim]) -> list[Candidate]:
+    """Return the candidates that claims of one base sample and class stand for: its parts are in the journals."""
+
+    async def is_open(kind: Kind, base: BaseSample) -> bool:
+        return True
+
+    result = await work(claims[0].base, is_open)
+    return [candidate for candidate in result.found if candidate.kind is claims[0].kind][: len(claims)]
 
 
 def load(recipe: GenRecipe) -> tuple[Loaded, list[Problem]]:
