@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -305,24 +305,29 @@ def chosen_by_hash(found: Sequence[Sequence[Claim]], like: Selection[Any], seed:
     """Return which of everything that was found is kept, under the quotas and caps of a selection (fixed schedule).
 
     ``found`` has the claims of one base sample each. First every problem and class is cut to the cap, then every class
-    to its quota, both in order of a hash of the base sample: so neither the index of an attempt nor the place of a
+    to its quota, each in order of a hash of the base sample: so neither the index of an attempt nor the place of a
     problem in its file has a say. What a class then lacks is filled with base samples that stood for another class.
+
+    The two steps have a hash each: with one, the rows of a problem that had many to choose from would have low hashes,
+    and so be first in the second step, too.
     """
-    ordered = sorted(found, key=lambda claims: _by_hash(claims[0].base, seed))
+    to_cap, to_quota = (sorted(found, key=by) for by in (_by_hash(seed, "cap"), _by_hash(seed, "quota")))
     quotas = {kind: 0 if quota == 0 else None for kind, quota in like.quota.items()}
     capped: Selection[Claim] = Selection(quotas, like.cap_per_problem, like.per_base)
-    within_cap = [taken for claims in ordered if (taken := capped.offer(claims))]
+    within_cap = [taken for claims in to_cap if (taken := capped.offer(claims))]
+    within_cap.sort(key=_by_hash(seed, "quota"))
     chosen: Selection[Claim] = Selection(like.quota, like.cap_per_problem, like.per_base, like.matched, waiting=None)
     kept: set[str] = set()
-    for claims in [*within_cap, *ordered]:
+    for claims in [*within_cap, *to_quota]:
         base = claims[0].base
         if base.id not in kept and chosen.offer(claims):
             kept.add(base.id)
     return chosen.rows()
 
 
-def _by_hash(base: BaseSample, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{base.id}\0fill".encode(), digest_size=8).digest()
+def _by_hash(seed: int, step: str) -> Callable[[Sequence[Claim]], bytes]:
+    """Return the sort key of one base sample's claims in a step of `chosen_by_hash`."""
+    return lambda claims: hashlib.blake2b(f"{seed}\0{claims[0].base.id}\0{step}".encode(), digest_size=8).digest()
 
 
 def balanced(kept: Sequence[Candidate], ratio: float | None, matched: bool = False) -> list[Candidate]:

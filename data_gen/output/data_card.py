@@ -74,7 +74,7 @@ judged wrong, still correct) and D3 (correct, judged correct).
 
 ## After the verdict "wrong"
 
-{_after_wrong(summary, recipe)}
+{_after_wrong(summary, recipe.two_turn)}
 
 ## Acceptance
 
@@ -108,7 +108,7 @@ def _ns(measured: Mapping[str, Any]) -> tuple[int, ...]:
     return measured["D1"], measured["D3"], measured["problems"]
 
 
-def _after_wrong(summary: Mapping[str, Any], recipe: GenRecipe) -> str:
+def _after_wrong(summary: Mapping[str, Any], two_turn: bool) -> str:
     """Say what becomes of attempts that were told they are wrong, and which D2 rows state that verdict."""
     wrong, correct = PartOutcome.WRONG, PartOutcome.CORRECT
     found = summary["first revision after a verdict wrong"]
@@ -119,14 +119,14 @@ def _after_wrong(summary: Mapping[str, Any], recipe: GenRecipe) -> str:
     table = _markdown(("first attempt", "told that it is wrong", "revision correct", "revision wrong"), told)
     text = f"Only attempts that were told they are wrong, and the first revision of each.\n\n{table}"
     d2, stated = summary["classes"].get("D2", 0), summary["D2 with a stated verdict"]
-    if not stated or recipe.two_turn:
+    if not stated or two_turn:
         return text
     return f"""{text}
 
 Of the {d2:,} rows of D2, {stated:,} state the false verdict as a bare mark, without a check: the model was not seen to
-misjudge the attempt (at most {recipe.false_verdicts} × `false_verdicts`). A model that is trained on this set writes a
-check before each verdict, so it never writes this context itself. What these rows teach is to keep a correct answer
-after a bare mark; whether it is kept after a check that errs has to be measured (p c→i)."""
+misjudge the attempt in the few self-evaluations that are sampled for that (`false_verdicts`). A model that is trained
+on this set writes a check before each verdict, so it never writes this context itself. What these rows teach is to keep
+a correct answer after a bare mark; whether it is kept after a check that errs has to be measured (p c→i)."""
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:

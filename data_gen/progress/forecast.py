@@ -50,7 +50,7 @@ async def run_pilot(
     recipe: GenRecipe, problems: Sequence[Problem], models: Models, grade: GradeMany | None = None
 ) -> tuple[GatheredRows, float]:
     """Work the first ``recipe.pilot`` base samples and return what they gave and how long that took, in seconds."""
-    few = replace(recipe, attempts=1, quota=_without_limits(recipe), baselines=False, balance=None)
+    few = replace(recipe, attempts=1, quota=_without_limits(recipe), match="none", baselines=False, balance=None)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         gathered = await sample(few, problems[: recipe.pilot], Path(folder), models, grade)
@@ -161,6 +161,8 @@ def _in_words(recipe: GenRecipe, expected: Forecast) -> str:
     ]
     if recipe.baselines or recipe.wants_pairs:
         lines.append("the forecast is of D1, D2 and D3; pairs and the baselines' rows cost more")
+    if recipe.is_matched:
+        lines.append("D1 and D3 are matched, which costs more the fewer problems give both")
     if expected.out_of_reach:
         names = ", ".join(map(str, expected.out_of_reach))
         lines.append(f"{names}: the attempts are not expected to fill the quota; more problems or attempts would")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 
 import pytest
@@ -10,12 +11,14 @@ from selfcorrect.data_gen.classes import (
     FIRST_SHARE,
     BaseSample,
     Candidate,
+    Claim,
     Continuation,
     Kind,
     PartOutcome,
     SampledPart,
     Selection,
     balanced,
+    chosen_by_hash,
     class_of,
     pair_of,
     preference,
@@ -161,3 +164,94 @@ def test_balance_trims_the_larger_group_from_its_end(d1, d2, d3, ratio, expected
         assert {one.base.id for one in trimmed if one.kind is kind} == {one.base.id for one in mine[: len(mine)]} & {
             one.base.id for one in mine[: sum(one.kind is kind for one in trimmed)]
         }
+
+
+# --- D1 and D3 of the same problems; the choice by hash -----------------------------------------------------------
+
+
+def counted(selection: Selection, *kinds: Kind) -> list[int]:
+    return [selection.count(kind) for kind in kinds]
+
+
+def test_a_matched_row_waits_for_its_partner() -> None:
+    selection: Selection[Candidate] = Selection({Kind.D1: 2, Kind.D2: 1, Kind.D3: 2}, matched=True)
+    assert selection.offer([candidate(Kind.D1)])
+    assert counted(selection, Kind.D1, Kind.D3) == [0, 0], "only pairs count"
+    assert not selection.offer([candidate(Kind.D1, index=1)]), "one waits already"
+    assert selection.offer([candidate(Kind.D1, number=1)])
+    assert selection.offer([candidate(Kind.D3, index=2)])
+    assert counted(selection, Kind.D1, Kind.D3) == [1, 1]
+    assert selection.open(Kind.D1, PROBLEMS[0]), "its pair is complete"
+    assert selection.offer([candidate(Kind.D2, index=3)]), "D2 is matched with nothing"
+    for index, kind in ((4, Kind.D3), (5, Kind.D1)):
+        assert selection.offer([candidate(kind, index=index)])
+    assert selection.full
+    kept = [(row.kind, row.base.number, row.base.index) for row in selection.rows()]
+    assert kept == [(Kind.D1, 0, 0), (Kind.D3, 0, 2), (Kind.D2, 0, 3), (Kind.D3, 0, 4), (Kind.D1, 0, 5)]
+    assert len(selection.kept) == 6, "the one of problem 1 that still waits is left out"
+
+
+def test_matched_rows_keep_to_the_cap() -> None:
+    selection: Selection[Candidate] = Selection({Kind.D1: None, Kind.D3: None}, cap_per_problem=1, matched=True)
+    assert selection.offer([candidate(Kind.D3)])
+    assert selection.offer([candidate(Kind.D1, index=1)])
+    assert not selection.takes(PROBLEMS[0])
+    assert not selection.full
+
+
+def test_balance_leaves_matched_pairs_whole() -> None:
+    kinds = [Kind.D1] * 4 + [Kind.D3] * 4 + [Kind.D2] * 6
+    kept = [candidate(kind, number=place % 4, index=place // 4) for place, kind in enumerate(kinds)]
+    trimmed = balanced(kept, 2.0, matched=True)
+    assert [sum(one.kind is kind for one in trimmed) for kind in (Kind.D1, Kind.D2, Kind.D3)] == [4, 4, 4]
+
+
+def found_of(rates: dict[int, float], attempts: int) -> list[list[Claim]]:
+    """Of problem i a share ``rates[i]`` of the attempts gives D3 (or else D2), the others D1, in order of index."""
+    problems = {number: Problem(f"p{number}", "q", "1", "test") for number in rates}
+    bases = [BaseSample(problems[n], n, index, 0) for index in range(attempts) for n in rates]
+    kinds = lambda base: [Kind.D3, Kind.D2] if base.index < rates[base.number] * attempts else [Kind.D1]
+    return [[Claim(kind, base) for kind in kinds(base)] for base in bases]
+
+
+def test_the_fixed_schedule_is_filled_by_hash_and_not_by_index() -> None:
+    found = found_of(dict.fromkeys(range(50), 0.5), 40)
+    like: Selection[Claim] = Selection({Kind.D1: 200, Kind.D2: 0, Kind.D3: 200}, cap_per_problem=None)
+    chosen = chosen_by_hash(found, like, seed=0)
+    assert Counter(claim.kind for claim in chosen) == {Kind.D1: 200, Kind.D3: 200}
+    assert len({claim.base.id for claim in chosen}) == 400, "one trajectory a base sample"
+    for kind, low in ((Kind.D3, 0), (Kind.D1, 20)):  # D3 has the indices 0 to 19, D1 those from 20 on
+        mean = sum(claim.base.index - low for claim in chosen if claim.kind is kind) / 200
+        assert mean == pytest.approx(9.5, abs=4 * (33.25 / 200) ** 0.5)
+    assert chosen != chosen_by_hash(found, like, seed=1)
+    assert chosen == chosen_by_hash(found[::-1], like, seed=0), "the order of the problems has no say"
+
+
+def test_the_cap_comes_before_the_quota() -> None:
+    """Nine easy problems and one hard one: with a cap of 2 each gives as many rows to choose from."""
+    found = found_of({number: 0.9 if number else 0.1 for number in range(10)}, 40)
+    like: Selection[Claim] = Selection({Kind.D1: 10, Kind.D2: 0, Kind.D3: 10}, cap_per_problem=2)
+    chances = Counter(
+        claim.base.number for seed in range(200) for claim in chosen_by_hash(found, like, seed) if claim.kind is Kind.D1
+    )
+    assert chances.total() == 2000
+    assert all(count == pytest.approx(200, abs=40) for count in chances.values())
+
+
+def test_a_class_that_lacks_rows_takes_base_samples_of_another() -> None:
+    found = [
+        [Claim(Kind.D2, base), Claim(Kind.D3, base)] for base in (candidate(Kind.D2, number=n).base for n in range(4))
+    ]
+    like: Selection[Claim] = Selection({Kind.D1: 0, Kind.D2: 1, Kind.D3: 3})
+    assert Counter(claim.kind for claim in chosen_by_hash(found, like, 0)) == {Kind.D2: 1, Kind.D3: 3}
+
+
+def test_matched_rows_chosen_by_hash_come_in_pairs() -> None:
+    found = found_of({number: number / 10 for number in range(11)}, 20)
+    like: Selection[Claim] = Selection({Kind.D1: 20, Kind.D2: 0, Kind.D3: 20}, cap_per_problem=4, matched=True)
+    chosen = chosen_by_hash(found, like, seed=0)
+    of = lambda kind: Counter(claim.base.number for claim in chosen if claim.kind is kind)
+    assert of(Kind.D1) == of(Kind.D3)
+    assert of(Kind.D1).total() == 20
+    assert max(of(Kind.D1).values()) <= 4
+    assert not {0, 10} & set(of(Kind.D1)), "always wrong, or always correct: no pair"

@@ -148,6 +148,56 @@ def test_rows_have_the_known_distribution_of_their_class(recipe, tmp_path, codec
     assert chi2 < 16.3, "99.9% of a chi-square with 3 degrees of freedom"
 
 
+# --- D1 and D3 of the same problems ---------------------------------------------------------------------------------
+
+
+def problems_by_kind(folder: Path) -> dict[str, Counter[str]]:
+    rows = rows_of(folder)
+    return {kind: Counter(row["problem_id"] for row in rows if row["kind"] == kind) for kind in ("D1", "D2", "D3")}
+
+
+def mean_rate(problems: Counter[str]) -> float:
+    rates = [RATES[int(problem.split("-")[1]) % 5] for problem in problems.elements()]
+    return sum(rates) / len(rates)
+
+
+@pytest.mark.parametrize("schedule", ["adaptive", "fixed"])
+@pytest.mark.parametrize("steer", [True, False])
+def test_matched_classes_come_from_the_same_problems_in_equal_parts(recipe, tmp_path, codec, schedule, steer) -> None:
+    wanted = {"D1": 40, "D2": 10, "D3": 40}
+    if schedule == "fixed":
+        recipe, wanted = replace(recipe, attempts=10, evaluations=2, revisions=2), {"D1": 25, "D2": 8, "D3": 25}
+    equal = replace(recipe, quota=Quota(*wanted.values()), steer=steer, schedule=schedule)
+    found = {
+        match: sampled(replace(equal, match=match), tmp_path / match, codec) for match in ("none", "difficulty", "auto")
+    }
+    assert all(summary["classes"] == wanted for summary in found.values())
+    before, after = (problems_by_kind(tmp_path / match) for match in ("none", "difficulty"))
+    assert mean_rate(before["D3"]) - mean_rate(before["D1"]) > 0.15
+    assert after["D1"] == after["D3"]
+    assert found["none"]["leak"]["pass rate"]["low"] > 0.55
+    assert found["difficulty"]["leak"]["pass rate"]["auroc"] == 0.5
+    assert found["difficulty"]["leak"]["words"]["auroc"] == 0.5
+    assert rows_of(tmp_path / "auto") == rows_of(tmp_path / "difficulty"), "the quotas are equal, so auto matches"
+
+
+def test_matching_does_not_change_what_the_rows_of_a_class_are_like(recipe, tmp_path, codec) -> None:
+    """Slow attempts are kept as often as they are made, and the run resumes to the same rows."""
+    sampled(replace(recipe, quota=Quota(d1=150, d2=0, d3=150), attempts=80), tmp_path, codec)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 300
+    slow = sum("slow" in row["messages"][1]["content"].split("[VERIFY]")[0] for row in rows) / len(rows)
+    assert slow == pytest.approx(SLOW, abs=4 * (SLOW * (1 - SLOW) / len(rows)) ** 0.5)
+
+
+def test_the_fixed_schedule_takes_rows_of_every_index(recipe, tmp_path, codec) -> None:
+    few = replace(recipe, schedule="fixed", attempts=20, evaluations=2, revisions=2, problems=recipe.problems)
+    sampled(replace(few, quota=Quota(d1=40, d2=0, d3=30)), tmp_path, codec)
+    index = [int(row["id"].split("/")[1]) for row in rows_of(tmp_path)]
+    assert len(index) == 70
+    assert sum(index) / 70 == pytest.approx(9.5, abs=4 * (33.25 / 70) ** 0.5)
+
+
 # --- the order itself ---------------------------------------------------------------------------------------------
 
 PROBLEMS = [Problem(f"p{number}", f"q{number}", "1", "test") for number in range(6)]
