@@ -14,8 +14,8 @@ from selfcorrect.grading.vocabulary import words_of
 NEGATIONS = words_of(
     "not cannot never no nor neither nowhere isnt cant hardly scarcely anything without "
     "nicht kein keine keinen keinem keiner nie niemals weder keinesfalls keineswegs "
-    "ne pas jamais non aucun aucune ni nullement no nunca jamás tampoco ningún ninguna não nem mai né nessuna nessun "
-    "не нет никогда ни нельзя ведь_не nie nigdy ani żadna değil asla hayır niet geen nooit noch không chẳng bukan tidak "
+    "ne pas jamais non aucun aucune nullement no nunca jamás tampoco ningún ninguna não nem mai né nessuna nessun "
+    "не нет никогда нельзя nie nigdy ani żadna değil asla hayır niet geen nooit noch không chẳng bukan tidak "
     "नहीं मत না নয় நிச்சயமல்ல కాదు ليس ليست لا لن لم"
 )
 DOUBTS = words_of(

@@ -109,6 +109,10 @@ _ASSERTED = re.compile(
 """A sentence that ends in "is 5", "= 5 kg"; "is not 5" is none."""
 _CHAIN = re.compile(rf"[=＝]\s*\$?({_VALUE}(?:\s*\\?%)?)\s*\)?\s*[.。)]*\s*$")
 _LAST_OF_CHAIN = re.compile(rf"\d\s*=\s*({_VALUE})(?![^=]*\d)")
+_LED_VALUE = re.compile(
+    rf"({_VALUE}(?:\s?[^\s\d,;]{{1,12}}){{0,2}}?)\s*,\s*(?:which|because|since|as|so|where)\b"
+    r"|((?i:yes|no|true|false))(?=\s*[,;:]|\s*[.!]?$)"
+)
 _INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|non)\b")
 _HEDGE = re.compile(
     r"(?:one of|either|not\b|neither|between|at least|at most|more than|less than|unknown|any of|some)", re.I
@@ -371,7 +375,9 @@ def _state(tail: str, start: int, end: int, answer: str | None) -> str:
         if states_not(head):
             return "denied" if states_not(head, conditions=False) else "open"
         return "open" if answer is None or _UNSAID.match(answer) else "stated"
-    head, after = tail[:end] + said[:place], said[place + len(answer) :]
+    after = said[place + len(answer) :]
+    number = re.search(r"\d|\\|\$", answer)
+    head = tail[:end] + said[: place + (number.start() if number else 0)]
     if states_not(head):
         return "denied" if states_not(head, conditions=False) else "open"
     if denied_after(after, asks=False):
@@ -401,6 +407,9 @@ def _statement(text: str) -> str | None:
     sentence = re.split(r"\.\s+(?=[A-Z\[<])|\.$|。", line)[0].strip().strip("*").strip()
     if not sentence:
         return None
+    led = _LED_VALUE.match(sentence)
+    if led:
+        return led.group(1) or led.group(2)
     letter = re.match(r"\(?([A-Z])\)?(?=$|[\s,.;:)])(?!\s+(?:is|are|has|will|was))", sentence)
     if letter:
         return letter.group(1)
@@ -460,7 +469,7 @@ def _bare(response: str) -> str | None:
         return None
     if len(text) <= 100 and not _SPOKEN.search(text):
         return text
-    if wording.quantity_in_words(text) or (text.isascii() and number_in_words(text.strip(" .!")) is not None):
+    if wording.quantity_in_words(text) or number_in_words(text.strip(" .!。")) is not None:
         return text
     return sentence_value(text)
 
@@ -499,7 +508,7 @@ def _asserted(sentence: str) -> str | None:
     if _MATHS.search(sentence) or "\\" in sentence:
         return None
     found = _ASSERTED.search(sentence)
-    if found and states_not(sentence[: found.start(1)]):
+    if found and (states_not(sentence[: found.start(1)]) or denied_after(sentence[found.end(1) :])):
         return None
     return found.group(1).strip() if found and not re.search(r"\d", sentence[found.end(1) :]) else None
 

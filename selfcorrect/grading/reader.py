@@ -18,7 +18,7 @@ from selfcorrect.grading.nodes import Node, num, sym
 from selfcorrect.grading.numerals import leading_number, scale
 from selfcorrect.grading.tokens import Token, clean, tokenise
 from selfcorrect.grading.units import CURRENCIES, conversion, known_unit
-from selfcorrect.grading.vocabulary import CHANGING, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
+from selfcorrect.grading.vocabulary import CHANGING, CHANGING_SIGNS, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "subset", "propto"])
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])
@@ -79,7 +79,7 @@ class InWords(Exception):
 
 def _number_in_words(text: str) -> Node | None:
     """Return ``twenty-five``, ``two thirds``, ``twelve apples`` as a quantity; None for other texts."""
-    if len(text) > 120 or not re.search(r"[a-zA-Z]{3}", text):
+    if len(text) > 120 or not re.search(r"[a-zA-Z]{3}|[一-鿿가-힣]", text):
         return None
     found = leading_number(wording.plain_words(text))
     if found is None:
@@ -377,6 +377,8 @@ class Reader:
         Raises InWords where a word changes the value in another way, such as ``or more``.
         """
         words = re.sub(r"[.\s]+$", "", name).split()
+        if value.kind != "pct" and len(words) > 1 and words[0].lower() in _PERCENT and words[1].lower() == "off":
+            raise InWords(name)
         while words and (factor := scale(words[0])) is not None:
             value = Node("mul", "", (value, fraction(factor)))
             words = words[2:] if words[1:2] == ["of"] else words[1:]
@@ -389,6 +391,10 @@ class Reader:
             return value
         if value.kind == "deg" and words[0].strip(".").lower() in ("c", "f", "celsius", "fahrenheit"):
             return Node("unit", f"deg{words[0][0].upper()}", value.args)
+        if lowered.endswith("root") and value != num(1):
+            raise InWords(name)
+        if lowered.startswith("off") and value.kind == "pct":
+            raise InWords(name)
         if lowered in SCALED:
             return Node("mul", "", (value, num(SCALED[lowered])))
         if lowered in ("squared", "cubed"):
@@ -402,7 +408,7 @@ class Reader:
         said = set(re.findall(r"[^\W\d_]+", lowered.replace(".", "")))
         if said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set())) or re.search(
             r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
-        ):
+        ) or CHANGING_SIGNS.search(lowered):
             raise InWords(name)
         return Node("unit", name, (value,))
 

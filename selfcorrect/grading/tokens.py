@@ -54,6 +54,7 @@ _SIMPLE = re.compile(
     r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
 )
 _OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
+_UNIT_PRODUCT = re.compile(r"(?:[A-Za-z]{1,8}|/|\s|\\cdot(?![a-z])|\^\{?-?\d\}?)+")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 
@@ -161,14 +162,14 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
             elif value.isascii():
                 tokens.append(("op", value))
             elif value.isalpha():
-                _letters(value, tokens)
+                _letters(value, tokens, " " if spaces else "")
             else:
                 raise Unreadable(f"character {value!r}")
 
 
-def _letters(value: str, tokens: list[Token]) -> None:
+def _letters(value: str, tokens: list[Token], blank: str) -> None:
     if tokens and tokens[-1][0] == "text":
-        tokens[-1] = ("text", tokens[-1][1] + value)
+        tokens[-1] = ("text", tokens[-1][1] + blank + value)
     else:
         tokens.append(("text", value))
 
@@ -250,6 +251,8 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
 def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth: int) -> None:
     """Read the braces of a font command: maths in disguise is spliced in, words become one text token."""
     plain = content.replace("~", " ").replace(r"\ ", " ").replace(r"\,", " ").strip()
+    if "\\cdot" in plain and _UNIT_PRODUCT.fullmatch(plain):
+        plain = plain.replace(r"\cdot", "*")
     if font == "mathbb" and plain in BLACKBOARD:
         tokens.append(("sym", BLACKBOARD[plain]))
         return

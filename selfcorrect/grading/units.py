@@ -176,6 +176,11 @@ def _times(total: Unit | None, unit: Unit, power: int) -> Unit:
     return scale * unit[0] ** power, kept
 
 
+_PRIMES = {"′": ("foot", "minute"), "″": ("inch", "second")}
+"""What ``12'`` and ``12"`` may measure."""
+_RADIANS = frozenset(["rad", "rads", "radian", "radians"])
+
+
 def conversion(unit: str, wanted: str) -> Fraction | None:
     """Return the factor from one unit to another; None where they clash.
 
@@ -183,6 +188,8 @@ def conversion(unit: str, wanted: str) -> Fraction | None:
     """
     if unit == wanted:
         return Fraction(1)
+    if unit in _PRIMES or wanted in _PRIMES:
+        return _prime_conversion(unit, wanted)
     source, rest_r = _leading_unit(unit)
     target, rest_g = _leading_unit(wanted)
     if source and target:
@@ -190,6 +197,34 @@ def conversion(unit: str, wanted: str) -> Fraction | None:
             return source[0] / target[0] if _share(rest_r, rest_g) else None
         return _money_pounds(unit, wanted)
     return Fraction(1) if _share(unit, wanted) else None
+
+
+def _prime_conversion(unit: str, wanted: str) -> Fraction | None:
+    """Read ``12'`` as feet or minutes and ``12"`` as inches or seconds, whichever the other unit asks for."""
+    for one, other in ((unit, wanted), (wanted, unit)):
+        for reading in _PRIMES.get(one, ()) if other not in _PRIMES else ():
+            known, asked = known_unit(reading), known_unit(other)
+            if known and asked and known[1] == asked[1]:
+                return known[0] / asked[0] if one is unit else asked[0] / known[0]
+    return None
+
+
+def sign_clashes(sign: str, unit: str) -> bool:
+    """True where a percent or degree sign (``pct``, ``deg``) stands against a unit of something else: 20% for 20 cm.
+
+    Descriptions say nothing against a sign (20% is 20 percent of the students), nor temperatures against degrees.
+    """
+    if unit in _PRIMES:
+        return True
+    known = None if unit.lower().startswith(("percent", "%", "pct")) else _leading_unit(unit)[0]
+    if known is None or (sign == "deg" and is_radian(unit)):
+        return False
+    return sign != "deg" or not any(name.startswith("degree_") or name == "[temperature]" for name, _ in known[1])
+
+
+def is_radian(unit: str) -> bool:
+    """True for the unit of angles whose value a degree sign would change."""
+    return unit.strip().lower() in _RADIANS
 
 
 def _money_pounds(unit: str, wanted: str) -> Fraction | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def words_of(text: str) -> frozenset[str]:
     """Return the words of a blank-separated list."""
@@ -86,6 +88,12 @@ CHANGING = words_of(
     "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
     "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
     "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled "
-    "factorial above over up upwards onwards beyond mil mill"
+    "factorial above over up upwards onwards beyond mil mill repeating recurring "
+    "oder mindestens höchstens quadrat quadriert verdoppelt halbiert fakultät ou carré factorielle cuadrado cuadrada "
+    "quadrado quadrato cubo factoriel fattoriale fatorial или квадрате кубе факториал lub kwadrat veya karesi"
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""
+CHANGING_SIGNS = re.compile(
+    r"以上|以下|以内|以外|未満|未满|不足|[的の](?:平方|立方|[两二兩]倍|一半|半分|倒数|逆数|阶乘|階乗)|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
+)
+"""The same in scripts without blanks between words."""
