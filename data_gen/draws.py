@@ -26,8 +26,8 @@ from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Grade, Outcome, Problem, Verdict, to_json
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
 
-GradeMany = Callable[[Sequence[tuple[str, str]], str], Sequence[Grade]]
-"""Grades (response, gold) pairs of one source: ``grade(pairs, source)``."""
+GradeMany = Callable[[Sequence[tuple[str, str]], str, Sequence[str | None]], Sequence[Grade]]
+"""Grades (response, gold) pairs of one source: ``grade(pairs, source, tolerances)``, a tolerance or None a pair."""
 
 REMEMBERED = 20_000
 """Draws kept in memory between the work ahead and the commit."""
@@ -251,7 +251,8 @@ class GradeQueue:
                 for source in sorted({problem.source for _, problem, _ in batch}):
                     mine = [item for item in batch if item[1].source == source]
                     pairs = [(text, problem.gold) for text, problem, _ in mine]
-                    grades = await asyncio.to_thread(self._grade, pairs, source)
+                    tolerances = [problem.meta.get("tolerance") for _, problem, _ in mine]
+                    grades = await asyncio.to_thread(self._grade, pairs, source, tolerances)
                     for (_, _, future), grade in zip(mine, grades, strict=True):
                         if not future.done():
                             future.set_result(grade)

@@ -8,7 +8,7 @@ most of whose later parts) are drawn already.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from data_gen.steering import Order
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.problems import Loaded, load_problems
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Grade, Problem, Verdict
+from selfcorrect.types import Problem, Verdict
 
 
 @dataclass(slots=True)
@@ -193,7 +193,5 @@ def library_grader() -> GradeMany:
     """Return the library's grader in the form that `draws.Draws` takes."""
     from selfcorrect.grading import grade_many
 
-    grade: Callable[[Sequence[tuple[str, str]], str], Sequence[Grade]] = lambda pairs, source: grade_many(
-        pairs, source=source
-    )
+    grade: GradeMany = lambda pairs, source, tolerances: grade_many(pairs, source=source, tolerance=tolerances)
     return grade

@@ -152,9 +152,10 @@ models that are asked."""
 def _attempt_end(text: str, start: int, end: int) -> int:
     """Return where the attempt in ``text[start:end]`` ends and its self-evaluation begins; ``end`` is the mark.
 
-    Boxes in thinking and empty boxes are passed over; thinking that is still open is all attempt. After the first box, a paragraph that opens a check begins the
-    self-evaluation. Where none does, the attempt ends with the paragraph of its LAST box; a box in the paragraph of
-    the mark belongs to the self-evaluation if an earlier one answers. Without a box the last paragraph judges.
+    Boxes in thinking and empty boxes are passed over; thinking that is still open is all attempt. After the first box,
+    a paragraph that opens a check begins the self-evaluation. Where none does, the attempt ends with the paragraph of
+    its LAST box; a box in the paragraph of the mark belongs to the self-evaluation if an earlier one answers. Without a
+    box the last paragraph judges.
     """
     begun, thoughts = start, thought_spans(text, start, end)
     start = max([start, *(last for _, last, closed in thoughts if closed)])

@@ -1,8 +1,8 @@
 """Does a sentence state the value that stands in it? Not where it denies, doubts, asks or supposes it.
 
 `states_not` walks back from the value over words that carry no meaning of their own (articles, verbs of saying, the
-word "answer") to the first that does: a negation, a doubt, a comparison or a condition takes the value back. What comes
-after the value may deny it too: "is wrong", ``ではない``, a question mark. Languages: those whose cues `extraction` reads.
+word "answer") to the first that does: a negation, a doubt, a comparison or a condition takes the value back. What
+comes after it may deny it too: "is wrong", ``ではない``, a question mark. Languages: those whose cues `extraction` reads.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _CUES = words_of(
 _LIGHT = _CUES | words_of(
     "the a an my our your its this that it we i you he she they one final correct right true exact exactly actual real "
     "is be was are were been being can could would should will do does did have has had going to of for by as at all "
-    "any means far from way even quite equal equals think thinks believe believes say says said claim conclude know mean "
-    "means agree accept see find sure certain clear likely case such than get give given there here therefore thus "
+    "any means far from way even quite equal equals think thinks believe believes say says said claim conclude know "
+    "mean means agree accept see find sure certain clear likely case such than get give given there here therefore thus "
     "n't don doesn isn wasn wouldn couldn won aren didn shouldn haven t s re ve m it's that's i'm there's "
-    "die der das den dem des eine ein meine unsere ich wir glaube denke meine sage dass daß es ist sei sein kann könnte "
-    "wird würde wäre richtige endgültige finale gleich also "
-    "la le l les un une ma mon notre que qu il elle ce c je j nous pense crois dis est soit était bonne finale correcte "
-    "sûr d de du égale égal donc à "
+    "die der das den dem des eine ein meine unsere ich wir glaube denke meine sage dass daß es ist sei sein kann "
+    "könnte wird würde wäre richtige endgültige finale gleich also "
+    "la le l les un une ma mon notre que qu il elle ce c je j nous pense crois dis est soit était bonne finale "
+    "correcte sûr d de du égale égal donc à "
     "el los las una uno creo pienso digo es sea era mi nuestra correcta igual a o os as um uma acho creio penso é seja "
     "minha nossa correta ser lo gli che il io credo dico sia è era mia nostra corretta di uguale del della da "
     "что это этот мой наш я мы думаю считаю правильный верный окончательный быть будет равен равно есть "
@@ -66,7 +66,9 @@ _LIGHT = _CUES | words_of(
 )
 _NEARBY = words_of("the a an of than as to from de que di des del do als чем od dan da")
 """What may stand between a comparison and its value: "greater than the"."""
-_SURE = words_of("no without beyond any little sin sans sem senza ohne kein keine без нет bez nessun nessuna ningún hiç")
+_SURE = words_of(
+    "no without beyond any little sin sans sem senza ohne kein keine без нет bez nessun nessuna ningún hiç"
+)
 _THAT = words_of("that dass daß que qu что che że dat")
 _WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*|≠|!=|\\neq?\b|[^\s\w]|\w")
 _BROKEN = re.compile(r"(?:[.!?](?=\s)|[。！？।\n;；])")
@@ -79,17 +81,21 @@ _SPACELESS = re.compile(
 _SPACELESS_SIGN = re.compile(r"[一-鿿ぁ-んァ-ン฀-๿]")
 _AFTER = re.compile(
     r"[\s$*)\]\\}'\"”]*(?:"
-    r"(?:,?\s*(?:which|and that|but (?:that|this|it))\s+|\(\s*)?(?:(?:is|was|seems|looks|would be|must be|ist|est|es|é|è)\s+)?"
+    r"(?:,?\s*(?:which|and that|but (?:that|this|it))\s+|\(\s*)?"
+    r"(?:(?:is|was|seems|looks|would be|must be|ist|est|es|é|è)\s+)?"
     r"(?:\w+ly\s+|clearly\s+|not\s+)?(?:wrong|incorrect|false|mistaken|impossible|falsch|faux|fausse|incorrecta?"
     r"|incorreta|errad[ao]|sbagliat[ao]|неверно|неправильно|błędna|yanlış)\b"
-    r"|(?:is|was|seems|looks)\s+(?:\w+ly\s+)?(?:not|never)\b|(?:isn't|isn’t|wasn't|cannot be|can't be|can’t be|won't be)\b"
+    r"|(?:is|was|seems|looks)\s+(?:\w+ly\s+)?(?:not|never)\b"
+    r"|(?:isn't|isn’t|wasn't|cannot be|can't be|can’t be|won't be)\b"
     r"|,?\s*I doubt\b|,?\s*(?:maybe|perhaps)\b"
     r"|\w{0,2}\s*(?:değil|नहीं|নয়|না\b|కాదు|அல்ல|niet\b)"
     r"|[^\s，,。、\d]{0,4}?(?:ではな|ではあ?りません|じゃな|かもしれ|[이가]?\s?아[니닙]|是错|是錯|不对|不對|不正确|错误|錯誤))",
     re.IGNORECASE,
 )
 _ASKS = re.compile(r"[^\n.。!！;；]{0,60}?(?:[?？؟]|でしょうか|ですか|吗|嗎)")
-_RIGHT_AFTER = re.compile(r"[\s$*)\]\\}]*(?:is|was|seems|looks)\s+(?:\w+ly\s+)?not\s+(?:wrong|incorrect|in doubt|only)\b", re.I)
+_RIGHT_AFTER = re.compile(
+    r"[\s$*)\]\\}]*(?:is|was|seems|looks)\s+(?:\w+ly\s+)?not\s+(?:wrong|incorrect|in doubt|only)\b", re.I
+)
 
 
 def states_not(before: str, *, conditions: bool = True) -> bool:

@@ -42,16 +42,22 @@ _CLOSED = re.compile(
 )
 _BOX_GOES_ON = re.compile(
     r"\\f?boxed\s*\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}[\s$*)\]\\]*"
-    r"(?:is|isn|isn't|isn’t|was|wasn't|can|can't|cannot|would|won't|ist|est|n'est|es|no|non|non è|è|не|нет|不|是不|错|は|では|이|가|değil)"
+    r"(?:is|isn|isn't|isn’t|was|wasn't|can|can't|cannot|would|won't|ist|est|n'est"
+    r"|es|no|non|non è|è|не|нет|不|是不|错|は|では|이|가|değil)"
     r"(?![^\W_])[^.!?\n。！？]*$",
     re.IGNORECASE,
 )
 """A cut text in which the sentence about a box was not finished: it may have said that the box is wrong."""
 _BOX_DENIED = re.compile(
-    r"(?:\b(?:not|cannot|never|nicht|pas|нe|не|nie|değil)|n't|n’t|不是|不|≠|\\neq?)"
+    r"(?:\b(?:not|cannot|never|nicht|pas|не|nie|değil)|n't|n’t|不是|不|≠|\\neq?)"
     r"(?:\s+(?:be|equal|to|equal to|simply|exactly|the answer))*[\s:：$*(\\[,]*$",
     re.IGNORECASE,
 )
+_AROUND = " $*()[]\\:：'"
+_BEFORE_DENIED = (
+    "not", "n't", "n’t", "be", "to", "never", "cannot", "nicht", "pas", "не", "nie", "değil", "exactly", "simply",
+    "answer", "是", "不", "≠", "neq", "ne",
+)  # fmt: skip
 """What right before a box says that it is not the answer: ``The answer is not \\boxed{5}``."""
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINING = frozenset(["and", "or", "for", "part", "text", "mbox", "textrm", "mathrm", "quad", "qquad"])
@@ -198,7 +204,11 @@ def _boxed(response: str) -> str | None:
 
 def _is_denied_box(text: str, start: int, end: int) -> bool:
     """True where a box's own sentence says that it is wrong: "is not \\boxed{5}", "\\boxed{5} is wrong"."""
-    return denied_after(text[end : end + 60], asks=False) or _BOX_DENIED.search(text[max(0, start - 32) : start]) is not None
+    before = text[max(0, start - 32) : start].rstrip(_AROUND)
+    if before.endswith(_BEFORE_DENIED) and _BOX_DENIED.search(before):
+        return True
+    after = text[end : end + 60].lstrip(_AROUND)
+    return bool(after) and after[0] not in ".\n" and denied_after(after, asks=False)
 
 
 def _last_box_is_denied(text: str) -> bool:
@@ -386,7 +396,9 @@ def _state(tail: str, start: int, end: int, answer: str | None) -> str:
 
 
 _MAX_CUES = 6
-_UNSAID = re.compile(r"(?:correct|incorrect|right|wrong|valid|reasonable|plausible|unique|as follows|given|found|clear)\W*$", re.I)
+_UNSAID = re.compile(
+    r"(?:correct|incorrect|right|wrong|valid|reasonable|plausible|unique|as follows|given|found|clear)\W*$", re.I
+)
 
 
 def _statement(text: str) -> str | None:

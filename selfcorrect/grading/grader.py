@@ -34,9 +34,6 @@ from selfcorrect.types import Grade, Outcome
 if TYPE_CHECKING:
     from selfcorrect.grading.pool import Decision
 
-VERSION = "1"
-"""Raise it with every change of a rule; `grader_fingerprint` hashes the rules' code as well."""
-
 GOLD_UNREADABLE = "gold-unreadable"
 NOTHING_EXTRACTED = "nothing-extracted"
 RESPONSE_UNREADABLE = "response-unreadable"
@@ -158,8 +155,8 @@ def answers_agree(left: str, right: str, *, source: str = "math") -> bool | None
 
 @lru_cache(maxsize=1)
 def grader_fingerprint() -> str:
-    """Return a short hash of the grader's version and the code of its rules: part of every result file."""
-    digest = hashlib.blake2b(VERSION.encode(), digest_size=6)
+    """Return a short hash of the code of the grader's rules, its only version: part of every result file."""
+    digest = hashlib.blake2b(digest_size=6)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         if path.stem not in ("command", "reward_functions", "pool"):
             digest.update(path.read_bytes())

@@ -406,9 +406,11 @@ class Reader:
         if lowered.endswith("below zero") and (len(words) == 2 or known_unit(lowered.removesuffix("below zero"))):
             return Node("neg", "", (value,))
         said = set(re.findall(r"[^\W\d_]+", lowered.replace(".", "")))
-        if said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set())) or re.search(
-            r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
-        ) or CHANGING_SIGNS.search(lowered):
+        if (
+            said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set()))
+            or re.search(r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered)
+            or CHANGING_SIGNS.search(lowered)
+        ):
             raise InWords(name)
         return Node("unit", name, (value,))
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from selfcorrect.grading.numerals import number_in_words
+from selfcorrect.grading.vocabulary import SCALE_WORDS
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
@@ -117,37 +118,25 @@ def _fraction(top: str, bottom: str) -> str:
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
-_SCALE_WORDS = {
-    "thousand": "mille millier milliers tausend Tausend mila тысяч тысячи тысяча tysiąc tysiące tysięcy bin nghìn ngàn हज़ार हजार"
-    " elfu ألف آلاف duizend ribu 千 천",
-    "million": "Million Millionen Mio millón millones milhão milhões milione milioni миллион миллиона миллионов milion"
-    " miliony milionów milyon triệu miljoen juta مليون 百万 百萬 백만",
-    "billion": "milliard milliards Milliarde Milliarden Mrd bilhão bilhões miliardo miliardi миллиард миллиарда миллиардов"
-    " miliard miliardy miliardów milyar tỷ miljard مليار 十亿 十億",
-    "trillion": "Billion Billionen billón billones 兆",
-    "dozen": "douzaine douzaines Dutzend docena docenas dúzia dúzias dozzina dozzine дюжина дюжин tuzin düzine",
-    "lakh": "लाख",
-    "crore": "करोड़ 千万 千萬 천만",
-    "myriad": "万 萬 만",
-    "myriad myriad": "亿 億 억",
-}
-_SCALES = {word: name for name, words in _SCALE_WORDS.items() for word in words.split()}
+_SCALES = {word: name for name, words in SCALE_WORDS.items() for word in words.split()}
 _SCALE = re.compile(
-    r"(?<=[0-9])((?:\s|~|\\[,;: ])*(?:\\text\w*\s*\{\s*)?)(?:("
+    r"(-?[0-9][0-9.,]*(?:\s|~|\\[,;: ])*(?:\\text\w*\s*\{\s*)?)(?:("
     + "|".join(sorted((word for word in _SCALES if word.isascii() or ord(word[0]) < 0x3000), key=len, reverse=True))
     + r")(?:\.|(?![^\W\d_]))|("
     + "|".join(sorted((word for word in _SCALES if ord(word[0]) >= 0x3000), key=len, reverse=True))
     + r")(?![克米瓦]))"
 )
-"""Scale words of other languages after a number. German's Billion has a capital; English's has not."""
+"""Scale words of other languages after a number."""
 _ENDS_IN_SIGN = re.compile(r"(?<=[0-9])(?:\s|~|\\[,;: ])*(?:\\text\s*\{\s*([kM]?)\s*\}\s*|([kM]))?\\Omega\s*$")
 _PRIMES = re.compile(r"(-?[0-9][0-9.,]*)\s*(?:\^\s*\{?\s*)?((?:'|\\prime\s*){1,2}|\")\s*\}?\s*\.?")
 _FEET_INCHES = re.compile(r"([0-9]+)\s*'\s*-?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')\.?")
 _REPEATING = re.compile(r"(?<![\w.])([0-9]*\.)([0-9])\s*(?:\\text\s*\{)?\s*\(?(?:repeating|recurring)\)?\s*\}?\.?$")
-_AND_PART = re.compile(r"(-?[0-9]+)(?:\s|~|\\text\w*\s*\{\s*)+and\s+((?:an?|[a-z]+)\s+[a-z]+)\s*\}?")
-_MICRO = re.compile(r"(?<=[0-9])((?:\s|~|\\[,;: ])*)\\mu\s*(?:\\(?:text|mathrm)\s*\{[\s~]*([A-Za-z]{1,3})\s*\}|(mol|[msFACVWHJL])$)")
+_AND_PART = re.compile(r"(-?[0-9]+)(?:\s|~|\\text\w*\s*\{)+and\s+((?:an?|[a-z]+)\s+[a-z]+)\s*\}?")
+_MICRO = re.compile(
+    r"(?<=[0-9])((?:\s|~|\\[,;: ])*)\\mu\s*(?:\\(?:text|mathrm)\s*\{[\s~]*([A-Za-z]{1,3})\s*\}|(mol|[msFACVWHJL])$)"
+)
 _MICRO_SIGN = re.compile("(?<=[0-9 ~}])µ([A-Za-z]{1,3})(?![A-Za-z])")
-_NUMBERED = re.compile(r"(?:No\.|Nr\.|№|#)\s*(?=[0-9]+\s*$)")
+_NUMBERED = re.compile(r"(?:No|Nr)\.?\s*(?=[0-9]+\s*$)")
 _MARKED = re.compile(
     r"\\(?:fcolorbox|textcolor|color|[hv]?phantom|[hv]space|hskip|label|tag|dot|[lc]?dots|begin|[()\[\]]"
     r"|text\w*\s*\{\s*[\^(sbio]|mathrm\s*\{\s*\^)"
@@ -208,7 +197,8 @@ def _after_digits(text: str) -> str:
         text = _ENDS_IN_SIGN.sub(lambda found: rf" \text{{{found[1] or found[2] or ''}ohm}}", text)
     if "r" in text and ("repeating" in text or "recurring" in text):
         text = _REPEATING.sub(r"\1\\overline{\2}", text)
-    return _SCALE.sub(lambda found: f"{found[1]} {_SCALES[found[2] or found[3]]} ", text)
+    scaled = _SCALE.match(text)
+    return f"{scaled[1]} {_SCALES[scaled[2] or scaled[3]]} {text[scaled.end() :]}" if scaled else text
 
 
 def _without_marks(text: str) -> str:

@@ -2,7 +2,7 @@
 
 | family | opens | closes |
 |---|---|---|
-| tags: think, thinking, thought, reasoning, scratchpad … | ``<think>``, ``<seed:think>``, ``<|think|>`` | ``</think>`` |
+| tags: think, thought, reasoning … | ``<think>``, ``<seed:think>``, ``<|think|>`` | ``</think>`` |
 | named ends | ``<|begin_of_thought|>``, ``<|START_THINKING|>`` | ``<|end_of_thought|>``, ``<|END_THINKING|>`` |
 | brackets | ``[THINK]``, ``◁think▷`` | ``[/THINK]``, ``◁/think▷`` |
 | channels | ``<|channel|>analysis`` | ``<|channel|>final`` |
@@ -39,6 +39,8 @@ def after_thinking(text: str) -> tuple[str, bool]:
 
     The whole text where nothing follows the thinking, where it is open, or where there is none.
     """
+    if "<" not in text and "[" not in text and "◁" not in text:
+        return text, False
     last = None
     for last in MARK.finditer(text):  # noqa: B007 (the last one is wanted)
         pass

@@ -54,7 +54,7 @@ _SIMPLE = re.compile(
     r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
 )
 _OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
-_UNIT_PRODUCT = re.compile(r"(?:[A-Za-z]{1,8}|/|\s|\\cdot(?![a-z])|\^\{?-?\d\}?)+")
+_UNIT_PRODUCT = re.compile(r"(?:[A-Za-z/\s]|\\cdot(?![a-z])|\^\{?-?\d\}?)+")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 

@@ -82,6 +82,21 @@ UNIT_WORDS = words_of(
 """Words read as units right after a number even outside ``\\text{}``."""
 SINGLE_LETTER_UNITS = words_of("m g s N J W V A L K C F H T h")
 MONEY_CODES = words_of("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
+SCALE_WORDS = {
+    "thousand": "mille millier milliers tausend Tausend mila тысяч тысячи тысяча tysiąc tysiące tysięcy bin nghìn ngàn "
+    "हज़ार हजार elfu ألف آلاف duizend ribu 千 천",
+    "million": "Million Millionen Mio millón millones milhão milhões milione milioni миллион миллиона миллионов milion "
+    "miliony milionów milyon triệu miljoen juta مليون 百万 百萬 백만",
+    "billion": "milliard milliards Milliarde Milliarden Mrd bilhão bilhões miliardo miliardi миллиард миллиарда "
+    "миллиардов miliard miliardy miliardów milyar tỷ miljard مليار 十亿 十億",
+    "trillion": "Billion Billionen billón billones 兆",
+    "dozen": "douzaine douzaines Dutzend docena docenas dúzia dúzias dozzina dozzine дюжина дюжин tuzin düzine",
+    "lakh": "लाख",
+    "crore": "करोड़ 千万 千萬 천만",
+    "myriad": "万 萬 만",
+    "myriad myriad": "亿 億 억",
+}
+"""Scale words of other languages by their English names. German's Billion has a capital; English's has not."""
 SCALED = {"doubled": 2, "tripled": 3, "quadrupled": 4}
 """Words after a number that multiply it."""
 CHANGING = words_of(
@@ -94,6 +109,7 @@ CHANGING = words_of(
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""
 CHANGING_SIGNS = re.compile(
-    r"以上|以下|以内|以外|未満|未满|不足|[的の](?:平方|立方|[两二兩]倍|一半|半分|倒数|逆数|阶乘|階乗)|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
+    r"以上|以下|以内|以外|未満|未满|不足|[的の](?:平方|立方|[两二兩]倍|一半|半分|倒数|逆数|阶乘|階乗)"
+    r"|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
 )
 """The same in scripts without blanks between words."""

@@ -440,7 +440,7 @@ def test_a_finished_folder_is_only_read(reference, recipe, tmp_path, codec) -> N
 
 
 def test_a_failing_grader_stops_the_run(recipe, tmp_path, codec) -> None:
-    def failing(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+    def failing(pairs: Sequence[tuple[str, str]], source: str, tolerances: Sequence[str | None]) -> list[Grade]:
         raise RuntimeError("the grader broke")
 
     with pytest.raises(RuntimeError, match="the grader broke"):

@@ -51,7 +51,7 @@ class World:
 WORLD = World()
 
 
-def grade(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+def grade(pairs: Sequence[tuple[str, str]], source: str, tolerances: Sequence[str | None]) -> list[Grade]:
     grades = []
     for response, gold in pairs:
         found = re.findall(r"boxed\{(\d+)\}", response)
