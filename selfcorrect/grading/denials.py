@@ -1,8 +1,8 @@
 """Does a sentence state the value that stands in it? Not where it denies, doubts, asks or supposes it.
 
 `states_not` walks back from the value over words that carry no meaning of their own (articles, verbs of saying, the
-word "answer") to the first that does: a negation, a doubt, a comparison or a condition takes the value back. What
-comes after it may deny it too: "is wrong", ``ではない``, a question mark. Languages: those whose cues `extraction` reads.
+word "answer") to the first that does: a negation, a doubt, a comparison or a condition takes it back. What comes
+after it may deny it too: "is wrong", ``ではない``, a question mark. Languages: those whose cues `extraction` reads.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _LIGHT = _CUES | words_of(
     "könnte wird würde wäre richtige endgültige finale gleich also "
     "la le l les un une ma mon notre que qu il elle ce c je j nous pense crois dis est soit était bonne finale "
     "correcte sûr d de du égale égal donc à "
-    "el los las una uno creo pienso digo es sea era mi nuestra correcta igual a o os as um uma acho creio penso é seja "
-    "minha nossa correta ser lo gli che il io credo dico sia è era mia nostra corretta di uguale del della da "
+    "el los las una uno creo pienso digo es sea era mi nuestra correcta igual a o os as um uma acho creio penso é "
+    "seja minha nossa correta ser lo gli che il io credo dico sia è era mia nostra corretta di uguale del della da "
     "что это этот мой наш я мы думаю считаю правильный верный окончательный быть будет равен равно есть "
     "że to moja nasza jest ja sądzę myślę uważam prawidłowa poprawna ostateczna doğru son nihai bu het de is mijn "
     "x y n"
@@ -125,7 +125,9 @@ def states_not(before: str, *, conditions: bool = True) -> bool:
         elif word == ":":
             if earlier.strip("*") not in _CUES:
                 return False
-        elif word not in _LIGHT and word[0].isalnum() and not word.endswith("ly"):
+        elif word == "but":
+            return earlier in ("anything", "all")
+        elif word not in _LIGHT and word not in _NEARBY and word[0].isalnum() and not word.endswith("ly"):
             return False
         following = word
     return False

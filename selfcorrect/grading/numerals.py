@@ -83,9 +83,9 @@ def _phrase(words: list[str]) -> Fraction | None:
     """Read ``two and three quarters``, ``half``, ``a dozen``, ``three point one four``, or a whole number."""
     if not words or words == ["a"] or words == ["an"] or words[0] in ("and", "over", "by", "of"):
         return None
-    part = _part_of_scale(words)
-    if part is not None:
-        return part
+    scaled = _part_of_scale(words)
+    if scaled is not None:
+        return scaled
     for sign in ("over", "by"):
         if sign in words:
             place = words.index(sign)

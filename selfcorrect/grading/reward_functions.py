@@ -7,8 +7,8 @@ an answer or by a limit, scores 0. Further keyword arguments are what libraries 
 Of a completion that its token budget cut only a finished statement counts (`extraction`). Whether it was cut is known
 - in TRL from the last of ``completion_ids``, by `AccuracyReward`, or from a column ``finish``; plain `accuracy_reward`
   cannot know it: TRL passes no tokenizer;
-- in verl from ``extra_info``: ``finish_reason``, ``is_truncated`` or ``truncated``; verl's own reward managers pass none
-  of these, so it cannot be known there;
+- in verl from ``extra_info``: ``finish_reason``, ``is_truncated`` or ``truncated``; verl's own reward managers pass
+  none of these, so it cannot be known there;
 - in verifiers from ``state``: the last step of ``trajectory``, the last of ``responses``, or ``is_truncated``.
 A completion of which nothing is known counts as finished.
 """

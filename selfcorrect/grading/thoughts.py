@@ -22,7 +22,7 @@ MARK = re.compile(
     rf"(?:{_WORDS})(?:_(?:start|begin|(?P<after>end)))?(?:\s+[a-z_]+=[^<>]{{0,40}})?\s*\|?>"
     r"|\[(?P<bracket>/)?(?:think(?:ing)?|thoughts?|reasoning)\]"
     r"|◁(?P<triangle>/)?think(?:ing)?▷"
-    r"|<\|channel\|>\s*(?:analysis|commentary|(?P<channel>final))"
+    r"|<\|channel\|>\s*(?:analysis|commentary|(?P<channel>final))(?:<\|message\|>)?"
     r"|<unused9(?:4|(?P<token>5))>",
     re.IGNORECASE,
 )

@@ -261,7 +261,7 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         tokens.append(("fn", name) if name in FUNCTIONS else ("cmd", "operator:" + plain[:40]))
         return
     after_value = bool(tokens) and (tokens[-1][0] in ("num", "text") or tokens[-1][1] in (")", "}"))
-    after_per = len(tokens) > 1 and tokens[-1] == ("op", "/") and tokens[-2][0] == "text"
+    after_per = len(tokens) > 1 and tokens[-1] in (("op", "/"), ("op", "*")) and tokens[-2][0] == "text"
     if plain == "cis":
         tokens.append(("fn", "cis"))
         return

@@ -52,8 +52,20 @@ _SPELLINGS = {
     "Fahrenheit": "degF", "°C": "degC", "°F": "degF", "feet": "foot", "ml": "mL", "lbs": "pound", "yrs": "year",
     "inche": "inch", "kilogramme": "kilogram", "kilogrammes": "kilogram", "cc": "cm^3",
 }  # fmt: skip
+_FOREIGN = {
+    "kg": "千克 公斤 килограмм килограмма килограммов кг kilogramos quilogramas chilogrammi kilos", "g": "克 грамм граммов",
+    "m": "米 метр метра метров м mètre mètres metro metros metri", "km": "千米 公里 километр километров км",
+    "cm": "厘米 см сантиметр сантиметров Zentimeter centimètres centímetros centimetri", "mm": "毫米 мм",
+    "L": "升 литр литров litros litri", "mL": "毫升 мл", "hour": "小时 小時 時間 час часа часов Stunde Stunden heure heures "
+    "hora horas 시간", "minute": "分钟 分鐘 минут минута минуты Minuten minuto minutos minuti 분",
+    "second": "秒 секунд секунды Sekunden seconde secondes segundo segundos secondi 초",
+    "day": "天 день дня дней Tag Tage Tagen jour jours día días giorno giorni",
+    "square_meter": "平方米 Quadratmeter", "square_centimeter": "平方厘米 Quadratzentimeter",
+    "cubic_meter": "立方米 Kubikmeter", "cubic_centimeter": "立方厘米 Kubikzentimeter",
+}  # fmt: skip
+_SPELLINGS |= {word: name for name, words in _FOREIGN.items() for word in words.split()}
 _FILLER = words_of("of the a an in total altogether each left more per and for is are long")
-_TOKEN = re.compile(r"[A-Za-zÅµμΩ°¢元]+|\^\s*\{?\s*[-−]?\s*\d+\s*\}?|[/*·.]|\d+|[^\s]")
+_TOKEN = re.compile(r"(?:[A-Za-zÅµμΩ°¢元]|[^\W\d_a-zA-Z])+|\^\s*\{?\s*[-−]?\s*\d+\s*\}?|[/*·.]|\d+|[^\s]")
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MAX_POWER = 12
 
