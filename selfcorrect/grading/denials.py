@@ -12,15 +12,17 @@ import re
 from selfcorrect.grading.vocabulary import words_of
 
 NEGATIONS = words_of(
-    "not cannot never no nor neither nowhere isnt cant hardly scarcely anything without "
+    "not cannot never no nor neither nowhere isnt cant hardly scarcely anything without nobody "
     "nicht kein keine keinen keinem keiner nie niemals weder keinesfalls keineswegs "
     "ne pas jamais non aucun aucune nullement no nunca jamás tampoco ningún ninguna não nem mai né nessuna nessun "
     "не нет никогда нельзя nie nigdy ani żadna değil asla hayır niet geen nooit noch không chẳng bukan tidak "
-    "नहीं मत না নয় நிச்சயமல்ல కాదు ليس ليست لا لن لم"
+    "नहीं मत না নয় நிச்சயமல்ல కాదు ليس ليست لا لن لم "
+    "inte ikke ej icke ei eivät δεν όχι není nu nincs nije לא אינו אינה אין نیست نہیں ні немає இல்லை hindi si sio"
 )
 DOUBTS = words_of(
     "doubt doubts doubtful doubted unlikely unsure uncertain unclear unknown improbable impossible may might maybe "
-    "perhaps possibly wrong incorrect false erroneous mistaken bogus tempting naive deny denies disagree "
+    "perhaps possibly wrong incorrect false erroneous mistaken bogus tempting naive deny denies disagree refuse refuses "
+    "mistake some "
     "bezweifle zweifle zweifel unwahrscheinlich vielleicht unmöglich falsch falsche falsches "
     "doute doutons improbable peut-être impossible fausse faux mauvaise incorrecte "
     "dudo duda dudamos quizás quizá vez acaso imposible incorrecta errónea falsa improvável duvido talvez impossível "
@@ -31,7 +33,8 @@ DOUBTS = words_of(
 )
 COMPARISONS = words_of(
     "greater larger bigger higher longer lower smaller shorter less more fewer above below under over exceeds exceed "
-    "beyond nearly almost near close least most up out within between twice double triple thrice half quarter times "
+    "beyond nearly almost near close least most up out within between twice double triple thrice half quarter times far root square "
+    "cube factorial logarithm reciprocal opposite "
     "different differs differ other except besides "
     "mehr weniger größer kleiner höchstens mindestens fast doppelt halb doppelte hälfte über unter anders "
     "plus moins presque double moitié supérieure inférieure más menos casi mayor menor doble mitad mais quase maior "
@@ -51,7 +54,7 @@ _CUES = words_of(
 _LIGHT = _CUES | words_of(
     "the a an my our your its this that it we i you he she they one final correct right true exact exactly actual real "
     "is be was are were been being can could would should will do does did have has had going to of for by as at all "
-    "any means far from way even quite equal equals think thinks believe believes say says said claim conclude know "
+    "any means from way even quite equal equals think thinks believe believes say says said claim conclude know "
     "mean means agree accept see find sure certain clear likely case such than get give given there here therefore thus "
     "n't don doesn isn wasn wouldn couldn won aren didn shouldn haven t s re ve m it's that's i'm there's "
     "die der das den dem des eine ein meine unsere ich wir glaube denke meine sage dass daß es ist sei sein kann "
@@ -62,6 +65,7 @@ _LIGHT = _CUES | words_of(
     "seja minha nossa correta ser lo gli che il io credo dico sia è era mia nostra corretta di uguale del della da "
     "что это этот мой наш я мы думаю считаю правильный верный окончательный быть будет равен равно есть "
     "że to moja nasza jest ja sądzę myślę uważam prawidłowa poprawna ostateczna doğru son nihai bu het de is mijn "
+    "este ole är er είναι είν je là phải adalah on ni jibu svaret vastaus απάντηση odpověď răspunsul válasz відповідь đáp án "
     "x y n"
 )
 _NEARBY = words_of("the a an of than as to from de que di des del do als чем od dan da")
@@ -117,16 +121,21 @@ def states_not(before: str, *, conditions: bool = True) -> bool:
         if word in denying or word.endswith("n't"):
             return not (word in DOUBTS and earlier in _SURE)
         if nearby and word in COMPARISONS:
-            return True
+            return word != "other" or earlier not in ("none", "no")
         nearby &= word in _NEARBY or not word.isalpha()
         if word == ",":
             if following not in _THAT:
                 return False
         elif word == ":":
-            if earlier.strip("*") not in _CUES:
+            if earlier not in _CUES and (earlier not in denying or earlier in ("no", "non")):
                 return False
         elif word == "but":
             return earlier in ("anything", "all")
+        elif word in ("and", "to"):
+            if ("between" if word == "and" else "from") in words[: len(words) - 1 - step][-4:]:
+                return True
+            if word == "and":
+                return False
         elif word not in _LIGHT and word not in _NEARBY and word[0].isalnum() and not word.endswith("ly"):
             return False
         following = word

@@ -29,6 +29,7 @@ from selfcorrect.grading import wording
 from selfcorrect.grading.denials import DOUBTS, NEGATIONS, denied_after, states_not
 from selfcorrect.grading.numerals import number_in_words
 from selfcorrect.grading.thoughts import after_thinking
+from selfcorrect.grading.vocabulary import words_of
 
 TAIL = 2_000
 """How many characters before the end the fallbacks look at."""
@@ -65,9 +66,13 @@ _SPECIAL = re.compile(r"<\|[a-zA-Z_/-]{2,20}\|>.*|</s>\s*$", re.DOTALL)
 _TEMPLATE = re.compile(r"final answer:?\**\s*:?\s*(?:the\s+final\s+answer\s+is:?)?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct", re.IGNORECASE)
 _STATEMENT = re.compile(
-    r"(?:answer|solution|result|réponse|reponse|respuesta|resposta|risposta|antwort|ответ|odpowiedź|cevap)\**\s*"
-    r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist)\b|:|=|：)\s*(?:therefore|thus|:)?"
-    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|\banswer\s*(?=\\\[|\$)",
+    r"(?:answer|solution|result|réponse|reponse|respuesta|resposta|risposta|antwort|ответ|odpowiedź|cevap"
+    r"|antwoord|svaret?|vastaus|απάντηση|odpověď|răspunsul|відповідь|jawaban(?:nya)?|jibu|đáp (?:án|số)|jawapan"
+    r"|الجواب|الإجابة|الاجابة|उत्तर|উত্তর|คำตอบ|సమాధానం|விடை|תשובה)\**\s*"
+    r"(?:(?:correct[ae]?|corr?et(?:ta|a)|finale?|definitiva)\s+)?"
+    r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist|är|er|on|είναι|je|este|adalah|ni|là|هو|هي)\b|คือ|:|=|：)"
+    r"\s*(?:therefore|thus|:)?"
+    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|정?답(?:은|이|\s*[:：])|\banswer\s*(?=\\\[|\$)",
     re.IGNORECASE,
 )
 _JSON = re.compile(r"[\"'](?:final[_ ]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,}\]]+))", re.IGNORECASE)
@@ -116,10 +121,17 @@ _ASSERTED = re.compile(
 _CHAIN = re.compile(rf"[=＝]\s*\$?({_VALUE}(?:\s*\\?%)?)\s*\)?\s*[.。)]*\s*$")
 _LAST_OF_CHAIN = re.compile(rf"\d\s*=\s*({_VALUE})(?![^=]*\d)")
 _LED_VALUE = re.compile(
-    rf"({_VALUE}(?:\s?[^\s\d,;]{{1,12}}){{0,2}}?)\s*,\s*(?:which|because|since|as|so|where)\b"
+    rf"({_VALUE}(?:\s?[^\s\d,;]{{1,12}}){{0,2}}?)\s*(?:,\s*(?:which|because|since|as|so|where)\b|;\s)"
     r"|((?i:yes|no|true|false))(?=\s*[,;:]|\s*[.!]?$)"
 )
-_INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|non)\b")
+_INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|et non|non)\b"
+    r"|(?<=\S)\s*[,(;]\s*(?:no|nicht|pas|não|а не|не)\s+(?=[-$\\\d])"
+)
+_NOT_BUT = re.compile(
+    r"\s*(?:not|nicht|pas|no|non|não|не|不是)\s*[^\s,，.]{1,20}\s*[,，]?\s*(?:but|sondern|mais|sino|ma|mas|а|而是)\s*(?=\S)",
+    re.IGNORECASE,
+)
+"""A correction before the value: ``not 46 but 47``."""
 _HEDGE = re.compile(
     r"(?:one of|either|not\b|neither|between|at least|at most|more than|less than|unknown|any of|some)", re.I
 )
@@ -134,7 +146,7 @@ _NEGATIVE = re.compile(r"(?<!\d )\b(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
 _MINUS = re.compile(r"^\**\s*(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"(?<=[.!?])\s+(?=[^\W\d_a-z])|(?<=[。！？।])|\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[^\W\d_a-z])|[。！？।](?=\s*\S)")
-_OTHERWISE = frozenset(["without", "anything", "mai", "vez", "ni", "n", "na"])
+_OTHERWISE = words_of("without anything mai vez nu si some ej lo hindi mistake")
 """Words that deny beside a value, but have other uses elsewhere in a sentence."""
 _DENIAL = re.compile(
     r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|impossible"
@@ -146,7 +158,7 @@ _DENIAL = re.compile(
 )
 _SPOKEN = re.compile(
     r"(?<!\\)\b(?!(?:sin|cos|tan|log|ln|exp|and|or|sqrt|arcsin|arccos|arctan)\b)[^\W\d_]{2,}\b.*?(?<!\\)\b[^\W\d_]{2,}\b"
-    r"|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}|[^\W\d_]{2,}\s*[:：]|[^\W\d_]{3,}\s+\d"
+    r"|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}|[^\W\d_]{2,}\s*[:：]|[^\W\d_]{3,}\s+\d|[^\W\d_]['’]s\s+[-$\d]"
 )
 
 
@@ -346,7 +358,7 @@ def _hashes(response: str) -> str | None:
         return None
     line = _SPECIAL.sub("", response[place + 4 : place + 400]).strip().split("\n", 1)[0].strip()
     if re.search(r"[a-zA-Z]{3,}", line):
-        return _statement(line)
+        return line if _number_is_denied(line) else _statement(line)
     return line or None
 
 
@@ -403,7 +415,7 @@ _UNSAID = re.compile(
 
 def _statement(text: str) -> str | None:
     """Return the answer at the head of a statement: its maths, its first words, or the last number of its sentence."""
-    text = _HOPE.split(text)[0]
+    text = _NOT_BUT.sub("", _HOPE.split(text)[0][:TAIL], count=1) if _NOT_BUT.match(text) else _HOPE.split(text)[0]
     text = text[_FILLER.match(text).end() :]  # type: ignore[union-attr]
     text = _MINUS.sub("-", re.sub(r"^(?:[\s\"'*]|\\\")+", "", text))
     maths = _MATHS.match(text)

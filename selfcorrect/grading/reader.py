@@ -391,7 +391,9 @@ class Reader:
             return value
         if value.kind == "deg" and words[0].strip(".").lower() in ("c", "f", "celsius", "fahrenheit"):
             return Node("unit", f"deg{words[0][0].upper()}", value.args)
-        if lowered.endswith("root") and value != num(1):
+        if (lowered.endswith((" root", "th power")) or lowered == "root") and value != num(1):
+            raise InWords(name)
+        if words[0].lower() == "times" and len(words) > 1 and len(words[1]) == 1:
             raise InWords(name)
         if lowered.startswith("off") and value.kind == "pct":
             raise InWords(name)
