@@ -21,7 +21,8 @@ NEGATIONS = words_of(
 )
 DOUBTS = words_of(
     "doubt doubts doubtful doubted unlikely unsure uncertain unclear unknown improbable impossible may might maybe "
-    "perhaps possibly wrong incorrect false erroneous mistaken bogus tempting naive deny denies disagree refuse refuses "
+    "perhaps possibly wrong incorrect false erroneous mistaken bogus tempting naive deny denies disagree refuse "
+    "refuses "
     "mistake some "
     "bezweifle zweifle zweifel unwahrscheinlich vielleicht unmöglich falsch falsche falsches "
     "doute doutons improbable peut-être impossible fausse faux mauvaise incorrecte "
@@ -33,7 +34,8 @@ DOUBTS = words_of(
 )
 COMPARISONS = words_of(
     "greater larger bigger higher longer lower smaller shorter less more fewer above below under over exceeds exceed "
-    "beyond nearly almost near close least most up out within between twice double triple thrice half quarter times far root square "
+    "beyond nearly almost near close least most up out within between twice double triple thrice half quarter "
+    "times far root square "
     "cube factorial logarithm reciprocal opposite "
     "different differs differ other except besides "
     "mehr weniger größer kleiner höchstens mindestens fast doppelt halb doppelte hälfte über unter anders "
@@ -55,7 +57,8 @@ _LIGHT = _CUES | words_of(
     "the a an my our your its this that it we i you he she they one final correct right true exact exactly actual real "
     "is be was are were been being can could would should will do does did have has had going to of for by as at all "
     "any means from way even quite equal equals think thinks believe believes say says said claim conclude know "
-    "mean means agree accept see find sure certain clear likely case such than get give given there here therefore thus "
+    "mean means agree accept see find sure certain clear likely case such than get give given there here therefore "
+    "thus "
     "n't don doesn isn wasn wouldn couldn won aren didn shouldn haven t s re ve m it's that's i'm there's "
     "die der das den dem des eine ein meine unsere ich wir glaube denke meine sage dass daß es ist sei sein kann "
     "könnte wird würde wäre richtige endgültige finale gleich also "
@@ -65,7 +68,8 @@ _LIGHT = _CUES | words_of(
     "seja minha nossa correta ser lo gli che il io credo dico sia è era mia nostra corretta di uguale del della da "
     "что это этот мой наш я мы думаю считаю правильный верный окончательный быть будет равен равно есть "
     "że to moja nasza jest ja sądzę myślę uważam prawidłowa poprawna ostateczna doğru son nihai bu het de is mijn "
-    "este ole är er είναι είν je là phải adalah on ni jibu svaret vastaus απάντηση odpověď răspunsul válasz відповідь đáp án "
+    "este ole är er είναι είν je là phải adalah on ni jibu svaret vastaus απάντηση odpověď răspunsul válasz "
+    "відповідь đáp án "
     "x y n"
 )
 _NEARBY = words_of("the a an of than as to from de que di des del do als чем od dan da")

@@ -124,7 +124,8 @@ _LED_VALUE = re.compile(
     rf"({_VALUE}(?:\s?[^\s\d,;]{{1,12}}){{0,2}}?)\s*(?:,\s*(?:which|because|since|as|so|where)\b|;\s)"
     r"|((?i:yes|no|true|false))(?=\s*[,;:]|\s*[.!]?$)"
 )
-_INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|et non|non)\b"
+_INSTEAD = re.compile(
+    r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|et non|non)\b"
     r"|(?<=\S)\s*[,(;]\s*(?:no|nicht|pas|não|а не|не)\s+(?=[-$\\\d])"
 )
 _NOT_BUT = re.compile(

@@ -393,7 +393,7 @@ class Reader:
             return Node("unit", f"deg{words[0][0].upper()}", value.args)
         if (lowered.endswith((" root", "th power")) or lowered == "root") and value != num(1):
             raise InWords(name)
-        if words[0].lower() == "times" and len(words) > 1 and len(words[1]) == 1:
+        if lowered.startswith("to the ") or (words[0].lower() == "times" and len(words) > 1 and len(words[1]) == 1):
             raise InWords(name)
         if lowered.startswith("off") and value.kind == "pct":
             raise InWords(name)

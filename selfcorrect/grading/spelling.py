@@ -127,7 +127,9 @@ _SCALE = re.compile(
     + r")(?![克米瓦]))"
 )
 """Scale words of other languages after a number."""
-_ENDS_IN_SIGN = re.compile(r"(?<=[0-9])(?:\s|~|\\[,;: ])*(?:\\text\s*\{\s*([kM]?)\s*\}\s*|([kM]))?\\Omega\s*$")
+_ENDS_IN_SIGN = re.compile(
+    r"(?<=[0-9])(?:\s|~|\\[,;: ])*(?:\\(?:text|mathrm)\s*\{[\s~]*([kM]?)\s*\}\s*|([kM]))?(?:\\Omega|Ω)\s*$"
+)
 _PRIMES = re.compile(r"(-?[0-9][0-9.,]*)\s*(?:\^\s*\{?\s*)?((?:'|\\prime\s*){1,2}|\")\s*\}?\s*\.?")
 _FEET_INCHES = re.compile(r"([0-9]+)\s*'\s*-?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')\.?")
 _REPEATING = re.compile(r"(?<![\w.])([0-9]*\.)([0-9])\s*(?:\\text\s*\{)?\s*\(?(?:repeating|recurring)\)?\s*\}?\.?$")
@@ -193,12 +195,15 @@ def _after_digits(text: str) -> str:
         part = number_in_words(mixed[2])
         if part is not None and 0 < part < 1:
             return f"{mixed[1]} {_fraction(str(part.numerator), str(part.denominator))}"
-    if text.endswith("Omega"):
+    if text.endswith(("Omega", "Ω")):
         text = _ENDS_IN_SIGN.sub(lambda found: rf" \text{{{found[1] or found[2] or ''}ohm}}", text)
     if "r" in text and ("repeating" in text or "recurring" in text):
         text = _REPEATING.sub(r"\1\\overline{\2}", text)
     scaled = _SCALE.match(text)
-    return f"{scaled[1]} {_SCALES[scaled[2] or scaled[3]]} {text[scaled.end() :]}" if scaled else text
+    if scaled is None:
+        return text
+    number = re.sub(r"^(-?[0-9]+),([0-9]{1,2})(?![0-9,.])", r"\1.\2", scaled[1])
+    return f"{number} {_SCALES[scaled[2] or scaled[3]]} {text[scaled.end() :]}"
 
 
 def _without_marks(text: str) -> str:

@@ -53,11 +53,13 @@ _SPELLINGS = {
     "inche": "inch", "kilogramme": "kilogram", "kilogrammes": "kilogram", "cc": "cm^3",
 }  # fmt: skip
 _FOREIGN = {
-    "kg": "千克 公斤 килограмм килограмма килограммов кг kilogramos quilogramas chilogrammi kilos", "g": "克 грамм граммов",
+    "kg": "千克 公斤 килограмм килограмма килограммов кг kilogramos quilogramas chilogrammi kilos",
+    "g": "克 грамм граммов",
     "m": "米 метр метра метров м mètre mètres metro metros metri", "km": "千米 公里 километр километров км",
     "cm": "厘米 см сантиметр сантиметров Zentimeter centimètres centímetros centimetri", "mm": "毫米 мм",
-    "L": "升 литр литров litros litri", "mL": "毫升 мл", "hour": "小时 小時 時間 час часа часов Stunde Stunden heure heures "
-    "hora horas 시간", "minute": "分钟 分鐘 минут минута минуты Minuten minuto minutos minuti 분",
+    "L": "升 литр литров litros litri", "mL": "毫升 мл",
+    "hour": "小时 小時 時間 час часа часов Stunde Stunden heure heures hora horas 시간",
+    "minute": "分钟 分鐘 минут минута минуты Minuten minuto minutos minuti 분",
     "second": "秒 секунд секунды Sekunden seconde secondes segundo segundos secondi 초",
     "day": "天 день дня дней Tag Tage Tagen jour jours día días giorno giorni",
     "square_meter": "平方米 Quadratmeter", "square_centimeter": "平方厘米 Quadratzentimeter",

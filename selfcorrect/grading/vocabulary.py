@@ -83,11 +83,14 @@ UNIT_WORDS = words_of(
 SINGLE_LETTER_UNITS = words_of("m g s N J W V A L K C F H T h")
 MONEY_CODES = words_of("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
 SCALE_WORDS = {
-    "thousand": "mille millier milliers tausend Tausend mila тысяч тысячи тысяча tysiąc tysiące tysięcy bin nghìn ngàn "
+    "thousand": "mille millier milliers tausend Tausend mila тыс tys тысяч тысячи тысяча tysiąc tysiące tysięcy "
+    "bin nghìn ngàn "
     "हज़ार हजार elfu ألف آلاف duizend ribu 千 천",
-    "million": "Million Millionen Mio millón millones milhão milhões milione milioni миллион миллиона миллионов milion "
+    "million": "млн mln Million Millionen Mio millón millones milhão milhões milione milioni миллион миллиона "
+    "миллионов milion "
     "miliony milionów milyon triệu miljoen juta مليون 百万 百萬 백만",
-    "billion": "milliard milliards Milliarde Milliarden Mrd bilhão bilhões miliardo miliardi миллиард миллиарда "
+    "billion": "млрд mld milliard milliards Milliarde Milliarden Mrd bilhão bilhões miliardo miliardi миллиард "
+    "миллиарда "
     "миллиардов miliard miliardy miliardów milyar tỷ miljard مليار 十亿 十億",
     "trillion": "Billion Billionen billón billones 兆",
     "dozen": "douzaine douzaines Dutzend docena docenas dúzia dúzias dozzina dozzine дюжина дюжин tuzin düzine",
@@ -103,13 +106,13 @@ CHANGING = words_of(
     "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
     "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
     "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled "
-    "factorial above over up upwards onwards beyond mil mill repeating recurring "
+    "factorial above over up upwards onwards beyond mil mill repeating recurring inverted negated "
     "oder mindestens höchstens quadrat quadriert verdoppelt halbiert fakultät ou carré factorielle cuadrado cuadrada "
     "quadrado quadrato cubo factoriel fattoriale fatorial или квадрате кубе факториал lub kwadrat veya karesi"
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""
 CHANGING_SIGNS = re.compile(
     r"以上|以下|以内|以外|未満|未满|不足|[的の](?:平方|立方|[两二兩]倍|一半|半分|倒数|逆数|阶乘|階乗)"
-    r"|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
+    r"|より[大小多少]|余り|あまり|[0-9]多|^多|보다|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
 )
 """The same in scripts without blanks between words."""
