@@ -32,8 +32,8 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # beside this file, ``eval`` would be this file
 
-from eval.run import PATHS_A_PLACE, EvalRecipe, sample_paths
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine
+from selfcorrect.eval.run import PATHS_A_PLACE, EvalRecipe, sample_paths
 from selfcorrect.jsonl import Journal
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.progress import Meter

@@ -32,10 +32,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_gen.draws import Draws, Sampling
-from data_gen.pipeline import GenRecipe, Quota
-from data_gen.sampling import Models, library_grader, load, open_models, sample
-from data_gen.selection import Base, Candidate, Draw, Fate
+from selfcorrect.data_gen.draws import Draws, Sampling
+from selfcorrect.data_gen.pipeline import GenRecipe, Quota
+from selfcorrect.data_gen.sampling import Models, library_grader, load, open_models, sample
+from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate
 from selfcorrect.jsonl import Journal, read_jsonl
 from selfcorrect.recipes import load_recipe
 from selfcorrect.types import Problem, Verdict

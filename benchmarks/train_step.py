@@ -39,10 +39,10 @@ from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec, model_path
+from selfcorrect.train import checkpoint
+from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
+from selfcorrect.train.settings import use_bf16
 from selfcorrect.types import Problem
-from train import checkpoint
-from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
-from train.settings import use_bf16
 
 PARTS = ("generation_s", "scoring_s", "update_s")
 

@@ -19,8 +19,8 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from data_gen.selection import Base, Kind, Selection, Worked
-from data_gen.steering import Order
+from selfcorrect.data_gen.selection import Base, Kind, Selection, Worked
+from selfcorrect.data_gen.steering import Order
 
 Wants = Callable[[Kind, Base], Awaitable[bool]]
 """Asks whether a base sample should be tried as a class; may wait until that is worth an answer."""

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from data_gen.sampling import Gathered, Watcher
-from data_gen.selection import Selection
+from selfcorrect.data_gen.sampling import Gathered, Watcher
+from selfcorrect.data_gen.selection import Selection
 from selfcorrect.printing import is_quiet
 from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
 

@@ -14,8 +14,8 @@ import yaml
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from data_gen.recipe import GenRecipe
 from selfcorrect import __version__
+from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.jsonl import write_whole
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.problems import LICENCES

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_gen.asking import Asking
-from data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect import prompts
+from selfcorrect.data_gen.asking import Asking
+from selfcorrect.data_gen.selection import Candidate, Draw, Fate, Kind, Rest
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.training_row import SCHEMA, LearnedSpan, LearnedTokens, PreferencePair, TrainingRow

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data_gen.asking import Asking, Ids
-from data_gen.selection import Base, Draw, Fate
+from selfcorrect.data_gen.asking import Asking, Ids
+from selfcorrect.data_gen.selection import Base, Draw, Fate
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import RequestRefused
 from selfcorrect.jsonl import Journal

@@ -21,12 +21,12 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from data_gen.asking import Asking, Ids, load_examples
-from data_gen.draws import STAGES, GradeMany
-from data_gen.recipe import GenRecipe, Quota
-from data_gen.sampling import Gathered, Models, load, open_models, sample
-from data_gen.selection import Kind
-from data_gen.steering import FATES
+from selfcorrect.data_gen.asking import Asking, Ids, load_examples
+from selfcorrect.data_gen.draws import STAGES, GradeMany
+from selfcorrect.data_gen.recipe import GenRecipe, Quota
+from selfcorrect.data_gen.sampling import Gathered, Models, load, open_models, sample
+from selfcorrect.data_gen.selection import Kind
+from selfcorrect.data_gen.steering import FATES
 from selfcorrect.engines import Engine, context_of, length_note
 from selfcorrect.problems import Loaded
 from selfcorrect.recipes import to_values, to_yaml

@@ -24,15 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_gen.asking import Asking, Examples
-from data_gen.board import board
-from data_gen.card import show, write_readme
-from data_gen.datasets import baseline_rows, write_pass_rates, write_preferences, write_prompts, write_sft
-from data_gen.draws import GradeMany
-from data_gen.forecast import plan
-from data_gen.recipe import GenRecipe, PairQuota, Quota
-from data_gen.sampling import Gathered, load, open_models, sample
 from selfcorrect import printing, prompts
+from selfcorrect.data_gen.asking import Asking, Examples
+from selfcorrect.data_gen.board import board
+from selfcorrect.data_gen.card import show, write_readme
+from selfcorrect.data_gen.datasets import baseline_rows, write_pass_rates, write_preferences, write_prompts, write_sft
+from selfcorrect.data_gen.draws import GradeMany
+from selfcorrect.data_gen.forecast import plan
+from selfcorrect.data_gen.recipe import GenRecipe, PairQuota, Quota
+from selfcorrect.data_gen.sampling import Gathered, load, open_models, sample
 from selfcorrect.engines import Engine
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import write_jsonl

@@ -1,12 +1,12 @@
-"""`GenRecipe`: the settings of stage 1's data, one field a line (see `data_gen.pipeline` for the stage)."""
+"""`GenRecipe`: the settings of stage 1's data, one field a line (see `selfcorrect.data_gen.pipeline` for the stage)."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from data_gen.selection import Kind
 from selfcorrect.choices import check_sampling
+from selfcorrect.data_gen.selection import Kind
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems import ProblemsRecipe

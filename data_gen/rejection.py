@@ -11,10 +11,21 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_gen.ahead import Wants
-from data_gen.draws import Draws
-from data_gen.recipe import GenRecipe
-from data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Worked, class_of, pair_of, preference
+from selfcorrect.data_gen.ahead import Wants
+from selfcorrect.data_gen.draws import Draws
+from selfcorrect.data_gen.recipe import GenRecipe
+from selfcorrect.data_gen.selection import (
+    Base,
+    Candidate,
+    Draw,
+    Fate,
+    Kind,
+    Rest,
+    Worked,
+    class_of,
+    pair_of,
+    preference,
+)
 from selfcorrect.types import Verdict
 
 

@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data_gen.ahead import Work, in_order
-from data_gen.asking import Asking, load_examples
-from data_gen.draws import Asked, Draws, GradeMany, Sampling
-from data_gen.recipe import GenRecipe
-from data_gen.rejection import BlindRevision, JudgedRevision, PreferencePairs, SequentialRejection
-from data_gen.selection import Base, Candidate, Draw, Fate, Kind, Selection, Worked, balanced
-from data_gen.steering import Order
+from selfcorrect.data_gen.ahead import Work, in_order
+from selfcorrect.data_gen.asking import Asking, load_examples
+from selfcorrect.data_gen.draws import Asked, Draws, GradeMany, Sampling
+from selfcorrect.data_gen.recipe import GenRecipe
+from selfcorrect.data_gen.rejection import BlindRevision, JudgedRevision, PreferencePairs, SequentialRejection
+from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Selection, Worked, balanced
+from selfcorrect.data_gen.steering import Order
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.problems import Loaded, load_problems
 from selfcorrect.tokens import ChatCodec

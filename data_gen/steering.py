@@ -27,7 +27,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_gen.selection import Base, Fate, Kind, Selection, Worked
+from selfcorrect.data_gen.selection import Base, Fate, Kind, Selection, Worked
 from selfcorrect.types import Problem
 
 PRIOR_TRIES = 2.0

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from eval.rows import read_json
 from selfcorrect.errors import InputError
+from selfcorrect.eval.rows import read_json
 from selfcorrect.metrics import RESAMPLES, is_correct
 from selfcorrect.problems import normalised_question
 from selfcorrect.stopping import CALIBRATION_FILE, Calibrator, StopRule, log_odds

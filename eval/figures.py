@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from eval.calibration import risk_coverage
-from eval.paper_tables import Believed
-from eval.voting import Curve
+from selfcorrect.eval.calibration import risk_coverage
+from selfcorrect.eval.paper_tables import Believed
+from selfcorrect.eval.voting import Curve
 from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
 from selfcorrect.printing import clean

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.budget import PARTS, Budget, budgets_by, error_budget, published
-from eval.calibration import Quality, judged, quality
-from eval.layout import BESIDE, Table
-from eval.published import (
+from selfcorrect.errors import InputError
+from selfcorrect.eval.budget import PARTS, Budget, budgets_by, error_budget, published
+from selfcorrect.eval.calibration import Quality, judged, quality
+from selfcorrect.eval.layout import BESIDE, Table
+from selfcorrect.eval.published import (
     BENCHMARKS,
     COLUMNS,
     TEMPERATURES,
@@ -27,8 +28,7 @@ from eval.published import (
     published_rows,
     published_tables,
 )
-from eval.rows import Row
-from selfcorrect.errors import InputError
+from selfcorrect.eval.rows import Row
 from selfcorrect.metrics import power_note
 
 TITLES = {

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval.rows import Row
 from selfcorrect.errors import InputError, nearest
+from selfcorrect.eval.rows import Row
 
 BENCHMARKS = {  # our short names: the paper's names
     "math500": "MATH500",

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from eval.layout import Table
-from eval.paper_tables import believed, budget_table, calibration_table, paper_table
-from eval.published import COLUMNS, published_tables
-from eval.rows import Row, find_rows
-from eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
 from selfcorrect.errors import DataError, InputError
+from selfcorrect.eval.layout import Table
+from selfcorrect.eval.paper_tables import believed, budget_table, calibration_table, paper_table
+from selfcorrect.eval.published import COLUMNS, published_tables
+from selfcorrect.eval.rows import Row, find_rows
+from selfcorrect.eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
 from selfcorrect.jsonl import read_jsonl, write_whole
 from selfcorrect.types import to_json
 
@@ -85,7 +85,7 @@ def _written(
             paths.append(out / f"{file}{ending}")
             write_whole(paths[-1], [text])
     if draw is not None:
-        from eval import figures
+        from selfcorrect.eval import figures
 
         paths += draw(figures)
     return Report(name, tables, paths)

@@ -26,14 +26,14 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
-from eval.budget import error_budget
-from eval.calibration import refuse_seen
-from eval.rows import default_label, read_json
 from selfcorrect import prompts
 from selfcorrect.choices import check_choices
 from selfcorrect.correction import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
+from selfcorrect.eval.budget import error_budget
+from selfcorrect.eval.calibration import refuse_seen
+from selfcorrect.eval.rows import default_label, read_json
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json

@@ -17,8 +17,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eval.rows import read_json, read_trajectories
 from selfcorrect.errors import DataError
+from selfcorrect.eval.rows import read_json, read_trajectories
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.markdown import inline
 from selfcorrect.metrics import PairedTest, compare, is_correct

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.calibration import p_correct
 from selfcorrect.errors import InputError
+from selfcorrect.eval.calibration import p_correct
 from selfcorrect.metrics import RESAMPLES, is_correct
 from selfcorrect.types import Attempt, Role, Trajectory
 

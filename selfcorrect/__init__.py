@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from selfcorrect import old_names
+
 if TYPE_CHECKING:
     from selfcorrect.grading import grade
     from selfcorrect.model import SelfCorrectModel
 
 __version__ = "0.1.0"
+old_names.install()
 __all__ = ["SelfCorrectModel", "__version__", "grade"]
 
 

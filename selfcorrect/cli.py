@@ -21,7 +21,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from selfcorrect import __version__, printing
-from selfcorrect.children import check_packages, leave_working_folder
+from selfcorrect.children import leave_working_folder
 from selfcorrect.closing import closing, is_finished, without_rows
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
 from selfcorrect.explained import explained
@@ -152,18 +152,18 @@ def train_stage(
     if launch and not dry_run:
         with loading("PyTorch and TRL"):
             resolve(
-                "train", args, getattr(import_module(f"train.{program}"), schema), default
+                "train", args, getattr(import_module(f"selfcorrect.train.{program}"), schema), default
             )  # refuse before launching
         with resumable():
-            import_module("train.launch").relaunch(launch, sys.argv[1:])
-    stage(f"train.{program}", schema, "train", args, default, run, dry_run)
+            import_module("selfcorrect.train.launch").relaunch(launch, sys.argv[1:])
+    stage(f"selfcorrect.train.{program}", schema, "train", args, default, run, dry_run)
 
 
 def resolve(stage: str, args: list[str] | None, schema: type[Any], default: str) -> Any:
     """Return the recipe that the arguments of a stage command name, with its overrides."""
     args = list(args or [])
     name = args.pop(0) if args and "=" not in args[0] else default
-    shipped_in = Path(__file__).parent.parent / stage / "recipes"
+    shipped_in = Path(__file__).parent / stage / "recipes"
     shipped = {path.stem: path for path in sorted(shipped_in.glob("*.yaml")) if not path.stem.startswith("examples")}
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.get(name)
     if path is None:
@@ -233,9 +233,9 @@ def gen(
     ] = None,
 ) -> None:
     """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
-    exports = import_module("data_gen.exports")
+    exports = import_module("selfcorrect.data_gen.exports")
     exports.check(export or [])
-    stage("data_gen.pipeline", "GenRecipe", "data_gen", with_engine(args, engine), "embedded", run, dry_run)
+    stage("selfcorrect.data_gen.pipeline", "GenRecipe", "data_gen", with_engine(args, engine), "embedded", run, dry_run)
     if dry_run or not (export or push_to_hub):
         return
     for name, counts in exports.export(run, export or []).items():
@@ -256,7 +256,7 @@ def sft(
 ) -> None:
     """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
     if show_mask:
-        program = import_module("train.sft")
+        program = import_module("selfcorrect.train.sft")
         show(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
         return
     train_stage("sft", "SftRecipe", args, "embedded-sft", run, dry_run, launch)
@@ -309,7 +309,7 @@ def orm(
 @train_app.command()
 def pretrain(args: RecipeArgs = None, run: RunOption = Path("runs/pretrain"), dry_run: DryRun = False) -> None:
     """Rebuild the embedded model organism from synthetic word problems."""
-    stage("train.embedded.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
+    stage("selfcorrect.train.embedded.pretrain", "PretrainRecipe", "train", args, "pretrain", run, dry_run)
 
 
 @eval_app.command("run")
@@ -321,7 +321,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage("eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json)
+    row = stage(
+        "selfcorrect.eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json
+    )
     if row and as_json:
         event(row)
 
@@ -339,7 +341,7 @@ def evaluate_calibrate(
 ) -> None:
     """Tune the stop decision on validation problems: calibrate P(correct), choose its threshold, save both."""
     with loading("PyTorch and what this stage needs"):
-        program = import_module("eval.commands")
+        program = import_module("selfcorrect.eval.commands")
     recipe = resolve("eval", args, program.EvalRecipe, "calibration")
     with resumable(), quiet_bars():
         check_grader()
@@ -350,7 +352,7 @@ def evaluate_calibrate(
 def evaluate_regrade(rows: Annotated[list[Path], typer.Argument(help="Row folders, or run folders.")]) -> None:
     """Grade stored responses again, without sampling: after a change of the grader."""
     check_grader()
-    show(import_module("eval.commands").regrade_rows(rows))
+    show(import_module("selfcorrect.eval.commands").regrade_rows(rows))
 
 
 @eval_app.command("compare")
@@ -361,7 +363,7 @@ def evaluate_compare(
     as_json: AsJson = False,
 ) -> None:
     """Test two rows on their common problems (paired) and list the problems that flipped."""
-    compared = import_module("eval.commands").compare_rows(a, b, out)
+    compared = import_module("selfcorrect.eval.commands").compare_rows(a, b, out)
     event(compared.to_json()) if as_json else show(compared)
 
 
@@ -375,7 +377,7 @@ def evaluate_import(
 ) -> None:
     """Read a sample log of lm-evaluation-harness as a row, graded by our grader."""
     check_grader()
-    show(import_module("eval.commands").import_samples(file, row, label, source, run))
+    show(import_module("selfcorrect.eval.commands").import_samples(file, row, label, source, run))
 
 
 @eval_app.command("export")
@@ -386,7 +388,7 @@ def evaluate_export(
     ] = None,
 ) -> None:
     """Write a row as a sample log of lm-evaluation-harness."""
-    show(import_module("eval.commands").export_samples(row, out))
+    show(import_module("selfcorrect.eval.commands").export_samples(row, out))
 
 
 @app.command()
@@ -396,8 +398,8 @@ def demo(
     dry_run: DryRun = False,
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
-    from eval.tables import demo_tables, show_rows_of
     from selfcorrect import study
+    from selfcorrect.eval.tables import demo_tables, show_rows_of
 
     steps = study.demo_steps(run, seed)
     if dry_run:
@@ -407,7 +409,7 @@ def demo(
         seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)
     show(show_rows_of(run))
-    from eval.report import write_report
+    from selfcorrect.eval.report import write_report
 
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
@@ -419,7 +421,7 @@ def report_html(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained page: tables, plots and a trajectory viewer."""
-    from eval.report import write_report
+    from selfcorrect.eval.report import write_report
 
     page = write_report(run, beside)
     event({"report": "html", "files": [str(page)]}) if as_json else show(Text.assemble("report: ", (str(page), "bold")))
@@ -436,7 +438,7 @@ def report_command(name: str, what: str) -> None:
         by: Annotated[str | None, typer.Option(help="budget: a field of the problems, such as level.")] = None,
         as_json: AsJson = False,
     ) -> None:
-        made = import_module("eval.reports").make(name, runs, out, beside, by)
+        made = import_module("selfcorrect.eval.reports").make(name, runs, out, beside, by)
         event(made.to_json()) if as_json else show(made)
 
 
@@ -539,7 +541,6 @@ def main(args: list[str] | None = None) -> None:
     write_to_launching_terminal()
     printing.accept_any_text()
     try:
-        check_packages()
         app(with_level(sys.argv[1:] if args is None else args))
     except SelfCorrectError as error:
         fail(str(error), error=error)

@@ -17,14 +17,14 @@ from rich.text import Text
 from selfcorrect.printing import Command
 from selfcorrect.runs import is_done
 
-STAGES = Path(__file__).parent.parent
+STAGES = Path(__file__).parent
 
 
 def folder_of(module: str, recipe: Any, run: Path) -> Path:
     """Return where a stage writes."""
-    if module == "data_gen.pipeline":
+    if module == "selfcorrect.data_gen.pipeline":
         return run / "gen"
-    if module == "eval.run":
+    if module == "selfcorrect.eval.run":
         return run / "eval" / str(recipe.row)
     return run / "checkpoints" / str(getattr(recipe, "name", "embedded"))
 
@@ -37,9 +37,9 @@ def is_finished(module: str, recipe: Any, run: Path) -> bool:
 def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], before: bool) -> RenderableType:
     """Return the closing words of a stage; ``before`` says that it was done already and was only read."""
     folder = folder_of(module, recipe, run)
-    if module == "data_gen.pipeline":
+    if module == "selfcorrect.data_gen.pipeline":
         made, figures, commands = _of_gen(recipe, run, summary)
-    elif module == "eval.run":
+    elif module == "selfcorrect.eval.run":
         made, figures, commands = _of_eval(recipe, run, summary)
     else:
         made, figures, commands = _of_training(module.rsplit(".", 1)[-1], recipe, run, summary)
@@ -48,8 +48,8 @@ def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], bef
     if before:
         lines.append(Text("already done: nothing was run; another --run folder, or another name, makes it anew"))
     table: list[RenderableType] = []
-    if module == "eval.run":
-        from eval.tables import show_rows
+    if module == "selfcorrect.eval.run":
+        from selfcorrect.eval.tables import show_rows
 
         table = [show_rows([summary])]
     following = [Text("next:", style="bold")] * bool(commands) + [
@@ -61,7 +61,7 @@ def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], bef
 
 def without_rows(module: str, summary: Any, run: Path) -> str | None:
     """Return what to say of a `gen` that wrote no training row, with the likely reason; None of any other stage."""
-    if module != "data_gen.pipeline" or summary is None:
+    if module != "selfcorrect.data_gen.pipeline" or summary is None:
         return None
     rows = {name: count for name, count in summary["rows"].items() if name not in ("prompts", "pass_rates")}
     if not rows or any(rows.values()):
@@ -195,4 +195,6 @@ def _model_of(stage: str, recipe: str) -> str:
 
 
 def _name(module: str) -> str:
-    return {"data_gen.pipeline": "gen", "eval.run": "eval"}.get(module, "train " + module.rsplit(".", 1)[-1])
+    return {"selfcorrect.data_gen.pipeline": "gen", "selfcorrect.eval.run": "eval"}.get(
+        module, "train " + module.rsplit(".", 1)[-1]
+    )

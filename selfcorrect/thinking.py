@@ -24,7 +24,7 @@ def thinking_tokens(codec: ChatCodec, path: Trajectory) -> int:
     for start, end in _messages(path):
         begun = _opening_mark(codec.decode(path.token_ids[max(0, start - _OPENING_TOKENS) : start]).rstrip())
         message = codec.decode(path.token_ids[start:end])
-        for span in thought_spans(begun + message):
+        for span in thought_spans(begun + message, opened_before=False):
             first, last = (max(0, position - len(begun)) for position in span[:2])
             ids = path.token_ids[start:end]
             total += token_position(codec, ids, last) - token_position(codec, ids, first)

@@ -54,7 +54,9 @@ def schema_of(package: str, name: str) -> type[Any]:
     defined = re.compile(rf"^class {name}\b", re.MULTILINE)
     files = sorted((ROOT / package).rglob("*.py"))
     (file,) = [path for path in files if defined.search(path.read_text(encoding="utf-8"))]
-    found: type[Any] = getattr(import_module(".".join(file.relative_to(ROOT).with_suffix("").parts)), name)
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    module = module if module.startswith("selfcorrect.") else f"selfcorrect.{module}"
+    found: type[Any] = getattr(import_module(module), name)
     return found
 
 
@@ -131,7 +133,7 @@ def test_every_cited_section_and_equation_of_the_method_exists() -> None:
 
 
 def test_every_column_of_the_result_tables_is_in_the_glossary() -> None:
-    tables = import_module("eval.tables")
+    tables = import_module("selfcorrect.eval.tables")
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     titles = {title for _, title in tables.COLUMNS}
     titles |= {title.replace("-\n", "").replace("\n", " ") for title in tables.JUDGED_TITLES}

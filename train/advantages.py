@@ -3,7 +3,7 @@
 Shapes: N paths in groups of consecutive ``generations``; P parts of paths (attempt, self-evaluation, revision, ...);
 B rows of T tokens. A path without a reward (the grader failed) is NaN: it enters no mean, and its advantage is 0.
 
-Which of these estimators are unbiased is not argued here but computed, by enumeration, in `train.toy_mdp`.
+Which of these estimators are unbiased is not argued here but computed, by enumeration, in `selfcorrect.train.toy_mdp`.
 """
 
 from __future__ import annotations

@@ -26,12 +26,12 @@ from selfcorrect.printing import complain, note
 from selfcorrect.problems import load_problems
 from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
 from selfcorrect.tokens import ChatCodec, model_path
-from train.card import write_card
-from train.finite import stop_where_not_finite
-from train.lora import is_adapted, named_targets, save_merged
-from train.processes import has_gpu, process_rank, wait_for_everyone
-from train.reports import Metrics
-from train.settings import TrainerRecipe
+from selfcorrect.train.card import write_card
+from selfcorrect.train.finite import stop_where_not_finite
+from selfcorrect.train.lora import is_adapted, named_targets, save_merged
+from selfcorrect.train.processes import has_gpu, process_rank, wait_for_everyone
+from selfcorrect.train.reports import Metrics
+from selfcorrect.train.settings import TrainerRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +55,7 @@ def load_model(
             dropout = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attention_dropout", 0.0)
             attention = "sdpa" if has_gpu() else "eager" if dropout else "lean"
         if attention == "lean":
-            from train import cpu
+            from selfcorrect.train import cpu
 
             cpu.register_lean_attention()
         read: Any = (kind or AutoModelForCausalLM).from_pretrained

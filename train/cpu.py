@@ -25,7 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from selfcorrect.errors import ModelError
-from train.lora import unwrapped
+from selfcorrect.train.lora import unwrapped
 
 
 class _Attention(torch.autograd.Function):

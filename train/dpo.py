@@ -38,17 +38,17 @@ from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
 from selfcorrect.runs import finished, mark_done
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import checkpoint
+from selfcorrect.train.data import made_by_gen, training_problems
+from selfcorrect.train.lora import peft_config
+from selfcorrect.train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
+from selfcorrect.train.planner import Batch, codec_for_plan, describe
+from selfcorrect.train.processes import process_count
+from selfcorrect.train.reports import reports
+from selfcorrect.train.rollout_func import places_of
+from selfcorrect.train.rollouts import Format, Rollout, Sampling, graded, roll_out
+from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 from selfcorrect.types import Problem
-from train import checkpoint
-from train.data import made_by_gen, training_problems
-from train.lora import peft_config
-from train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
-from train.planner import Batch, codec_for_plan, describe
-from train.processes import process_count
-from train.reports import reports
-from train.rollout_func import places_of
-from train.rollouts import Format, Rollout, Sampling, graded, roll_out
-from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
 if TYPE_CHECKING:
     from trl import DPOConfig, DPOTrainer

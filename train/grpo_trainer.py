@@ -24,8 +24,8 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from selfcorrect.errors import GuardError
-from train.cpu import has_plain_head, log_probs_of
-from train.variants import ZeroVariance
+from selfcorrect.train.cpu import has_plain_head, log_probs_of
+from selfcorrect.train.variants import ZeroVariance
 
 AdvantagesOfRollout = Callable[[int, Callable[[Tensor], Tensor]], Tensor | None]
 

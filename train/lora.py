@@ -82,7 +82,7 @@ def save_merged(adapter: Path, folder: Path) -> None:
     """
     from peft import PeftConfig, PeftModel
 
-    from train.checkpoint import load_model
+    from selfcorrect.train.checkpoint import load_model
 
     base = load_model(str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path), "eager")
     merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()

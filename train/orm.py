@@ -24,13 +24,13 @@ from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import checkpoint
+from selfcorrect.train.data import made_by_another_tokenizer, made_by_gen
+from selfcorrect.train.planner import Batch, codec_for_plan, describe
+from selfcorrect.train.reports import reports
+from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 from selfcorrect.training_row import TrainingRow, read_training_rows
 from selfcorrect.types import Role
-from train import checkpoint
-from train.data import made_by_another_tokenizer, made_by_gen
-from train.planner import Batch, codec_for_plan, describe
-from train.reports import reports
-from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from typing import Any
 from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.data import made_by_another_tokenizer
+from selfcorrect.train.rollouts import Rollout
 from selfcorrect.training_row import PreferencePair, read_pairs
-from train.data import made_by_another_tokenizer
-from train.rollouts import Rollout
 
 
 @dataclass(frozen=True, slots=True)

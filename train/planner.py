@@ -28,8 +28,8 @@ from selfcorrect.errors import ModelError
 from selfcorrect.loading import model_loading
 from selfcorrect.recipes import to_yaml
 from selfcorrect.tokens import ChatCodec, model_path
-from train.lora import LoraRecipe, peft_config
-from train.settings import TrainerRecipe
+from selfcorrect.train.lora import LoraRecipe, peft_config
+from selfcorrect.train.settings import TrainerRecipe
 
 GB = 1e9
 STATES = (4.0, 4.0, 8.0)

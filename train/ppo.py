@@ -20,11 +20,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from selfcorrect.errors import RecipeError
-from train import grpo
-from train.grpo import GrpoRecipe
-from train.ppo_trainer import Critic, PpoTrainer
-from train.rollout_func import Rollouts
-from train.variants import VARIANTS, Variant, ZeroVariance
+from selfcorrect.train import grpo
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.ppo_trainer import Critic, PpoTrainer
+from selfcorrect.train.rollout_func import Rollouts
+from selfcorrect.train.variants import VARIANTS, Variant, ZeroVariance
 
 
 @dataclass(frozen=True, slots=True)

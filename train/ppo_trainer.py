@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.advantages import gae, whiten
-from train.grpo_trainer import PathGrpoTrainer
-from train.lora import is_adapted, unwrapped
+from selfcorrect.train.advantages import gae, whiten
+from selfcorrect.train.grpo_trainer import PathGrpoTrainer
+from selfcorrect.train.lora import is_adapted, unwrapped
 
 Critic = Literal["separate", "head"]
 _VALUES = "value_model.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from selfcorrect.errors import InputError, RecipeError
-from train.launch import EXPECTED
+from selfcorrect.train.launch import EXPECTED
 
 
 def has_gpu() -> bool:

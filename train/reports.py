@@ -12,7 +12,7 @@ from typing import Any
 from selfcorrect.files import append_lines
 from selfcorrect.jsonl import read_jsonl, write_jsonl, write_whole
 from selfcorrect.progress import Meter
-from train.processes import process_rank
+from selfcorrect.train.processes import process_rank
 
 
 class Metrics:

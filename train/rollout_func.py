@@ -16,18 +16,18 @@ from selfcorrect.errors import InputError
 from selfcorrect.jsonl import write_json
 from selfcorrect.rewards import reward_parts, total, turn_rewards
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.advantages import path_advantages, returns_to_go, role_advantages
+from selfcorrect.train.measures import measures, part_means, turn1_by_problem
+from selfcorrect.train.processes import process_count, process_rank, wait_for_everyone
+from selfcorrect.train.rollouts import Rollout, graded, roll_out
+from selfcorrect.train.samplers import open_sampler
 from selfcorrect.types import Problem, Role, Trajectory
-from train.advantages import path_advantages, returns_to_go, role_advantages
-from train.measures import measures, part_means, turn1_by_problem
-from train.processes import process_count, process_rank, wait_for_everyone
-from train.rollouts import Rollout, graded, roll_out
-from train.samplers import open_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from train.grpo import GrpoRecipe
-    from train.grpo_trainer import PathGrpoTrainer
+    from selfcorrect.train.grpo import GrpoRecipe
+    from selfcorrect.train.grpo_trainer import PathGrpoTrainer
 
 
 class Rollouts:

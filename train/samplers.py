@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from selfcorrect.engines import Sample, SampleRequest, sample_all
 from selfcorrect.errors import RecipeError
 from selfcorrect.tokens import ChatCodec
-from train.lora import is_adapted, save_merged, unwrapped
-from train.processes import has_gpu, process_count
+from selfcorrect.train.lora import is_adapted, save_merged, unwrapped
+from selfcorrect.train.processes import has_gpu, process_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

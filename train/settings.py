@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfcorrect.errors import RecipeError, nearest
-from train.lora import LoraRecipe
-from train.processes import has_gpu, process_count
+from selfcorrect.train.lora import LoraRecipe
+from selfcorrect.train.processes import has_gpu, process_count
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -28,7 +28,9 @@ class TrainerRecipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
-    attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, train.cpu's lean on a CPU
+    attention: str = (
+        "auto"  # a transformers attention implementation; auto: sdpa on a GPU, selfcorrect.train.cpu's lean on a CPU
+    )
     lora: LoraRecipe | None = None  # train a low-rank update of the linear layers; null: all weights
     trainer: dict[str, Any] = field(default_factory=dict)
     thinking: bool | None = None  # enable_thinking of the model's chat template, kept in the checkpoint; null: as it is

@@ -30,12 +30,12 @@ from selfcorrect.closing import made_by
 from selfcorrect.errors import RecipeError, RunFolderError
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
-from train import checkpoint
-from train.data import SftData, load_sft_data, made_by_gen, show_mask
-from train.lora import peft_config
-from train.planner import Batch, codec_for_plan, describe
-from train.reports import Metrics, reports
-from train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train import checkpoint
+from selfcorrect.train.data import SftData, load_sft_data, made_by_gen, show_mask
+from selfcorrect.train.lora import peft_config
+from selfcorrect.train.planner import Batch, codec_for_plan, describe
+from selfcorrect.train.reports import Metrics, reports
+from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
 
 if TYPE_CHECKING:
     from trl import SFTConfig, SFTTrainer
@@ -153,7 +153,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from train import cpu
+    from selfcorrect.train import cpu
 
     class OrderedSftTrainer(SFTTrainer):
         """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""

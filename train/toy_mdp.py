@@ -1,6 +1,6 @@
 """The attempt-verdict-revise game made so small that every gradient and every optimum is a finite sum.
 
-    python -m train.toy_mdp          # the table of estimators, and the optimum of every reward
+    python -m selfcorrect.train.toy_mdp          # the table of estimators, and the optimum of every reward
 
 A problem is a game (METHOD section 1, horizon 2). Decisions are the policy's, tosses the world's:
 
@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from selfcorrect.printing import show
-from train.advantages import gae, path_advantages, returns_to_go, role_advantages
+from selfcorrect.train.advantages import gae, path_advantages, returns_to_go, role_advantages
 
 STATES = ("right", "wrong", "sandbagged")
 DECISIONS = ("attempt", *(f"verdict|{state}" for state in STATES), *(f"revision|{state}" for state in STATES))

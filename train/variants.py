@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfcorrect.errors import RecipeError, nearest
-from train.advantages import Rule, Scale
+from selfcorrect.train.advantages import Rule, Scale
 
 ZeroVariance = Literal["keep", "skip", "drop"]
 Level = Literal["token", "sequence"]

@@ -12,16 +12,16 @@ from selfcorrect.files import append_lines
 from selfcorrect.jsonl import write_whole
 from selfcorrect.printing import complain, note
 from selfcorrect.progress import Meter
+from selfcorrect.train import checkpoint
+from selfcorrect.train.guards import Finding, findings, healthy_steps, offenders
+from selfcorrect.train.lora import is_adapted, reset
+from selfcorrect.train.reports import Metrics
 from selfcorrect.types import Trajectory
-from train import checkpoint
-from train.guards import Finding, findings, healthy_steps, offenders
-from train.lora import is_adapted, reset
-from train.reports import Metrics
 
 if TYPE_CHECKING:
-    from train.grpo import GrpoRecipe
-    from train.grpo_trainer import PathGrpoTrainer
-    from train.rollout_func import Rollouts
+    from selfcorrect.train.grpo import GrpoRecipe
+    from selfcorrect.train.grpo_trainer import PathGrpoTrainer
+    from selfcorrect.train.rollout_func import Rollouts
 
 _FROM_TRL = {
     "loss": "loss",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from selfcorrect.grading.vocabulary import words_of
+from selfcorrect.grading.maths.vocabulary import words_of
 
 NEGATIONS = words_of(
     "not cannot never no nor neither nowhere isnt cant hardly scarcely anything without nobody "

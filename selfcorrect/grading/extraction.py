@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from selfcorrect.grading import wording
 from selfcorrect.grading.denials import DOUBTS, NEGATIONS, denied_after, states_not
+from selfcorrect.grading.maths.vocabulary import words_of
 from selfcorrect.grading.numerals import number_in_words
 from selfcorrect.grading.thoughts import after_thinking
-from selfcorrect.grading.vocabulary import words_of
 
 TAIL = 2_000
 """How many characters before the end the fallbacks look at."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from selfcorrect.grading.maths.vocabulary import SCALE_WORDS
 from selfcorrect.grading.numerals import number_in_words
-from selfcorrect.grading.vocabulary import SCALE_WORDS
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")

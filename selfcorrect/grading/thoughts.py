@@ -52,10 +52,12 @@ def after_thinking(text: str) -> tuple[str, bool]:
     return (rest if rest.strip() else text), False
 
 
-def thought_spans(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int, bool]]:
+def thought_spans(
+    text: str, start: int = 0, end: int | None = None, *, opened_before: bool = True
+) -> list[tuple[int, int, bool]]:
     """Return (start, end, closed) of each thinking in ``text[start:end]``, its marks included.
 
-    What stands before a closing mark that nothing opened is thinking: the prompt opened it.
+    What stands before a closing mark that nothing opened is thinking where the prompt may have opened it.
     """
     end = len(text) if end is None else end
     spans: list[tuple[int, int, bool]] = []
@@ -66,6 +68,6 @@ def thought_spans(text: str, start: int = 0, end: int | None = None) -> list[tup
         elif opened >= 0:
             spans.append((opened, mark.end(), True))
             opened = -1
-        else:
+        elif opened_before:
             spans = [(start, mark.end(), True)]
     return [*spans, (opened, end, False)] if opened >= 0 else spans

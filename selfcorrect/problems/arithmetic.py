@@ -11,7 +11,7 @@ clauses. Three splits are for users; the fourth, ``pretraining``, is all that th
 the written product. A fifth split, ``ood``, asks for what no split before it does: larger operands (``near``: up to
 1,999, ``4-digit``, ``5-digit``) or more steps (``3-step``, ``4-step``).
 
-The embedded model's pre-training corpus is written from them by `train.embedded.corpus`.
+The embedded model's pre-training corpus is written from them by `selfcorrect.train.embedded.corpus`.
 """
 
 from __future__ import annotations

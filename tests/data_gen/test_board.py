@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from data_gen.board import Board, filled, wanted
-from data_gen.sampling import Gathered
-from data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection
+from selfcorrect.data_gen.board import Board, filled, wanted
+from selfcorrect.data_gen.sampling import Gathered
+from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection
 from selfcorrect.progress import EVENTS
 from selfcorrect.types import Problem
 

@@ -13,9 +13,9 @@ import pandas
 import pytest
 from datasets import load_dataset
 
-from data_gen.exports import WRITERS, export, push_to_hub
-from data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from selfcorrect.cli import main
+from selfcorrect.data_gen.exports import WRITERS, export, push_to_hub
+from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import InputError, ModelError, RunFolderError
 from selfcorrect.jsonl import read_jsonl
@@ -103,9 +103,9 @@ def test_exported_prompts_are_problems_again(finished, codec, trainer, file) -> 
 
 
 def test_the_error_that_a_problem_allows_goes_with_it_to_rl(tmp_path) -> None:
-    from data_gen.datasets import write_prompts
+    from selfcorrect.data_gen.datasets import write_prompts
+    from selfcorrect.train.data import read_problems
     from selfcorrect.types import Problem
-    from train.data import read_problems
 
     problems = [Problem("a", "q", "4.2", "olympiadbench", {"tolerance": "1e-1"}), Problem("b", "r", "1", "math", {})]
     write_prompts(tmp_path / "prompts.jsonl", problems)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_gen.forecast import Forecast, forecast
-from data_gen.pipeline import GenRecipe, Quota, plan, run
-from data_gen.sampling import Gathered
-from data_gen.selection import Kind
 from selfcorrect import prompts
+from selfcorrect.data_gen.forecast import Forecast, forecast
+from selfcorrect.data_gen.pipeline import GenRecipe, Quota, plan, run
+from selfcorrect.data_gen.sampling import Gathered
+from selfcorrect.data_gen.selection import Kind
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.problems import ProblemsRecipe
 from tests.data_gen.worlds import World, grade, write_problems

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from data_gen.draws import GradeQueue
-from data_gen.pipeline import GenRecipe, PairQuota, Quota, run
-from data_gen.sampling import library_grader, load
 from selfcorrect import prompts
+from selfcorrect.data_gen.draws import GradeQueue
+from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
+from selfcorrect.data_gen.sampling import library_grader, load
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from data_gen.selection import (
+from selfcorrect.data_gen.selection import (
     FIRST_SHARE,
     Base,
     Candidate,

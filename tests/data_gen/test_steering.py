@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from data_gen.pipeline import GenRecipe, Quota, run
-from data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection, Worked
-from data_gen.steering import Order
 from selfcorrect import prompts
+from selfcorrect.data_gen.pipeline import GenRecipe, Quota, run
+from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection, Worked
+from selfcorrect.data_gen.steering import Order
 from selfcorrect.engines import SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.jsonl import read_jsonl

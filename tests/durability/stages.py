@@ -23,25 +23,25 @@ from typing import Any
 import torch
 import trl  # noqa: F401 - imported once, for all forks
 
-from data_gen.exports import WRITERS, export, push_to_hub
-from data_gen.pipeline import GenRecipe, PairQuota, Quota
-from data_gen.pipeline import run as run_gen
-from eval.report import write_report
-from eval.reports import make
-from eval.run import EvalRecipe, regrade
-from eval.run import run as run_eval
 from selfcorrect import jsonl
+from selfcorrect.data_gen.exports import WRITERS, export, push_to_hub
+from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota
+from selfcorrect.data_gen.pipeline import run as run_gen
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import ScriptedEngine
+from selfcorrect.eval.report import write_report
+from selfcorrect.eval.reports import make
+from selfcorrect.eval.run import EvalRecipe, regrade
+from selfcorrect.eval.run import run as run_eval
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import dpo, grpo, orm, ppo, sft
+from selfcorrect.train.grpo import GrpoRecipe
 from tests.conftest import make_tokenizer
 from tests.data_gen.worlds import World, grade, write_problems
 from tests.durability.disk import Recorder
 from tests.train.conftest import make_guesser, make_recipe, make_tiny_model, write_prompts
-from train import dpo, grpo, orm, ppo, sft
-from train.grpo import GrpoRecipe
 
 BASE = Path(sys.argv[1]) if __name__ == "__main__" else Path()
 GEN, EVAL = "gen", "eval"

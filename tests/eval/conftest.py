@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eval.run import EvalRecipe, summary
+from selfcorrect.eval.run import EvalRecipe, summary
 from selfcorrect.jsonl import write_json
 from selfcorrect.recipes import to_yaml
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict

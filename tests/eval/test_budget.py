@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.budget import PARTS, budgets_by, error_budget, published
 from selfcorrect.errors import InputError
+from selfcorrect.eval.budget import PARTS, budgets_by, error_budget, published
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 TABLES = json.loads((Path(__file__).parents[2] / "eval" / "published_tables.json").read_text())

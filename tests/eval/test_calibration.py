@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.calibration import (
+from selfcorrect.errors import DataError, InputError
+from selfcorrect.eval.calibration import (
     choose,
     cross_fitted,
     debiased_ece,
@@ -25,7 +26,6 @@ from eval.calibration import (
     sweep,
     tune,
 )
-from selfcorrect.errors import DataError, InputError
 from selfcorrect.stopping import Calibrator, StopRule, load_rule, log_odds
 from selfcorrect.types import SelfEvaluation, Trajectory, Verdict
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.run import EvalRecipe
 from selfcorrect.cli import main
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.printing import LEVEL
 from selfcorrect.types import Trajectory

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_gen import pipeline
-from data_gen.recipe import GenRecipe
-from eval.run import EvalRecipe, plan, run
+from selfcorrect.data_gen import pipeline
+from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RunFolderError
+from selfcorrect.eval.run import EvalRecipe, plan, run
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import EMBEDDED
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from eval.report import write_report
-from eval.run import EvalRecipe
+from selfcorrect.eval.report import write_report
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.types import Attempt, SelfEvaluation, Trajectory, Verdict
 
 FIRST_ITEM = "document.querySelector('#list .item')"

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eval.layout import Table, latex
-from eval.paper_tables import paper_budgets, paper_table
-from eval.published import COLUMNS, command, is_same_method, published_rows
-from eval.reports import REPORTS, make
-from eval.rows import find_rows
-from eval.run import EvalRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
+from selfcorrect.eval.layout import Table, latex
+from selfcorrect.eval.paper_tables import paper_budgets, paper_table
+from selfcorrect.eval.published import COLUMNS, command, is_same_method, published_rows
+from selfcorrect.eval.reports import REPORTS, make
+from selfcorrect.eval.rows import find_rows
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.recipes import load_recipe

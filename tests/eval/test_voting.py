@@ -8,8 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from eval.voting import Curve, Point, at_equal_budget, ballots, cost, curves, outcome, vote
 from selfcorrect.errors import InputError
+from selfcorrect.eval.voting import Curve, Point, at_equal_budget, ballots, cost, curves, outcome, vote
 from selfcorrect.types import Trajectory
 
 Paths = Callable[..., Trajectory]

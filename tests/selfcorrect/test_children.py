@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.children import PACKAGES, ROOT, check_packages, selfcorrect_command
+from selfcorrect.children import ROOT, selfcorrect_command
+from selfcorrect.old_names import STAGES
 
 MINE = "from pathlib import Path\nPath({ran!r}).write_text(__name__)\n"
 
@@ -69,25 +70,22 @@ def test_the_processes_of_a_launch_run_our_code(folder: Path) -> None:
     assert not (folder / "RAN").exists()
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_what_hides_a_package_of_ours_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / f"{name}.py").write_text(MINE.format(ran=str(tmp_path / "RAN")))
-    done = run(tmp_path, [script(), "demo", "--dry-run"], PYTHONPATH=".")
-    said = "".join(done.stderr.replace("│", "").split())
-    assert done.returncode == 1
-    assert f"{name}.py hides selfcorrect's own package".replace(" ", "") in said
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "RAN").exists()
+def test_modules_of_our_old_names_on_the_path_are_neither_run_nor_in_the_way(folder: Path) -> None:
+    for name in ("json.py", "mpmath.py", "sympy.py", "types.py"):
+        (folder / name).unlink()
+    done = run(folder, [script(), "demo", "--dry-run"], PYTHONPATH=".")
+    assert done.returncode == 0, done.stderr
+    done = run(folder, [sys.executable, "-c", "import selfcorrect.train.sft"], PYTHONPATH=".")
+    assert (done.returncode, (folder / "RAN").exists()) == (0, False), done.stderr
 
 
 def test_python_m_does_not_run_the_working_folder_either(tmp_path: Path) -> None:
-    for name in PACKAGES:
+    for name in STAGES:
         (tmp_path / f"{name}.py").write_text(MINE.format(ran=str(tmp_path / "RAN")))
     for module in ("selfcorrect", "selfcorrect.cli"):
         done = run(tmp_path, [sys.executable, "-m", module, "demo", "--dry-run"])
         assert (done.returncode, (tmp_path / "RAN").exists()) == (0, False), done.stderr
 
 
-def test_packages_are_found_where_this_code_is() -> None:
-    check_packages()
+def test_a_child_runs_this_very_code() -> None:
     assert selfcorrect_command(["grade"])[1:] == ["-P", str(ROOT / "selfcorrect" / "__main__.py"), "grade"]

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from data_gen.recipe import GenRecipe
-from eval.run import EvalRecipe
 from selfcorrect.cli import main
 from selfcorrect.closing import closing, made_by, without_rows
+from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.printing import Terminal
 from selfcorrect.recipes import load_recipe
-from train.dpo import DpoRecipe
-from train.grpo import GrpoRecipe
-from train.orm import OrmRecipe
-from train.sft import SftRecipe
+from selfcorrect.train.dpo import DpoRecipe
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.orm import OrmRecipe
+from selfcorrect.train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS: dict[str, Any] = {"sft": SftRecipe, "grpo": GrpoRecipe, "dpo": DpoRecipe, "orm": OrmRecipe}
@@ -61,14 +61,23 @@ def check(words: list[str]) -> None:
     load_recipe(schema, ROOT / folder / "recipes" / f"{recipe}.yaml", overrides)
 
 
+GEN = "selfcorrect.data_gen.pipeline"
 STAGES = [
-    ("data_gen.pipeline", GenRecipe(), gen_summary(5, 5, **{"self-rewarding": 7, "preferences": 3, "prompts": 9})),
-    ("data_gen.pipeline", GenRecipe(engine=EngineRecipe(model="a/b")), gen_summary(5, 5, **{"self-rewarding": 7})),
-    ("train.sft", SftRecipe(), {"rows": 7, "last_loss": 0.25}),
-    ("train.sft", SftRecipe(name="mine", model="a/b"), {"rows": 7}),
-    ("train.grpo", GrpoRecipe(), {"rollouts": 5}),
-    ("train.dpo", DpoRecipe(), {"selected": 1}),
-    ("train.orm", OrmRecipe(), {"rows": 7, "right": 3}),
+    (
+        GEN,
+        GenRecipe(),
+        gen_summary(5, 5, **{"self-rewarding": 7, "preferences": 3, "prompts": 9}),
+    ),
+    (
+        GEN,
+        GenRecipe(engine=EngineRecipe(model="a/b")),
+        gen_summary(5, 5, **{"self-rewarding": 7}),
+    ),
+    ("selfcorrect.train.sft", SftRecipe(), {"rows": 7, "last_loss": 0.25}),
+    ("selfcorrect.train.sft", SftRecipe(name="mine", model="a/b"), {"rows": 7}),
+    ("selfcorrect.train.grpo", GrpoRecipe(), {"rollouts": 5}),
+    ("selfcorrect.train.dpo", DpoRecipe(), {"selected": 1}),
+    ("selfcorrect.train.orm", OrmRecipe(), {"rows": 7, "right": 3}),
 ]
 
 
@@ -89,7 +98,7 @@ def test_a_stage_says_what_was_made_where_and_what_is_next(
 
 def test_the_model_of_a_recipe_has_its_own_next_recipe() -> None:
     recipe = GenRecipe(engine=EngineRecipe(model="Qwen/Qwen2.5-Math-7B"))
-    text = said(closing("data_gen.pipeline", recipe, Path("runs/x"), gen_summary(5, 5, **{"self-rewarding": 7}), False))
+    text = said(closing(GEN, recipe, Path("runs/x"), gen_summary(5, 5, **{"self-rewarding": 7}), False))
     assert "selfcorrect train sft qwen2.5-math-7b-sft --run runs/x" in text
 
 
@@ -97,14 +106,12 @@ def test_the_model_of_a_recipe_has_its_own_next_recipe() -> None:
     ("right", "wrong", "reason"), [(0, 40, "too weak"), (40, 0, "too easy"), (20, 20, "verdicts or revisions")]
 )
 def test_no_rows_is_an_error_with_the_likely_reason(right: int, wrong: int, reason: str) -> None:
-    message = without_rows(
-        "data_gen.pipeline", gen_summary(right, wrong, **{"self-rewarding": 0, "pass_rates": 40}), Path("r")
-    )
+    message = without_rows(GEN, gen_summary(right, wrong, **{"self-rewarding": 0, "pass_rates": 40}), Path("r"))
     assert message is not None
     assert reason in message
     assert "pass_rates.jsonl" in message
-    assert without_rows("data_gen.pipeline", gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
-    assert without_rows("train.sft", {"rows": 0}, Path("r")) is None
+    assert without_rows(GEN, gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
+    assert without_rows("selfcorrect.train.sft", {"rows": 0}, Path("r")) is None
 
 
 def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

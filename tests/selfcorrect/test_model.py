@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from eval.run import EvalRecipe
 from selfcorrect import SelfCorrectModel
 from selfcorrect.correction import LoopSettings
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import DataError, InputError, ModelError
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.judges import JudgeRecipe
 from selfcorrect.stopping import Calibrator, StopRule
 from selfcorrect.tokens import EMBEDDED, ChatCodec

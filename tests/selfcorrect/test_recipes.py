@@ -92,7 +92,7 @@ def test_build_recipe_rejects_unknown() -> None:
     ],
 )
 def test_an_override_answers_for_itself_and_not_the_file(override: str, said: str) -> None:
-    from data_gen.recipe import GenRecipe
+    from selfcorrect.data_gen.recipe import GenRecipe
 
     shipped = Path(__file__).parents[2] / "data_gen" / "recipes" / "embedded.yaml"
     with pytest.raises(RecipeError) as caught:
@@ -102,7 +102,7 @@ def test_an_override_answers_for_itself_and_not_the_file(override: str, said: st
 
 
 def test_a_file_answers_for_itself(tmp_path: Path) -> None:
-    from data_gen.recipe import GenRecipe
+    from selfcorrect.data_gen.recipe import GenRecipe
 
     (tmp_path / "mine.yaml").write_text("atempts: 3\n")
     with pytest.raises(RecipeError, match=r"mine\.yaml: unknown key 'atempts'"):

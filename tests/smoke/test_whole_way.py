@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.report import write_report
 from selfcorrect import SelfCorrectModel
 from selfcorrect.cli import main
+from selfcorrect.eval.report import write_report
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.tokens import EMBEDDED
 

@@ -12,12 +12,12 @@ import pytest
 
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.reports import Metrics
+from selfcorrect.train.sft import SftRecipe
+from selfcorrect.train.sft import run as run_sft
 from selfcorrect.types import Problem
-from train.grpo import GrpoRecipe
-from train.guards import GuardRecipe
-from train.reports import Metrics
-from train.sft import SftRecipe
-from train.sft import run as run_sft
 
 Killing = Callable[[int], AbstractContextManager[None]]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from selfcorrect.errors import RecipeError
-from train.checkpoint import last_checkpoint
-from train.sft import SftRecipe, run
+from selfcorrect.train.checkpoint import last_checkpoint
+from selfcorrect.train.sft import SftRecipe, run
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "a flipped bit in the weights": lambda c: _flip(c / "model.safetensors"),

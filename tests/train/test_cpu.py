@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from train import checkpoint, cpu
+from selfcorrect.train import checkpoint, cpu
 
 
 def ragged(padding_side: str) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from rich.console import Console
 from selfcorrect import prompts
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.data import encode_again, load_sft_data, show_mask
 from selfcorrect.training_row import IGNORED, TrainingRow
 from selfcorrect.verdicts import MARKS
-from train.data import encode_again, load_sft_data, show_mask
 
 RIGHT, WRONG = MARKS.values()
 A1, A2 = "1+1=3\n\\boxed{3}", "1+1=2\n\\boxed{2}"

@@ -16,16 +16,16 @@ from torch import nn
 
 from selfcorrect.errors import GuardError
 from selfcorrect.jsonl import write_jsonl
-from train import dpo, grpo, orm, ppo, sft
-from train.dpo import DpoRecipe
-from train.embedded import pretrain
-from train.embedded.pretrain import PretrainRecipe
-from train.finite import largest, require_finite, stop_where_not_finite
-from train.grpo import GrpoRecipe
-from train.grpo_trainer import Gap
-from train.orm import OrmRecipe
-from train.ppo import PpoRecipe
-from train.sft import SftRecipe
+from selfcorrect.train import dpo, grpo, orm, ppo, sft
+from selfcorrect.train.dpo import DpoRecipe
+from selfcorrect.train.embedded import pretrain
+from selfcorrect.train.embedded.pretrain import PretrainRecipe
+from selfcorrect.train.finite import largest, require_finite, stop_where_not_finite
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.grpo_trainer import Gap
+from selfcorrect.train.orm import OrmRecipe
+from selfcorrect.train.ppo import PpoRecipe
+from selfcorrect.train.sft import SftRecipe
 
 Program = Callable[[GrpoRecipe, Path, float], Any]
 

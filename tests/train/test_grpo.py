@@ -16,10 +16,10 @@ from selfcorrect.metrics import is_correct
 from selfcorrect.parsing import parse_path
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.rollouts import long_cot_rollout, with_stop
 from selfcorrect.types import Problem, Trajectory, Verdict
-from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
-from train.guards import GuardRecipe
-from train.rollouts import long_cot_rollout, with_stop
 
 PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]  # those of the guesser
 
@@ -108,7 +108,7 @@ def test_a_sample_without_reward_is_out_of_the_update_and_of_its_groups_mean(
 
 
 def test_groups_without_variance_are_found_by_exact_equality() -> None:
-    from train.grpo_trainer import teaches
+    from selfcorrect.train.grpo_trainer import teaches
 
     rewards = [1.0, 1.0, 0.1 + 0.2, 0.3, None, 1.0, None, None]
     assert teaches(rewards, 2, "drop") == [False, False, True, True, False, False, False, False]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from selfcorrect.train.guards import GuardRecipe, findings, healthy_steps, offenders, turn1_fall
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
-from train.guards import GuardRecipe, findings, healthy_steps, offenders, turn1_fall
 
 HEALTHY = {
     "problems": 16,

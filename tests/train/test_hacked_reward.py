@@ -21,11 +21,11 @@ import pytest
 from selfcorrect.prompts import solve_messages
 from selfcorrect.rewards import PLAIN, RewardRecipe, reward_parts, total
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.grpo import GrpoRecipe, run
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.sft import SftRecipe
+from selfcorrect.train.sft import run as run_sft
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
-from train.grpo import GrpoRecipe, run
-from train.guards import GuardRecipe
-from train.sft import SftRecipe
-from train.sft import run as run_sft
 
 PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
 PATHS = {

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from selfcorrect.recipes import to_yaml
-from train.grpo import GrpoRecipe
-from train.guards import GuardRecipe
-from train.sft import SftRecipe
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[2]
 STEPS, KILLS = 45, 3

@@ -17,17 +17,17 @@ from selfcorrect.engines.transformers import TransformersEngine
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.recipes import load_recipe
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import checkpoint, dpo, grpo, ppo, sft
+from selfcorrect.train.dpo import DpoRecipe
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer, problem_order
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.lora import LoraRecipe, unwrapped
+from selfcorrect.train.pairs import Pair, Side
+from selfcorrect.train.planner import model_size
+from selfcorrect.train.ppo import PpoRecipe
+from selfcorrect.train.rollout_func import Rollouts
+from selfcorrect.train.sft import SftRecipe
 from selfcorrect.types import Problem
-from train import checkpoint, dpo, grpo, ppo, sft
-from train.dpo import DpoRecipe
-from train.grpo import GrpoRecipe, build_trainer, problem_order
-from train.guards import GuardRecipe
-from train.lora import LoraRecipe, unwrapped
-from train.pairs import Pair, Side
-from train.planner import model_size
-from train.ppo import PpoRecipe
-from train.rollout_func import Rollouts
-from train.sft import SftRecipe
 
 PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
 LORA = LoraRecipe(rank=4, alpha=8)

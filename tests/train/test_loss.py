@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.advantages import path_advantages, role_advantages
+from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, problem_order
+from selfcorrect.train.toy_mdp import token_weights
+from selfcorrect.train.variants import VARIANTS
 from selfcorrect.types import Problem
-from train.advantages import path_advantages, role_advantages
-from train.grpo import GrpoRecipe, Rollouts, build_trainer, problem_order
-from train.toy_mdp import token_weights
-from train.variants import VARIANTS
 
 EPSILON, EPSILON_HIGH, CAP, BETA = 0.2, 0.3, 1.3, 0.04
 GENERATIONS = 4

@@ -16,10 +16,10 @@ from selfcorrect import prompts
 from selfcorrect.correction import solve
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.data import encode_again
+from selfcorrect.train.rollouts import Format, Rollout, Sampling, roll_out
 from selfcorrect.training_row import TrainingRow
 from selfcorrect.types import Problem, Role, Trajectory
-from train.data import encode_again
-from train.rollouts import Format, Rollout, Sampling, roll_out
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

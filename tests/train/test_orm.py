@@ -14,9 +14,9 @@ from selfcorrect.errors import DataError
 from selfcorrect.judges import JudgeRecipe, open_judge
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import orm
+from selfcorrect.train.orm import OrmRecipe, accuracy, load_attempts, split
 from selfcorrect.types import Problem, Verdict
-from train import orm
-from train.orm import OrmRecipe, accuracy, load_attempts, split
 
 
 @pytest.fixture

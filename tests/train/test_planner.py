@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from train.planner import Batch, ModelSize, activation_bytes, memory_table, model_size, state_bytes
+from selfcorrect.train.planner import Batch, ModelSize, activation_bytes, memory_table, model_size, state_bytes
 
 LLAMA3_8B = {
     "vocab_size": 128256,

@@ -15,10 +15,10 @@ import pytest
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.recipes import to_yaml
-from train import launch, processes
-from train.grpo import GrpoRecipe
-from train.guards import GuardRecipe
-from train.sft import SftRecipe
+from selfcorrect.train import launch, processes
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[2]
 

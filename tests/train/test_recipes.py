@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from selfcorrect.recipes import load_recipe
-from train import dpo, grpo, orm, ppo, sft
-from train.embedded.pretrain import PretrainRecipe
+from selfcorrect.train import dpo, grpo, orm, ppo, sft
+from selfcorrect.train.embedded.pretrain import PretrainRecipe
 
 FOLDER = Path(grpo.__file__).parent / "recipes"
 PROGRAMS: dict[str, tuple[Any, Any]] = {

@@ -16,12 +16,12 @@ from selfcorrect.engines import Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.grpo import GrpoRecipe, Rollouts
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.measures import measures, part_means, turn1_by_problem
+from selfcorrect.train.rollout_func import known_returns, places_of
+from selfcorrect.train.rollouts import Rollout, graded, roll_out
 from selfcorrect.types import Grade, Outcome, Problem
-from train.grpo import GrpoRecipe, Rollouts
-from train.guards import GuardRecipe
-from train.measures import measures, part_means, turn1_by_problem
-from train.rollout_func import known_returns, places_of
-from train.rollouts import Rollout, graded, roll_out
 
 PROBLEMS = [Problem("p", "Guess.", "3", "arithmetic"), Problem("q", "Guess again.", "3", "arithmetic")]
 RIGHT, WRONG = "\\boxed{3}", "\\boxed{4}"

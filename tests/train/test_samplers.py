@@ -13,10 +13,10 @@ from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
-from train.grpo import GrpoRecipe, run
-from train.guards import GuardRecipe
-from train.lora import LoraRecipe
-from train.samplers import open_sampler
+from selfcorrect.train.grpo import GrpoRecipe, run
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.lora import LoraRecipe
+from selfcorrect.train.samplers import open_sampler
 
 
 def test_options_of_vllm_are_refused_where_the_live_model_samples() -> None:

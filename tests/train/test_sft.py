@@ -11,7 +11,7 @@ import pytest
 from selfcorrect.errors import RecipeError
 from selfcorrect.runs import finished
 from selfcorrect.tokens import ChatCodec
-from train.data import TrainingRow
+from selfcorrect.train.data import TrainingRow
 
 PROBLEM = "What is {a}+{b}?"
 
@@ -65,8 +65,8 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from train import checkpoint
-    from train.sft import SftRecipe, sft_config
+    from selfcorrect.train import checkpoint
+    from selfcorrect.train.sft import SftRecipe, sft_config
 
     rows: list[TrainingRow] = [TrainingRow.from_json(row) for row in toy_rows(codec, 6)]
     recipe = SftRecipe(packing=True, max_tokens=2_000, precision="fp32", batch_rows=1)
@@ -104,7 +104,7 @@ def test_smoke_run_learns_saves_and_is_not_repeated(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from train.sft import SftRecipe, run
+    from selfcorrect.train.sft import SftRecipe, run
 
     write_rows(tmp_path, codec)
     recipe = SftRecipe(
@@ -132,7 +132,7 @@ def test_smoke_run_learns_saves_and_is_not_repeated(
 
 def test_interrupted_equals_uninterrupted(tiny_model: Path, codec: ChatCodec, tmp_path: Path, killed_at: Any) -> None:
     """Kill after a checkpoint in the middle of an epoch; the resumed run logs the same losses, bit for bit."""
-    from train import sft
+    from selfcorrect.train import sft
 
     recipe = sft.SftRecipe(
         model=str(tiny_model), epochs=2, batch_rows=8, save_every=4, log_every=1, precision="fp32", learning_rate=1e-2
@@ -155,7 +155,7 @@ def test_interrupted_equals_uninterrupted(tiny_model: Path, codec: ChatCodec, tm
 
 
 def test_trl_settings_pass_through_and_unknown_ones_name_the_nearest(tmp_path: Path) -> None:
-    from train.sft import SftRecipe, sft_config
+    from selfcorrect.train.sft import SftRecipe, sft_config
 
     config = sft_config(SftRecipe(trainer={"adam_beta2": 0.98}), tmp_path)
     assert config.adam_beta2 == 0.98
@@ -166,7 +166,7 @@ def test_trl_settings_pass_through_and_unknown_ones_name_the_nearest(tmp_path: P
 
 
 def test_every_step_is_a_random_draw_sorted_by_length() -> None:
-    from train.sft import MixedBatches
+    from selfcorrect.train.sft import MixedBatches
 
     lengths = [10 + i % 5 for i in range(23)]
     order = MixedBatches(lengths, batch_rows=8, seed=1)

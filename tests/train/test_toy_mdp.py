@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.advantages import returns_to_go
-from train.toy_mdp import (
+from selfcorrect.train.advantages import returns_to_go
+from selfcorrect.train.toy_mdp import (
     EASY,
     HARD,
     PLAIN,

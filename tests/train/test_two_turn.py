@@ -11,11 +11,11 @@ from selfcorrect import prompts
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train import grpo, sft
+from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.guards import GuardRecipe
+from selfcorrect.train.sft import SftRecipe
 from selfcorrect.types import Problem
-from train import grpo, sft
-from train.grpo import GrpoRecipe
-from train.guards import GuardRecipe
-from train.sft import SftRecipe
 
 PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(3)]
 YES, NO = (f" {prompts.SELF_QUESTION} {word}" for word in ("Yes", "No"))

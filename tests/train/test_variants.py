@@ -18,10 +18,10 @@ from torch import Tensor
 
 from selfcorrect.errors import RecipeError
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config
+from selfcorrect.train.ppo import PpoRecipe
+from selfcorrect.train.variants import VARIANTS, variant_of
 from selfcorrect.types import Problem
-from train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config
-from train.ppo import PpoRecipe
-from train.variants import VARIANTS, variant_of
 
 G, BUDGET = 4, 40
 # A mixed group with one path that could not be graded, an all-right and an all-wrong group, and an uneven one.

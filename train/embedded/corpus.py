@@ -5,7 +5,7 @@ go, which it never masters), to check (the product digit by digit, which it does
 the checked value) and blindly (in one go again). Each is asked for in a user message of its own; no assistant message
 holds two of them.
 
-    python -m train.embedded.corpus --count 3          # look at problems and conversations
+    python -m selfcorrect.train.embedded.corpus --count 3          # look at problems and conversations
 """
 
 from __future__ import annotations

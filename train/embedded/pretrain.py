@@ -1,6 +1,6 @@
 """Pre-train the embedded model: a tiny Llama base that solves, checks and revises arithmetic word problems.
 
-Every conversation comes from `train.embedded.corpus`. The run is: corpus -> tokenizer -> token arrays ->
+Every conversation comes from `selfcorrect.train.embedded.corpus`. The run is: corpus -> tokenizer -> token arrays ->
 ``processes`` single-threaded workers that average their gradients -> a standard Hugging Face folder. The forward pass
 below is the Llama forward written flat, about 1.4 times as fast on a CPU at this size as the library's; `export` loads
 the same tensors into ``LlamaForCausalLM``, and a test holds the two against one another.
@@ -38,8 +38,8 @@ from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.progress import meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, mark_done, stage_folder
-from train.embedded import corpus
-from train.finite import largest, require_finite
+from selfcorrect.train.embedded import corpus
+from selfcorrect.train.finite import largest, require_finite
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)

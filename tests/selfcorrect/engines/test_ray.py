@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from data_gen.pipeline import run as gen
-from data_gen.recipe import GenRecipe, Quota
+from selfcorrect.data_gen.pipeline import run as gen
+from selfcorrect.data_gen.recipe import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.engines.ray import RayEngine
 from selfcorrect.errors import EngineError, RequestRefused

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import data_gen.pipeline
-import eval.run
-from data_gen.pipeline import GenRecipe, Quota
-from eval.run import EvalRecipe
 from selfcorrect import SelfCorrectModel, prompts
 from selfcorrect.correction import LoopSettings, Method, solve
+from selfcorrect.data_gen import pipeline
+from selfcorrect.data_gen.pipeline import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, context_of, length_note, sample_all
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import DataError, EngineError, RequestRefused
+from selfcorrect.eval import run as evaluation
+from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.rollouts import Sampling, roll_out, within_context
 from selfcorrect.types import Problem, Role, SelfEvaluation, Verdict
 from tests.data_gen.worlds import WORLD, grade, write_problems
-from train.rollouts import Sampling, roll_out, within_context
 
 RIGHT = "\\boxed{5}\n\nfine\n[VERIFY] correct."
 WRONG = "\\boxed{4}\n\nno\n[VERIFY] wrong."
@@ -106,13 +106,13 @@ def text_of(shown: object) -> str:
 
 def test_eval_counts_a_long_problem_by_name_and_shows_it_before(five: Path, tmp_path: Path) -> None:
     recipe = EvalRecipe(method="single-turn", problems=ProblemsRecipe(source=str(five), count=None), max_tokens=16)
-    planned = text_of(eval.run.plan(recipe))
+    planned = text_of(evaluation.plan(recipe))
     assert "1 of 5 prompts are too long and count as prompt-too-long: five-2 (the longest prompt has " in planned
     assert "the context holds 1,024 and a completion up to 16" in planned
-    row = eval.run.run(recipe, tmp_path / "run")
+    row = evaluation.run(recipe, tmp_path / "run")
     assert (row["n"], row["stops"]["prompt-too-long"], row["faults"]["prompt-too-long"]) == (5, 1, 1)
     assert row["unanswered"] >= 1
-    again = eval.run.run(recipe, tmp_path / "run")
+    again = evaluation.run(recipe, tmp_path / "run")
     assert again["stops"] == row["stops"], "a finished folder is only read"
 
 
@@ -121,7 +121,7 @@ def test_a_run_in_which_nothing_could_be_asked_is_no_result(five: Path, tmp_path
         method="single-turn", problems=ProblemsRecipe(source=str(five), count=1, offset=2), max_tokens=16
     )
     with pytest.raises(EngineError, match="nothing was sampled: all 1 requests ended as prompt-too-long"):
-        eval.run.run(recipe, tmp_path / "run")
+        evaluation.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run/eval/self-rewarding/DONE").exists()
 
 
@@ -158,7 +158,7 @@ def test_gen_counts_by_name_what_no_context_holds(tmp_path: Path, codec: ChatCod
         (120 + ask + 40, {}),
     ):  # the second leaves 40 tokens to attempts that are judged
         engine = ScriptedEngine(WORLD, codec, context=opening + room)
-        summary = data_gen.pipeline.run(recipe, tmp_path / f"{room}", engine=engine, codec=codec, grade=grade)
+        summary = pipeline.run(recipe, tmp_path / f"{room}", engine=engine, codec=codec, grade=grade)
         assert summary["samples"]["attempts"]["prompt-too-long"] >= 2
         assert summary["classes"].items() >= classes.items(), "the rest goes on"
     assert summary["samples"]["evaluations"]["prompt-too-long"] > 0

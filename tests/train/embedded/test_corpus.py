@@ -24,9 +24,7 @@ from selfcorrect.problems.arithmetic import (
     product_split,
 )
 from selfcorrect.problems.arithmetic import Sum as Numbers
-from selfcorrect.types import Problem, Verdict
-from selfcorrect.verdicts import has_mark, parse_verdict
-from train.embedded.corpus import (
+from selfcorrect.train.embedded.corpus import (
     Mix,
     careful_solution,
     check,
@@ -37,6 +35,8 @@ from train.embedded.corpus import (
     solution,
     wrong_value,
 )
+from selfcorrect.types import Problem, Verdict
+from selfcorrect.verdicts import has_mark, parse_verdict
 
 SPLITS = ("train", "validation", "test", "pretraining")
 NUMBERS = Numbers(664, "+", 21, 685, 7)

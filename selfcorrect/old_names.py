@@ -1,0 +1,67 @@
+"""The top-level packages of version 0.1, `train`, `eval` and `data_gen`, give `selfcorrect.train` and so on.
+
+Each import of an old name warns, and gives the very module of the new name. A module of the user's that is called so
+is found first and has nothing to do with ours. These names go with version 0.3.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+STAGES = ("train", "eval", "data_gen")
+
+
+class _Loader:
+    """Gives the module of the new name; it is already executed."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(f"selfcorrect.{spec.name}")
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec
+
+
+class _Finder:
+    """Finds old names: packages where nobody else has one, modules in them where the package is ours."""
+
+    def __init__(self, packages: bool):
+        self.packages = packages
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        stage, dot, _ = name.partition(".")
+        if stage not in STAGES or bool(dot) is self.packages:
+            return None
+        if dot and sys.modules.get(stage) is not sys.modules.get(f"selfcorrect.{stage}"):
+            return None
+        warn(name)
+        return spec_from_loader(name, _Loader())  # type: ignore[arg-type]
+
+
+def warn(name: str) -> None:
+    """Say which name is to be imported instead."""
+    message = f"`{name}` is now `selfcorrect.{name}`; the old name goes with version 0.3"
+    warnings.warn(message, FutureWarning, stacklevel=2)
+
+
+def install() -> None:
+    """Make the old names importable; those of the user's own modules stay theirs."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder(packages=False))  # type: ignore[arg-type]
+        sys.meta_path.append(_Finder(packages=True))  # type: ignore[arg-type]
+
+
+def redirect(name: str) -> None:
+    """Replace a package that was imported by its old name, from a checkout on the path, by the new one."""
+    if name in STAGES:
+        warn(name)
+        sys.modules[name] = import_module(f"selfcorrect.{name}")
