@@ -106,6 +106,10 @@ _RIGHT_AFTER = re.compile(
 )
 
 
+_DENYING = NEGATIONS | DOUBTS
+_DENYING_OR_ASKING = _DENYING | CONDITIONS
+
+
 def states_not(before: str, *, conditions: bool = True) -> bool:
     """True where the words before a value, back to the start of its sentence, take it back."""
     broken = None
@@ -116,7 +120,7 @@ def states_not(before: str, *, conditions: bool = True) -> bool:
     if not sentence.isascii() and _SPACELESS_SIGN.search(sentence) and _SPACELESS.search(sentence):
         return True
     words = [word.lower().replace("’", "'") for word in _WORD.findall(sentence)]
-    denying = NEGATIONS | DOUBTS | (CONDITIONS if conditions else frozenset())
+    denying = _DENYING_OR_ASKING if conditions else _DENYING
     following, nearby = "", True
     for step, word in enumerate(reversed(words[-_STEPS:])):
         earlier = words[len(words) - 2 - step] if len(words) - 2 - step >= 0 else ""

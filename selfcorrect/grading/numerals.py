@@ -225,6 +225,8 @@ def _whole_of_signs(signs: str) -> int | None:
 def leading_number(text: str) -> tuple[Fraction, str] | None:
     """Return (number, other words) of ``twenty-five apples``; None where no number in words comes first."""
     words = text.replace("-", " ").split()
+    if not words or (words[0] not in _WORDS and words[0].isascii()):
+        return None
     for end in range(min(len(words), 10), 0, -1):
         value = number_in_words(" ".join(words[:end]))
         if value is not None:

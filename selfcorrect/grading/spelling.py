@@ -130,6 +130,7 @@ _SCALE = re.compile(
 _ENDS_IN_SIGN = re.compile(
     r"(?<=[0-9])(?:\s|~|\\[,;: ])*(?:\\(?:text|mathrm)\s*\{[\s~]*([kM]?)\s*\}\s*|([kM]))?(?:\\Omega|Ω)\s*$"
 )
+_BEFORE_WORD = re.compile(r"-?[0-9][0-9.,]*(?:[^\W\d_]|[ ~]|\\[,;: t])")
 _PRIMES = re.compile(r"(-?[0-9][0-9.,]*)\s*(?:\^\s*\{?\s*)?((?:'|\\prime\s*){1,2}|\")\s*\}?\s*\.?")
 _FEET_INCHES = re.compile(r"([0-9]+)\s*'\s*-?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')\.?")
 _REPEATING = re.compile(r"(?<![\w.])([0-9]*\.)([0-9])\s*(?:\\text\s*\{)?\s*\(?(?:repeating|recurring)\)?\s*\}?\.?$")
@@ -199,7 +200,7 @@ def _after_digits(text: str) -> str:
         text = _ENDS_IN_SIGN.sub(lambda found: rf" \text{{{found[1] or found[2] or ''}ohm}}", text)
     if "r" in text and ("repeating" in text or "recurring" in text):
         text = _REPEATING.sub(r"\1\\overline{\2}", text)
-    scaled = _SCALE.match(text)
+    scaled = _SCALE.match(text) if _BEFORE_WORD.match(text) else None
     if scaled is None:
         return text
     number = re.sub(r"^(-?[0-9]+),([0-9]{1,2})(?![0-9,.])", r"\1.\2", scaled[1])

@@ -39,8 +39,6 @@ def after_thinking(text: str) -> tuple[str, bool]:
 
     The whole text where nothing follows the thinking, where it is open, or where there is none.
     """
-    if "<" not in text and "[" not in text and "◁" not in text:
-        return text, False
     last = None
     for last in MARK.finditer(text):  # noqa: B007 (the last one is wanted)
         pass
