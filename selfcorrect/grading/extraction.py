@@ -65,14 +65,20 @@ _JOINING = frozenset(["and", "or", "for", "part", "text", "mbox", "textrm", "mat
 _SPECIAL = re.compile(r"<\|[a-zA-Z_/-]{2,20}\|>.*|</s>\s*$", re.DOTALL)
 _TEMPLATE = re.compile(r"final answer:?\**\s*:?\s*(?:the\s+final\s+answer\s+is:?)?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct", re.IGNORECASE)
-_STATEMENT = re.compile(
-    r"(?:answer|solution|result|réponse|reponse|respuesta|resposta|risposta|antwort|ответ|odpowiedź|cevap"
-    r"|antwoord|svaret?|vastaus|απάντηση|odpověď|răspunsul|відповідь|jawaban(?:nya)?|jibu|đáp (?:án|số)|jawapan"
-    r"|الجواب|الإجابة|الاجابة|उत्तर|উত্তর|คำตอบ|సమాధానం|விடை|תשובה)\**\s*"
-    r"(?:(?:correct[ae]?|corr?et(?:ta|a)|finale?|definitiva)\s+)?"
+_CUE_ENDS = (
+    r"\**\s*(?:(?:correct[ae]?|corr?et(?:ta|a)|finale?|definitiva)\s+)?"
     r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist|är|er|on|είναι|je|este|adalah|ni|là|هو|هي)\b|คือ|:|=|：)"
-    r"\s*(?:therefore|thus|:)?"
-    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|정?답(?:은|이|\s*[:：])|\banswer\s*(?=\\\[|\$)",
+    r"\s*(?:therefore|thus|:)?|\banswer\s*(?=\\\[|\$)"
+)
+_ASCII_CUES = (
+    "answer|solution|result|reponse|respuesta|resposta|risposta|antwort|cevap|antwoord|svaret?|vastaus"
+    "|jawaban(?:nya)?|jawapan|jibu"
+)
+_STATEMENT_IN_ASCII = re.compile(f"(?:{_ASCII_CUES}){_CUE_ENDS}", re.IGNORECASE)
+_STATEMENT = re.compile(
+    f"(?:{_ASCII_CUES}|réponse|ответ|odpowiedź|απάντηση|odpověď|răspunsul|відповідь|đáp (?:án|số)"
+    f"|الجواب|الإجابة|الاجابة|उत्तर|উত্তর|คำตอบ|సమాధానం|விடை|תשובה){_CUE_ENDS}"
+    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|정?답(?:은|이|\s*[:：])",
     re.IGNORECASE,
 )
 _JSON = re.compile(r"[\"'](?:final[_ ]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,}\]]+))", re.IGNORECASE)
@@ -165,9 +171,7 @@ _SPOKEN = re.compile(
 
 def extract(response: str, places: Sequence[str], *, cut: bool = False) -> tuple[str, str] | None:
     """Return (answer text, name of the place it was found in), None where every allowed place is empty."""
-    thinking = False
-    if ">" in response or "]" in response or "▷" in response:
-        response, thinking = after_thinking(response)
+    response, thinking = after_thinking(response)
     if thinking:
         found = _boxed(response) if "boxed" in places and _BOX_ENDS_TEXT.search(response[-40:]) else None
         return None if found is None else (found, "boxed")
@@ -383,7 +387,8 @@ def _answer_is(response: str) -> str | None:
 
 def _cues(tail: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of the last few words that announce an answer, the last first."""
-    places = {found.end(): found.start() for found in _STATEMENT.finditer(tail)}
+    cue = _STATEMENT_IN_ASCII if tail.isascii() else _STATEMENT
+    places = {found.end(): found.start() for found in cue.finditer(tail)}
     template = _last(_TEMPLATE, tail)
     if template:
         places[template.end()] = template.start()

@@ -39,6 +39,9 @@ def after_thinking(text: str) -> tuple[str, bool]:
 
     The whole text where nothing follows the thinking, where it is open, or where there is none.
     """
+    bracket = "]" in text and any(begun in text for begun in ("[T", "[t", "[R", "[r", "[/"))
+    if not (bracket or ("<" in text and ">" in text) or "◁" in text):
+        return text, False  # quick to see, and so of most texts
     last = None
     for last in MARK.finditer(text):  # noqa: B007 (the last one is wanted)
         pass
