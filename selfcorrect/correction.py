@@ -328,7 +328,7 @@ class _Turns:
         """Return the grader's judgement against the reference answer, which only gold methods may look at."""
         problem = self.path.problem
         tolerance = problem.meta.get("tolerance")
-        return grade(attempt.text, problem.gold, source=problem.source, tolerance=tolerance).correct
+        return grade(attempt.text, problem.gold, source=problem.source, tolerance=tolerance, cut=attempt.cut).correct
 
     @property
     def room(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from selfcorrect import prompts
 from selfcorrect.engines import Sample
 from selfcorrect.grading import extract_answer
+from selfcorrect.grading.thoughts import thought_spans
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, StopReason, Trajectory, Verdict
@@ -138,7 +139,6 @@ def parse_two_turn_message(
 
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
-_THOUGHT = re.compile(r"</think(?:ing)?>")
 _OPENER = re.compile(
     r"\n\n\s*[*_#\s]*(?:\[\s*verify\s*\]|check|self-evaluation|verif|evaluation\b"
     r"|(?:now |so )?(?:let me|let us|let's|i will|i'll) "
@@ -152,15 +152,18 @@ models that are asked."""
 def _attempt_end(text: str, start: int, end: int) -> int:
     """Return where the attempt in ``text[start:end]`` ends and its self-evaluation begins; ``end`` is the mark.
 
-    Boxes in thinking and empty boxes are passed over. After the first box, a paragraph that opens a check begins the
-    self-evaluation. Where none does, the attempt ends with the paragraph of its LAST box; a box in the paragraph of
-    the mark belongs to the self-evaluation if an earlier one answers. Without a box the last paragraph judges.
+    Boxes in thinking and empty boxes are passed over; thinking that is still open is all attempt. After the first box,
+    a paragraph that opens a check begins the self-evaluation. Where none does, the attempt ends with the paragraph of
+    its LAST box; a box in the paragraph of the mark belongs to the self-evaluation if an earlier one answers. Without a
+    box the last paragraph judges.
     """
-    for thought in _THOUGHT.finditer(text, start, end):
-        start = thought.end()
+    begun, thoughts = start, thought_spans(text, start, end)
+    start = max([start, *(last for _, last, closed in thoughts if closed)])
     boxes: list[int] = []  # where each complete box ends
-    for box in _BOX.finditer(text, start, end):
+    for box in _BOX.finditer(text, begun, end):
         closed = _closing_brace(text, box.end(), end)
+        if any(first <= box.start() < last for first, last, _ in thoughts):
+            continue
         if closed is not None and text[box.end() : closed - 1].strip() and (not boxes or closed > boxes[-1]):
             boxes.append(closed)
     marked = has_mark(text[end : end + 12])
@@ -174,7 +177,7 @@ def _attempt_end(text: str, start: int, end: int) -> int:
         closed = boxes[-1]
         paragraph = text.find(prompts.SEPARATOR, closed, end)
         return opener.start() if opener else paragraph if paragraph >= 0 else closed if marked else end
-    if end == len(text):
+    if end == len(text) or (thoughts and not thoughts[-1][2]):
         return end
     paragraph = text.rfind(prompts.SEPARATOR, start, end)
     return paragraph if paragraph > start else end

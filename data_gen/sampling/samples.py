@@ -41,7 +41,9 @@ OUTCOMES = {
 class GradeMany(Protocol):
     """Grades (response, reference answer) pairs of one problem set: `grading.grade_many`, or a test's own."""
 
-    def __call__(self, pairs: Sequence[tuple[str, str]], *, source: str) -> Sequence[Grade]: ...
+    def __call__(
+        self, pairs: Sequence[tuple[str, str]], *, source: str, tolerance: Sequence[str | None] | None
+    ) -> Sequence[Grade]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,8 @@ class GradeQueue:
                 for source in sorted({problem.source for _, problem, _ in batch}):
                     mine = [item for item in batch if item[1].source == source]
                     pairs = [(text, problem.gold) for text, problem, _ in mine]
-                    grades = await asyncio.to_thread(self._grade, pairs, source=source)
+                    tolerances = [problem.meta.get("tolerance") for _, problem, _ in mine]
+                    grades = await asyncio.to_thread(self._grade, pairs, source=source, tolerance=tolerances)
                     for (_, _, future), grade in zip(mine, grades, strict=True):
                         if not future.done():
                             future.set_result(grade)

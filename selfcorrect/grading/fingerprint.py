@@ -11,12 +11,14 @@ VERSION = "2"
 """Raise it where stored grades should count as another grader's whatever the code says."""
 
 RULE_FILES = (
+    "denials.py",
     "extraction.py",
     "grader.py",
     "numerals.py",
     "references.py",
     "rules.py",
     "spelling.py",
+    "thoughts.py",
     "wording.py",
     "maths/algebra.py",
     "maths/common_units.py",

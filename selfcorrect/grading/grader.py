@@ -42,7 +42,9 @@ UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, L
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
-_WORDY = re.compile(r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：]|\\(?:emptyset|varnothing|\{)")
+_WORDY = re.compile(
+    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：∞]|\\(?:emptyset|varnothing|infty|\{)"
+)
 _INFINITY = re.compile(r"\s*\+?\s*(?:\\infty|∞|infinity)\s*")
 _SHOWN = 2_000
 _BLANKS = " \t\r\n"
@@ -347,6 +349,8 @@ def _worded(gold: str) -> str:
         return "choice"
     if wording.led_choice(gold):
         return "led choice"
+    if _INFINITY.fullmatch(gold):
+        return "infinite"
     if said := wording.quantity_in_words(gold):
         return said
     if len(gold) < 60 and (wording.is_time(gold) or (":" in gold and wording.time_of_day(gold))):

@@ -16,14 +16,15 @@ import pytest
 
 from selfcorrect import prompts
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
-from selfcorrect.data_gen.sampling.passes import load
+from selfcorrect.data_gen.sampling.passes import library_grader, load
+from selfcorrect.data_gen.sampling.samples import GradeQueue
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError
 from selfcorrect.jsonl import read_journal, read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Grade
+from selfcorrect.types import Grade, Outcome, Problem
 from tests.data_gen.worlds import WORLD, World, grade, write_problems
 
 SETS = ("self-rewarding", "raft", "raft-plus")
@@ -463,11 +464,24 @@ def test_a_finished_folder_is_only_read(reference, recipe, tmp_path, codec) -> N
 
 
 def test_a_failing_grader_stops_the_run(recipe, tmp_path, codec) -> None:
-    def failing(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+    def failing(pairs: Sequence[tuple[str, str]], **_: Any) -> list[Grade]:
         raise RuntimeError("the grader broke")
 
     with pytest.raises(RuntimeError, match="the grader broke"):
         run(recipe, tmp_path, engine=ScriptedEngine(World(), codec), codec=codec, grade=failing)
+
+
+def test_a_problem_is_graded_with_the_error_that_it_allows() -> None:
+    problems = [
+        Problem("p", "q", "2.5", "olympiadbench", {"tolerance": "0.1"}),
+        Problem("p", "q", "2.5", "olympiadbench"),
+    ]
+
+    async def graded() -> list[Grade]:
+        queue = GradeQueue(library_grader())
+        return list(await asyncio.gather(*(queue.grade(r"\boxed{2.6}", problem) for problem in problems)))
+
+    assert [grade.outcome for grade in asyncio.run(graded())] == [Outcome.CORRECT, Outcome.WRONG]
 
 
 def test_samples_are_journalled_with_their_tokens_and_judgements(recipe, tmp_path, codec) -> None:

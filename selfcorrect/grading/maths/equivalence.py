@@ -32,7 +32,7 @@ from selfcorrect.grading.maths.limits import (
     steps_left,
 )
 from selfcorrect.grading.maths.tree import Node, num, sym
-from selfcorrect.grading.maths.units import conversion
+from selfcorrect.grading.maths.units import conversion, is_radian, sign_clashes
 from selfcorrect.grading.maths.witness import Witness, doubtful_part, words_for
 from selfcorrect.grading.rules import Rules
 
@@ -464,6 +464,10 @@ class Equivalence:
         if mark_r and mark_g and mark_r != mark_g:
             self._by("unit")
             return False
+        if (mark_r and unit_g and sign_clashes(mark_r, unit_g)) or (mark_g and unit_r and sign_clashes(mark_g, unit_r)):
+            self._by("unit")
+            return False
+        in_radians = (mark_r == "deg" and is_radian(unit_g)) or (mark_g == "deg" and is_radian(unit_r))
         if unit_r and unit_g:
             factor = conversion(unit_r, unit_g)
             if factor is None:
@@ -478,7 +482,7 @@ class Equivalence:
             return infinite_r == infinite_g
         if value_r.kind == "sym" and value_r.value in shapes.CONSTANTS - {"pi", "e", "i"}:
             return value_r == value_g
-        verdict = self._values(value_r, value_g)
+        verdict = False if in_radians else self._values(value_r, value_g)
         if verdict is False and (mark_r == "pct") != (mark_g == "pct"):
             hundredth = [Node("pct", "", (v,)) if m == "pct" else v for v, m in ((value_r, mark_r), (value_g, mark_g))]
             verdict = self._values(*hundredth)

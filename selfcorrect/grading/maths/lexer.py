@@ -66,6 +66,7 @@ _SIMPLE = re.compile(
 )
 """Answers in which `respell` has nothing to do."""
 _OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
+_UNIT_PRODUCT = re.compile(r"(?:[A-Za-z/\s]|\\cdot(?![a-z])|\^\{?-?\d\}?)+")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
 
@@ -175,14 +176,14 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
             elif value.isascii():
                 tokens.append(("op", value))
             elif value.isalpha():
-                _letters(value, tokens)
+                _letters(value, tokens, " " if spaced else "")
             else:
                 raise Unreadable(f"character {value!r}")
 
 
-def _letters(value: str, tokens: list[Token]) -> None:
+def _letters(value: str, tokens: list[Token], blank: str) -> None:
     if tokens and tokens[-1][0] == "text":
-        tokens[-1] = ("text", tokens[-1][1] + value)
+        tokens[-1] = ("text", tokens[-1][1] + blank + value)
     else:
         tokens.append(("text", value))
 
@@ -264,6 +265,8 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
 def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth: int) -> None:
     """Read the braces of a font command: maths in disguise is spliced in, words become one text token."""
     plain = content.replace("~", " ").replace(r"\ ", " ").replace(r"\,", " ").strip()
+    if "\\cdot" in plain and _UNIT_PRODUCT.fullmatch(plain):
+        plain = plain.replace(r"\cdot", "*")
     if font == "mathbb" and plain in BLACKBOARD:
         tokens.append(("sym", BLACKBOARD[plain]))
         return
@@ -272,7 +275,7 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         tokens.append(("fn", name) if name in FUNCTIONS else ("cmd", "operator:" + plain[:40]))
         return
     after_value = bool(tokens) and (tokens[-1][0] in ("num", "text") or tokens[-1][1] in (")", "}"))
-    after_per = len(tokens) > 1 and tokens[-1] == ("op", "/") and tokens[-2][0] == "text"
+    after_per = len(tokens) > 1 and tokens[-1] in (("op", "/"), ("op", "*")) and tokens[-2][0] == "text"
     if plain == "cis":
         tokens.append(("fn", "cis"))
         return

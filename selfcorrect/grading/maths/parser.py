@@ -24,7 +24,7 @@ from selfcorrect.grading.maths.limits import (
 )
 from selfcorrect.grading.maths.tree import Node, num, sym
 from selfcorrect.grading.maths.units import CURRENCIES, conversion, known_unit
-from selfcorrect.grading.maths.vocabulary import CHANGING, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
+from selfcorrect.grading.maths.vocabulary import CHANGING, CHANGING_SIGNS, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
 from selfcorrect.grading.numerals import leading_number, scale
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "subset", "propto"])
@@ -90,7 +90,7 @@ class InWords(Exception):
 
 def _number_in_words(text: str) -> Node | None:
     """Return ``twenty-five``, ``two thirds``, ``twelve apples`` as a quantity; None for other texts."""
-    if len(text) > 120 or not re.search(r"[a-zA-Z]{3}", text):
+    if len(text) > 120 or not re.search(r"[a-zA-Z]{3}|[一-鿿가-힣]", text):
         return None
     found = leading_number(wording.plain_words(text))
     if found is None:
@@ -396,6 +396,8 @@ class Reader:
         Raises InWords where a word changes the value in another way, such as ``or more``.
         """
         words = re.sub(r"[.\s]+$", "", name).split()
+        if value.kind != "pct" and len(words) > 1 and words[0].lower() in _PERCENT and words[1].lower() == "off":
+            raise InWords(name)
         while words and (factor := scale(words[0])) is not None:
             value = Node("mul", "", (value, fraction(factor)))
             words = words[2:] if words[1:2] == ["of"] else words[1:]
@@ -408,6 +410,12 @@ class Reader:
             return value
         if value.kind == "deg" and words[0].strip(".").lower() in ("c", "f", "celsius", "fahrenheit"):
             return Node("unit", f"deg{words[0][0].upper()}", value.args)
+        if (lowered.endswith((" root", "th power")) or lowered == "root") and value != num(1):
+            raise InWords(name)
+        if lowered.startswith("to the ") or (words[0].lower() == "times" and len(words) > 1 and len(words[1]) == 1):
+            raise InWords(name)
+        if lowered.startswith("off") and value.kind == "pct":
+            raise InWords(name)
         if lowered in SCALED:
             return Node("mul", "", (value, num(SCALED[lowered])))
         if lowered in ("squared", "cubed"):
@@ -419,8 +427,10 @@ class Reader:
         if lowered.endswith("below zero") and (len(words) == 2 or known_unit(lowered.removesuffix("below zero"))):
             return Node("neg", "", (value,))
         said = set(re.findall(r"[^\W\d_]+", lowered.replace(".", "")))
-        if said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set())) or re.search(
-            r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
+        if (
+            said & (CHANGING - ({"squared", "cubed"} if len(words) > 1 else set()))
+            or re.search(r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered)
+            or CHANGING_SIGNS.search(lowered)
         ):
             raise InWords(name)
         if _WHOLE_ONLY.search(lowered):

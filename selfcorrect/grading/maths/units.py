@@ -54,8 +54,22 @@ _SPELLINGS = {
     "Fahrenheit": "degF", "°C": "degC", "°F": "degF", "feet": "foot", "ml": "mL", "lbs": "pound", "yrs": "year",
     "inche": "inch", "kilogramme": "kilogram", "kilogrammes": "kilogram", "cc": "cm^3",
 }  # fmt: skip
+_FOREIGN = {
+    "kg": "千克 公斤 килограмм килограмма килограммов кг kilogramos quilogramas chilogrammi kilos",
+    "g": "克 грамм граммов",
+    "m": "米 метр метра метров м mètre mètres metro metros metri", "km": "千米 公里 километр километров км",
+    "cm": "厘米 см сантиметр сантиметров Zentimeter centimètres centímetros centimetri", "mm": "毫米 мм",
+    "L": "升 литр литров litros litri", "mL": "毫升 мл",
+    "hour": "小时 小時 時間 час часа часов Stunde Stunden heure heures hora horas 시간",
+    "minute": "分钟 分鐘 минут минута минуты Minuten minuto minutos minuti 분",
+    "second": "秒 секунд секунды Sekunden seconde secondes segundo segundos secondi 초",
+    "day": "天 день дня дней Tag Tage Tagen jour jours día días giorno giorni",
+    "square_meter": "平方米 Quadratmeter", "square_centimeter": "平方厘米 Quadratzentimeter",
+    "cubic_meter": "立方米 Kubikmeter", "cubic_centimeter": "立方厘米 Kubikzentimeter",
+}  # fmt: skip
+_SPELLINGS |= {word: name for name, words in _FOREIGN.items() for word in words.split()}
 _FILLER = words_of("of the a an in total altogether each left more per and for is are long")
-_TOKEN = re.compile(r"[A-Za-zÅµμΩ°¢元]+|\^\s*\{?\s*[-−]?\s*\d+\s*\}?|[/*·.]|\d+|[^\s]")
+_TOKEN = re.compile(r"(?:[A-Za-zÅµμΩ°¢元]|[^\W\d_a-zA-Z])+|\^\s*\{?\s*[-−]?\s*\d+\s*\}?|[/*·.]|\d+|[^\s]")
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MAX_POWER = 12
 
@@ -180,6 +194,11 @@ def _times(total: Unit | None, unit: Unit, power: int) -> Unit:
     return scale * unit[0] ** power, kept
 
 
+_PRIMES = {"′": ("foot", "minute"), "″": ("inch", "second")}
+"""What ``12'`` and ``12"`` may measure."""
+_RADIANS = frozenset(["rad", "rads", "radian", "radians"])
+
+
 def conversion(unit: str, wanted: str) -> Fraction | None:
     """Return the factor from one unit to another; None where they clash.
 
@@ -187,6 +206,8 @@ def conversion(unit: str, wanted: str) -> Fraction | None:
     """
     if unit == wanted:
         return Fraction(1)
+    if unit in _PRIMES or wanted in _PRIMES:
+        return _prime_conversion(unit, wanted)
     source, rest_r = _leading_unit(unit)
     target, rest_g = _leading_unit(wanted)
     if source and target:
@@ -194,6 +215,34 @@ def conversion(unit: str, wanted: str) -> Fraction | None:
             return source[0] / target[0] if _share(rest_r, rest_g) else None
         return _money_pounds(unit, wanted)
     return Fraction(1) if _share(unit, wanted) else None
+
+
+def _prime_conversion(unit: str, wanted: str) -> Fraction | None:
+    """Read ``12'`` as feet or minutes and ``12"`` as inches or seconds, whichever the other unit asks for."""
+    for one, other in ((unit, wanted), (wanted, unit)):
+        for reading in _PRIMES.get(one, ()) if other not in _PRIMES else ():
+            known, asked = known_unit(reading), known_unit(other)
+            if known and asked and known[1] == asked[1]:
+                return known[0] / asked[0] if one is unit else asked[0] / known[0]
+    return None
+
+
+def sign_clashes(sign: str, unit: str) -> bool:
+    """True where a percent or degree sign (``pct``, ``deg``) stands against a unit of something else: 20% for 20 cm.
+
+    Descriptions say nothing against a sign (20% is 20 percent of the students), nor temperatures against degrees.
+    """
+    if unit in _PRIMES:
+        return True
+    known = None if unit.lower().startswith(("percent", "%", "pct")) else _leading_unit(unit)[0]
+    if known is None or (sign == "deg" and is_radian(unit)):
+        return False
+    return sign != "deg" or not any(name.startswith("degree_") or name == "[temperature]" for name, _ in known[1])
+
+
+def is_radian(unit: str) -> bool:
+    """True for the unit of angles whose value a degree sign would change."""
+    return unit.strip().lower() in _RADIANS
 
 
 def _money_pounds(unit: str, wanted: str) -> Fraction | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def words_of(text: str) -> frozenset[str]:
     """Return the words of a blank-separated list."""
@@ -81,12 +83,37 @@ UNIT_WORDS = words_of(
 """Words read as units right after a number even outside ``\\text{}``."""
 SINGLE_LETTER_UNITS = words_of("m g s N J W V A L K C F H T h")
 MONEY_CODES = words_of("USD EUR GBP INR JPY CNY RMB RUB KRW CHF MXN CAD AUD")
+SCALE_WORDS = {
+    "thousand": "mille millier milliers tausend Tausend mila тыс tys тысяч тысячи тысяча tysiąc tysiące tysięcy "
+    "bin nghìn ngàn "
+    "हज़ार हजार elfu ألف آلاف duizend ribu 千 천",
+    "million": "млн mln Million Millionen Mio millón millones milhão milhões milione milioni миллион миллиона "
+    "миллионов milion "
+    "miliony milionów milyon triệu miljoen juta مليون 百万 百萬 백만",
+    "billion": "млрд mld milliard milliards Milliarde Milliarden Mrd bilhão bilhões miliardo miliardi миллиард "
+    "миллиарда "
+    "миллиардов miliard miliardy miliardów milyar tỷ miljard مليار 十亿 十億",
+    "trillion": "Billion Billionen billón billones 兆",
+    "dozen": "douzaine douzaines Dutzend docena docenas dúzia dúzias dozzina dozzine дюжина дюжин tuzin düzine",
+    "lakh": "लाख",
+    "crore": "करोड़ 千万 千萬 천만",
+    "myriad": "万 萬 만",
+    "myriad myriad": "亿 億 억",
+}
+"""Scale words of other languages by their English names. German's Billion has a capital; English's has not."""
 SCALED = {"doubled": 2, "tripled": 3, "quadrupled": 4}
 """Words after a number that multiply it."""
 CHANGING = words_of(
     "or nor than least most below under minus negative plus divided multiplied base mod modulo not never none except "
     "but until through between binary octal hexadecimal inverse reciprocal maybe perhaps possibly unless if when "
     "otherwise either neither bc bce wrong incorrect versus vs ish squared cubed halved doubled tripled quadrupled "
-    "factorial above over up upwards onwards beyond mil mill"
+    "factorial above over up upwards onwards beyond mil mill repeating recurring inverted negated "
+    "oder mindestens höchstens quadrat quadriert verdoppelt halbiert fakultät ou carré factorielle cuadrado cuadrada "
+    "quadrado quadrato cubo factoriel fattoriale fatorial или квадрате кубе факториал lub kwadrat veya karesi"
 )
 """Words after a number that make it another answer: then the whole answer is read as words."""
+CHANGING_SIGNS = re.compile(
+    r"以上|以下|以内|以外|未満|未满|不足|[的の](?:平方|立方|[两二兩]倍|一半|半分|倒数|逆数|阶乘|階乗)"
+    r"|より[大小多少]|余り|あまり|[0-9]多|^多|보다|이상|이하|미만|초과|의 ?(?:제곱|절반|두 ?배)"
+)
+"""The same in scripts without blanks between words."""

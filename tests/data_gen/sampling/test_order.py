@@ -62,7 +62,9 @@ class Known:
         return Reply(f"{'slow ' * 4 if slow else 'quick '}{'so ' * self.wordy}\\boxed{{{value}}}")
 
 
-def grade(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+def grade(
+    pairs: Sequence[tuple[str, str]], *, source: str, tolerance: Sequence[str | None] | None = None
+) -> list[Grade]:
     return [Grade(Outcome.CORRECT if f"boxed{{{gold}}}" in text else Outcome.WRONG) for text, gold in pairs]
 
 

@@ -22,10 +22,10 @@ for line in (Path(__file__).parent / "kinds.jsonl").open(encoding="utf-8"):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_kind(kind: str) -> None:
-    """``expected`` is whether the answer is right; null where the reference may also be refused."""
+    """``expected`` is whether the answer is right; null where the reference may also be refused; ``cut`` by length."""
     missed = []
     for case in KINDS[kind]:
-        result = grade(case["response"], case["gold"], tolerance=case.get("tolerance"))
+        result = grade(case["response"], case["gold"], tolerance=case.get("tolerance"), cut=case.get("cut", False))
         if case["expected"] is None:
             right = result.correct or result.method == "gold-unreadable"
         else:
