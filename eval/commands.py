@@ -18,10 +18,10 @@ from rich.text import Text
 
 from selfcorrect.errors import InputError
 from selfcorrect.eval import lm_eval
-from selfcorrect.eval.calibration import Fit, Target, tune
-from selfcorrect.eval.rows import Row, find_rows, read_trajectories
+from selfcorrect.eval.analysis.calibration import Fit, Target, tune
+from selfcorrect.eval.results import Row, find_rows, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade, run, summary
-from selfcorrect.eval.tables import show_rows
+from selfcorrect.eval.tables.demo_table import show_rows
 from selfcorrect.jsonl import write_journal, write_json, write_jsonl
 from selfcorrect.metrics import PairedTest, compare, is_correct, power_note
 from selfcorrect.printing import Command, clean

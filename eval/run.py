@@ -31,9 +31,9 @@ from selfcorrect.choices import check_choices
 from selfcorrect.correction import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
-from selfcorrect.eval.budget import error_budget
-from selfcorrect.eval.calibration import refuse_seen
-from selfcorrect.eval.rows import default_label, read_json
+from selfcorrect.eval.analysis.calibration import refuse_seen
+from selfcorrect.eval.analysis.error_budget import error_budget
+from selfcorrect.eval.results import default_label, read_json
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
 from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json

@@ -49,7 +49,7 @@ def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], bef
         lines.append(Text("already done: nothing was run; another --run folder, or another name, makes it anew"))
     table: list[RenderableType] = []
     if module == "selfcorrect.eval.run":
-        from selfcorrect.eval.tables import show_rows
+        from selfcorrect.eval.tables.demo_table import show_rows
 
         table = [show_rows([summary])]
     following = [Text("next:", style="bold")] * bool(commands) + [

@@ -17,7 +17,7 @@ from selfcorrect.cli import main
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
-from selfcorrect.eval.rows import read_json, read_trajectories
+from selfcorrect.eval.results import read_json, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.problems import ProblemsRecipe

@@ -13,7 +13,7 @@ from selfcorrect.correction import LoopSettings
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.rows import find_rows, read_json, read_trajectories
+from selfcorrect.eval.results import find_rows, read_json, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_paths, summary, template_fingerprint
 from selfcorrect.jsonl import Journal
 from selfcorrect.judges import JudgeRecipe

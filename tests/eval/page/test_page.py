@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from selfcorrect.errors import DataError
-from selfcorrect.eval.report import flat, inert_json, show_interval, show_p, show_points, transition, write_report
-from selfcorrect.eval.report_charts import Reliability, Series, curve_panel, ticks
+from selfcorrect.eval.page.charts import Reliability, Series, curve_panel, ticks
+from selfcorrect.eval.page.page import flat, inert_json, show_interval, show_p, show_points, transition, write_report
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.metrics import score
 from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
@@ -179,7 +179,7 @@ def test_the_viewer_data_holds_every_text_once(tmp_path: Path) -> None:
 
 
 def test_a_page_over_its_budget_says_how_much_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfcorrect.eval.report.TEXT_BUDGET", 10)
+    monkeypatch.setattr("selfcorrect.eval.page.page.TEXT_BUDGET", 10)
     write_row(tmp_path, "a", [path(RIGHT, key=f"p-{i}") for i in range(9)])
     row = read(tmp_path).paths["rows"][0]
     assert (len(row["paths"]), row["all"]) == (3, 9)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.calibration import p_correct
+from selfcorrect.eval.analysis.calibration import p_correct
 from selfcorrect.metrics import RESAMPLES, is_correct
 from selfcorrect.types import Attempt, Role, Trajectory
 

@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from selfcorrect.eval.calibration import risk_coverage
-from selfcorrect.eval.paper_tables import Believed
-from selfcorrect.eval.voting import Curve
+from selfcorrect.eval.analysis.calibration import risk_coverage
+from selfcorrect.eval.analysis.voting import Curve
+from selfcorrect.eval.tables.paper_tables import Believed
 from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
 from selfcorrect.printing import clean

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.calibration import (
+from selfcorrect.eval.analysis.calibration import (
     choose,
     cross_fitted,
     debiased_ece,

@@ -15,15 +15,15 @@ from rich.console import Console
 
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.layout import Table, latex
-from selfcorrect.eval.paper_tables import paper_budgets, paper_table
-from selfcorrect.eval.published import COLUMNS, command, is_same_method, published_rows
-from selfcorrect.eval.reports import REPORTS, make
-from selfcorrect.eval.rows import find_rows
+from selfcorrect.eval.results import find_rows
 from selfcorrect.eval.run import EvalRecipe
+from selfcorrect.eval.tables.make import REPORTS, make
+from selfcorrect.eval.tables.paper import COLUMNS, command, is_same_method, published_rows
+from selfcorrect.eval.tables.paper_tables import paper_budgets, paper_table
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.recipes import load_recipe
+from selfcorrect.table import Table, latex
 
 
 def shown(what: object) -> str:
@@ -80,7 +80,7 @@ def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
             program, stage, recipe, *rest = shlex.split(line)
             assert (program, stage) == ("selfcorrect", "eval")
             overrides = rest[: rest.index("--run")]
-            shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+            shipped = Path(__file__).parents[3] / "eval" / "recipes" / f"{recipe}.yaml"
             recipe = load_recipe(EvalRecipe, shipped, overrides)
             assert recipe.label in {row.method for row in published_rows(name)}
             assert recipe.temperature == {"table3": 0, "table4": 0, "table10": 0.7}.get(name, 1.0)
@@ -111,7 +111,7 @@ def test_a_run_stands_only_where_its_method_stop_judge_and_format_are_the_papers
 def test_a_label_left_at_its_default_is_the_method_and_the_checkpoint_places_the_run(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     assert EvalRecipe(method="asked").label == "asked"
     assert EvalRecipe(stop="gold").label == "self-rewarding, stop=gold"
-    for recipe in (Path(__file__).parents[2] / "eval" / "recipes").glob("*.yaml"):
+    for recipe in (Path(__file__).parents[3] / "eval" / "recipes").glob("*.yaml"):
         label = load_recipe(EvalRecipe, recipe, ["method=asked", "stop=sampled"]).label
         assert label in ("asked", "calibration paths"), recipe
     for name, method in (("ift", "self-rewarding"), ("grpo", "self-rewarding"), ("raft", "intrinsic")):
@@ -142,7 +142,7 @@ def test_a_command_asks_for_the_problems_of_the_rows_that_are_there(tmp_path: Pa
     assert table.commands
     for line in table.commands:
         _, _, recipe, *rest = shlex.split(line)
-        shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+        shipped = Path(__file__).parents[3] / "eval" / "recipes" / f"{recipe}.yaml"
         assert load_recipe(EvalRecipe, shipped, rest[: rest.index("--run")]).problems == problems
 
 

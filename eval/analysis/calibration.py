@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.rows import read_json
+from selfcorrect.eval.results import read_json
 from selfcorrect.metrics import RESAMPLES, is_correct
 from selfcorrect.problems import normalised_question
 from selfcorrect.stopping import CALIBRATION_FILE, Calibrator, StopRule, log_odds

@@ -15,12 +15,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.layout import Table
-from selfcorrect.eval.paper_tables import believed, budget_table, calibration_table, paper_table
-from selfcorrect.eval.published import COLUMNS, published_tables
-from selfcorrect.eval.rows import Row, find_rows
-from selfcorrect.eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.eval.analysis.voting import AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.eval.results import Row, find_rows
+from selfcorrect.eval.tables.paper import COLUMNS, published_tables
+from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
 from selfcorrect.jsonl import read_jsonl, write_whole
+from selfcorrect.table import Table
 from selfcorrect.types import to_json
 
 REPORTS = (*COLUMNS, "figure1", "figure2", "budget", "calibration")
@@ -85,7 +85,7 @@ def _written(
             paths.append(out / f"{file}{ending}")
             write_whole(paths[-1], [text])
     if draw is not None:
-        from selfcorrect.eval import figures
+        from selfcorrect.eval.tables import figures
 
         paths += draw(figures)
     return Report(name, tables, paths)

@@ -26,12 +26,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.budget import error_budget
-from selfcorrect.eval.paper_tables import FEWEST_JUDGED
-from selfcorrect.eval.report_charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
-from selfcorrect.eval.rows import label_of
-from selfcorrect.eval.tables import claims, paired_tests
-from selfcorrect.eval.voting import Curve, curves
+from selfcorrect.eval.analysis.error_budget import error_budget
+from selfcorrect.eval.analysis.voting import Curve, curves
+from selfcorrect.eval.page.charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
+from selfcorrect.eval.results import label_of
+from selfcorrect.eval.tables.demo_table import claims, paired_tests
+from selfcorrect.eval.tables.paper_tables import FEWEST_JUDGED
 from selfcorrect.jsonl import read_journal, read_jsonl, write_whole
 from selfcorrect.metrics import is_correct
 from selfcorrect.printing import clean

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import InputError, nearest
-from selfcorrect.eval.rows import Row
+from selfcorrect.eval.results import Row
 
 BENCHMARKS = {  # our short names: the paper's names
     "math500": "MATH500",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.budget import PARTS, Budget, budgets_by, error_budget, published
-from selfcorrect.eval.calibration import Quality, judged, quality
-from selfcorrect.eval.layout import BESIDE, Table
-from selfcorrect.eval.published import (
+from selfcorrect.eval.analysis.calibration import Quality, judged, quality
+from selfcorrect.eval.analysis.error_budget import PARTS, Budget, budgets_by, error_budget, published
+from selfcorrect.eval.results import Row
+from selfcorrect.eval.tables.paper import (
     BENCHMARKS,
     COLUMNS,
     TEMPERATURES,
@@ -28,8 +28,8 @@ from selfcorrect.eval.published import (
     published_rows,
     published_tables,
 )
-from selfcorrect.eval.rows import Row
 from selfcorrect.metrics import power_note
+from selfcorrect.table import BESIDE, Table
 
 TITLES = {
     "turn1": "Turn 1",

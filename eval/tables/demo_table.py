@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect.errors import DataError
-from selfcorrect.eval.rows import read_json, read_trajectories
+from selfcorrect.eval.results import read_json, read_trajectories
 from selfcorrect.jsonl import write_json, write_whole
 from selfcorrect.markdown import inline
 from selfcorrect.metrics import PairedTest, compare, is_correct
