@@ -17,9 +17,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -33,10 +32,19 @@ from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, o
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
 from selfcorrect.eval.analysis.calibration import refuse_seen
 from selfcorrect.eval.analysis.error_budget import error_budget
-from selfcorrect.eval.results import default_label, read_json
+from selfcorrect.eval.results import (
+    SCORES,
+    TRAJECTORIES,
+    EvalResult,
+    Fingerprints,
+    RowScores,
+    Sampled,
+    default_label,
+    read_result,
+)
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json
+from selfcorrect.jsonl import Journal, read_journal, read_json, write_journal, write_json
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
@@ -113,20 +121,20 @@ class EvalRecipe:
         return self.calibration or model_path(self.engine.model)
 
 
-def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
-    """Evaluate and return the table row (``Scores.row()`` and what made it); finished folders are only read."""
+def run(recipe: EvalRecipe, run_folder: Path) -> EvalResult:
+    """Evaluate and return what ``scores.json`` holds; finished folders are only read."""
     folder = run_folder / "eval" / recipe.row
     with stage_folder(folder, recipe):
         if finished(folder) is not None:
             _hold(folder, recipe)
-            return read_json(folder / "scores.json")
+            return read_result(folder)
         rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
         loaded = load_whole(recipe.problems)
         _hold(folder, recipe, loaded)
         if rule:
             refuse_seen(recipe.calibration_file, loaded.problems)
         codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
-        with Journal(folder / "trajectories.jsonl") as journal:
+        with Journal(folder / TRAJECTORIES) as journal:
             started = time.perf_counter()
             asyncio.run(_fill(journal, recipe, rule, loaded.problems, codec))
             seconds = time.perf_counter() - started
@@ -137,17 +145,19 @@ def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
                 f"nothing was sampled: all {len(trajectories)} requests ended as {trajectories[0].stop}; see the "
                 "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
             )
-        row = summary(recipe, trajectories, loaded.dropped, rule) | {
-            "problem_set": loaded.record(),
-            "thinking_tokens_per_problem": round(
-                sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories), 1
+        result = summary(recipe, trajectories, loaded.dropped, rule)
+        thinking = sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories)
+        result = replace(
+            result,
+            problem_set=loaded.record(),
+            thinking_tokens_per_problem=round(thinking, 1),
+            fingerprints=replace(
+                result.fingerprints, template=template_fingerprint(codec), tokenizer=codec.fingerprint()
             ),
-            "template": template_fingerprint(codec),
-            "tokenizer": codec.fingerprint(),
-        }
-        write_json(folder / "scores.json", row)
-        mark_done(folder, {"seconds": round(seconds, 2), "n": row["n"]})
-        return row
+        )
+        write_json(folder / SCORES, result.to_json())
+        mark_done(folder, {"seconds": round(seconds, 2), "n": result.scores.n})
+        return result
 
 
 def _hold(folder: Path, recipe: EvalRecipe, loaded: Loaded | None = None) -> None:
@@ -281,35 +291,33 @@ async def _record(journal: Journal, ready: list[tuple[str, Trajectory]], progres
 
 def summary(
     recipe: EvalRecipe, trajectories: list[Trajectory], dropped: Mapping[str, int], rule: StopRule | None = None
-) -> dict[str, Any]:
-    """Return the table row of graded trajectories, with its error budget and what made it."""
-    row = score(recipe.label, trajectories).row()
-    return row | {
-        "label": recipe.label,
-        "row": recipe.row,
-        "dropped": dict(dropped),
-        "benchmark": redacted_text(recipe.problems.source),
-        "split": recipe.problems.split,
-        "model": recipe.engine.model,
-        "loop": recipe.method,
-        "stop": recipe.stop,
-        "rule": rule and rule.to_json(),
-        "judge": None if recipe.judge.kind == "none" else f"{recipe.judge.kind}: {recipe.judge.engine.model}",
-        "temperature": recipe.temperature,
-        "top_p": recipe.top_p,
-        "horizon": recipe.horizon,
-        "max_tokens": recipe.max_tokens,
-        "path_tokens": recipe.path_tokens,
-        "seeds": list(recipe.seeds),
-        "budget": error_budget(trajectories).row(),
-        "grader": grader_fingerprint(),
-        "prompts": prompts.fingerprint(),
-        "versions": provenance()["packages"],
-    }
+) -> EvalResult:
+    """Return the result of graded trajectories: scores, error budget, and what made it."""
+    made = provenance()
+    return EvalResult(
+        label=recipe.label,
+        scores=RowScores.of(score(recipe.label, trajectories)),
+        method=recipe.method,
+        stop=recipe.stop,
+        rule=None if rule is None else rule.to_json(),
+        judge=None if recipe.judge.kind == "none" else f"{recipe.judge.kind}: {recipe.judge.engine.model}",
+        row=recipe.row,
+        model=recipe.engine.model,
+        benchmark=redacted_text(recipe.problems.source),
+        split=recipe.problems.split,
+        dropped=dict(dropped),
+        sampled=Sampled(
+            recipe.temperature, recipe.top_p, recipe.horizon, recipe.max_tokens, recipe.path_tokens, recipe.seeds
+        ),
+        budget=error_budget(trajectories).row(),
+        fingerprints=Fingerprints(grader_fingerprint(), prompts.fingerprint()),
+        versions=made["packages"],
+        machine=made["machine"],
+    )
 
 
-def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Grade the stored paths of a finished row again; return its new scores and how many grades changed, by kind.
+def regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
+    """Grade the stored paths of a finished row again; return its new result and how many grades changed, by kind.
 
     The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated. While it works the
     row counts as unfinished; one that was cut off is taken up again.
@@ -320,10 +328,11 @@ def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
         return _regrade(folder)
 
 
-def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    old = read_json(folder / "scores.json")
+def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
+    before_scores = read_json(folder / SCORES)
+    old = EvalResult.from_json(before_scores, str(folder / SCORES))
     keys, before = [], []
-    for row in read_journal(folder / "trajectories.jsonl"):
+    for row in read_journal(folder / TRAJECTORIES):
         keys.append(row["key"])
         before.append(Trajectory.from_json(row["trajectory"]))
     if not before:
@@ -335,13 +344,17 @@ def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
             if a.grade is None or b.grade is None or a.grade.outcome is not b.grade.outcome:
                 kind = f"{a.grade and a.grade.outcome} → {b.grade and b.grade.outcome}"
                 changed[kind] = changed.get(kind, 0) + 1
-    scores = score(str(old["label"]), after).row()
-    row = old | scores | {"budget": error_budget(after).row(), "grader": grader_fingerprint()}
+    result = replace(
+        old,
+        scores=RowScores.of(score(old.label, after)),
+        budget=error_budget(after).row(),
+        fingerprints=replace(old.fingerprints, grader=grader_fingerprint()),
+    )
     done = reopen(folder)
-    if old.get("grader") != row["grader"]:
-        write_json(folder / plain_name(f"scores.{old.get('grader', 'unknown')}.json", "grader"), old)
+    if (grader := old.fingerprints.grader) != result.fingerprints.grader:
+        write_json(folder / plain_name(f"scores.{grader or 'unknown'}.json", "grader"), before_scores)
     paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(keys, after, strict=True))
-    write_journal(folder / "trajectories.jsonl", paths)
-    write_json(folder / "scores.json", row)
+    write_journal(folder / TRAJECTORIES, paths)
+    write_json(folder / SCORES, before_scores | result.to_json())
     mark_done(folder, done)
-    return row, changed
+    return result, changed

@@ -321,11 +321,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage(
+    result = stage(
         "selfcorrect.eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json
     )
-    if row and as_json:
-        event(row)
+    if result and as_json:
+        event(result.to_json())
 
 
 @eval_app.command("calibrate")

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.results import read_json
-from selfcorrect.metrics import RESAMPLES, is_correct
+from selfcorrect.jsonl import read_json
+from selfcorrect.metrics import RESAMPLES, first_p_correct, is_correct
 from selfcorrect.problems import normalised_question
 from selfcorrect.stopping import CALIBRATION_FILE, Calibrator, StopRule, log_odds
 from selfcorrect.types import Problem, Role, Trajectory, to_json
@@ -64,17 +64,11 @@ def judged(trajectories: Sequence[Trajectory]) -> Judged:
     found = [
         (p, right, t.problem.id)
         for t in trajectories
-        if (p := p_correct(t)) is not None and (right := is_correct(t.first)) is not None
+        if (p := first_p_correct(t)) is not None and (right := is_correct(t.first)) is not None
     ]
     return Judged(
         np.array([p for p, _, _ in found]), np.array([float(r) for _, r, _ in found]), tuple(i for *_, i in found)
     )
-
-
-def p_correct(trajectory: Trajectory) -> float | None:
-    """Return P(correct) of the first attempt, None where there is none."""
-    p = trajectory.evaluations[0].p_correct if trajectory.evaluations else None
-    return p if p is not None and math.isfinite(p) else None
 
 
 # --- fitting -----------------------------------------------------------------------------------------------------
@@ -276,7 +270,7 @@ def outlook(trajectories: Sequence[Trajectory]) -> Outlook:
         first, last = is_correct(t.first), is_correct(t.attempts[1] if len(t.attempts) > 1 else t.first)
         if first is None or last is None:
             continue
-        p = p_correct(t)
+        p = first_p_correct(t)
         before = sum(s.end - s.start for s in _until_revision(t) if s.sampled)
         rows.append((math.nan if p is None else p, first, last, before, t.sampled_tokens, t.problem.id))
     if not rows:
@@ -371,7 +365,7 @@ def tune(trajectories: Sequence[Trajectory], kind: Fit, target: Target, limit: f
         "limit": limit,
         "n": len(paths.p_N),
         "without_verdict": int(np.isnan(paths.p_N).sum()),
-        "without_revision": sum(p_correct(t) is not None and len(t.attempts) == 1 for t in trajectories),
+        "without_revision": sum(first_p_correct(t) is not None and len(t.attempts) == 1 for t in trajectories),
         "before": to_json(quality(sample.p_N, sample.right_N, sample.problems)),
         "after": to_json(quality(cross_fitted(kind, sample), sample.right_N, sample.problems)),
         "chosen": to_json(chosen),

@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.analysis.calibration import p_correct
-from selfcorrect.metrics import RESAMPLES, is_correct
+from selfcorrect.metrics import RESAMPLES, first_p_correct, is_correct
 from selfcorrect.types import Attempt, Role, Trajectory
 
 METHODS = ("maj@n", "best-of-n", "verdict-weighted", "correction + vote")
@@ -90,7 +89,7 @@ def ballots(trajectories: Sequence[Trajectory]) -> dict[str, list[Ballot]]:
             continue
         sizes = {role: sum(s.end - s.start for s in t.spans if s.sampled and s.role is role) for role in Role}
         firsts = [s.end - s.start for s in t.spans if s.sampled and s.role is Role.EVALUATION][:1]
-        p = p_correct(t)
+        p = first_p_correct(t)
         out.setdefault(t.problem.id, []).append(
             Ballot(
                 normal_form(t.first),

@@ -14,61 +14,47 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from selfcorrect.errors import DataError, InputError
+from selfcorrect.errors import DataError
+from selfcorrect.eval.analysis.calibration import judged
 from selfcorrect.eval.analysis.error_budget import error_budget
 from selfcorrect.eval.analysis.voting import Curve, curves
 from selfcorrect.eval.page.charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
-from selfcorrect.eval.results import label_of
-from selfcorrect.eval.tables.demo_table import claims, paired_tests
-from selfcorrect.eval.tables.paper_tables import FEWEST_JUDGED
-from selfcorrect.jsonl import read_journal, read_jsonl, write_whole
-from selfcorrect.metrics import is_correct
+from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_short, show_value
+from selfcorrect.eval.page.viewer import viewer_json
+from selfcorrect.eval.results import (
+    SCORES,
+    TRAJECTORIES,
+    EvalResult,
+    in_natural_order,
+    read_result,
+    read_trajectories,
+)
+from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell
+from selfcorrect.eval.tables.demo_table import claims, paired_tests, result_table
+from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, budget_line, has_own_verdicts
+from selfcorrect.jsonl import read_json, read_jsonl, write_whole
+from selfcorrect.metrics import is_graded, is_scored
 from selfcorrect.printing import clean
 from selfcorrect.runs import finished
-from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verdict
+from selfcorrect.table import DASH, Figure, Table
+from selfcorrect.types import Trajectory
 
 HERE = Path(__file__).parent
 KATEX = HERE / "vendor" / "katex"
-TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
 
-CLASSES = {
-    "fixed": "wrong, then right (i→c)",
-    "broken": "right, then wrong (c→i)",
-    "missed": "wrong, but judged correct",
-    "false alarm": "right and judged wrong, but kept right",
-    "kept right": "right, and stayed right",
-    "still wrong": "wrong, and stayed wrong",
-    "not scored": "the grader failed, or it never ran",
-}
-SHARE_COLUMNS = {
-    "turn1": "Turn 1",
-    "final": "Final",
-    "delta": "Δ",
-    "i2c": "Δ i→c",
-    "c2i": "Δ c→i",
-    "rm_C": "RM acc. C",
-    "rm_W": "RM acc. W",
-    "no_verdict": "No verdict",
-}
-COUNT_COLUMNS = {
-    "n": "n",
-    "unanswered": "Un­answered",
-    "ungradable": "Un­gradable",
-    "truncated": "Trun­cated",
-    "tokens_per_problem": "Tokens / prob.",
-}
+RESULT_SPANS = (("", 1), ("", len(REACHED) + len(JUDGED)), ("", len(COUNTED)))
+BUDGET_SPANS = (("", 1), ("wrong at turn 1", 4), ("correct at turn 1", 3), ("", 1), ("ceilings", 2), ("", 1))
 TOGETHER = (("turn1", "final"), ("i2c", "c2i"))  # learning curves that share a panel
 NOT_CURVES = {"step", "epoch", "key", "time", "seconds", "timestamp", "wall_s", "elapsed_s"}
 FIRST_CURVES = ("loss", "eval_loss", "reward", "turn1", "i2c", "verdict_rate", "kl", "length", "entropy", "lr")
@@ -90,22 +76,23 @@ def write_report(run_folder: Path, beside: Path | None = None) -> Path:
 
 
 def _render(run: Path, beside: Path | None) -> str:
-    demo = read_object(run / "tables" / "demo.json")
-    evaluated = [_Row.read(folder) for folder in _folders(run / "eval")]
-    rows = _table_rows(demo, evaluated)
-    order = {row["label"]: place for place, row in enumerate(rows)}
-    evaluated.sort(key=lambda row: order.get(row.label, len(order)))
+    demo_file = run / "tables" / "demo.json"
+    demo = read_json(demo_file, missing_ok=True)
+    evaluated = [_read(folder) for folder in _folders(run / "eval")]
+    results = _results(_objects(demo, "rows"), demo_file, evaluated)
+    order = {result.title: place for place, result in enumerate(results)}
+    evaluated.sort(key=lambda row: order.get(row.title, len(order)))
     if beside is not None:
-        others = [_Row.read(folder, f"{beside.resolve().name}: ") for folder in _folders(beside / "eval")]
-        rows += _table_rows({}, others)
+        others = [_read(folder, f"{beside.resolve().name}: ") for folder in _folders(beside / "eval")]
+        results += _results([], demo_file, others)
         evaluated += others
-    provenance = _provenance(run)
-    cards = {path.name.removesuffix(".card.json"): _card(read_object(path)) for path in _cards(run)}
-    results = [row for row in evaluated if row.is_result and row.scores]
     tests, checks = _objects(demo, "tests"), _objects(demo, "checks")
     if not demo:  # not the demo's: every pair of rows, and what each row can be asked
-        tests = paired_tests([(row.scores | {"label": row.label}, row.paths) for row in results])
-        checks = claims([row.scores | {"label": row.label} for row in results])
+        finished_rows = [(row.result, row.graded) for row in evaluated if row.is_result and row.result]
+        tests = paired_tests(finished_rows)
+        checks = claims([result for result, _ in finished_rows])
+    provenance = _provenance(run)
+    cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
     scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -115,13 +102,7 @@ def _render(run: Path, beside: Path | None) -> str:
         lstrip_blocks=True,
         finalize=lambda value: clean(value) if type(value) is str else value,
     )
-    environment.filters |= {
-        "value": show_value,
-        "points": show_points,
-        "interval": show_interval,
-        "p": show_p,
-        "short": show_short,
-    }
+    environment.filters |= {"value": show_value, "short": show_short}
     return environment.get_template("report.html.j2").render(
         name=run.resolve().name,
         katex_script=Markup(scripts[0]),
@@ -130,56 +111,42 @@ def _render(run: Path, beside: Path | None) -> str:
         katex_style=Markup(katex_style()),
         style=Markup(_asset("report.css")),
         run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
-        rows=rows,
-        share_columns=SHARE_COLUMNS,
-        count_columns=COUNT_COLUMNS,
-        best=_best(rows),
-        bars=[bar for row in rows if (bar := _transition_bar(row))],
-        budgets=[
-            (row.label, error_budget(scored).row())
-            for row in evaluated
-            if row.is_result and (scored := [path for path in row.paths if _scored(path)])
-        ],
-        voting=[(row.label, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
-        tests=tests,
+        rows=results,
+        results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
+        best=_best(results),
+        bars=[bar for result in results if (bar := _transition_bar(result))],
+        budgets=_budgets(evaluated),
+        voting=[(row.title, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
+        tests=_html(_tests_table(tests)) if tests else "",
         checks=checks,
         tested=[check for check in checks if check.get("holds") is not None],
         curves=[_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))],
         calibrations=[
-            (row.label, row.reliability, reliability_panel(row.reliability))
+            (row.title, row.reliability, reliability_panel(row.reliability))
             for row in evaluated
-            if row.reliability.n >= FEWEST_JUDGED and row.scores.get("stop", "sampled") in ("sampled", "never")
+            if row.reliability.n >= FEWEST_JUDGED and (row.result is None or has_own_verdicts(row.result))
         ],
         generation=grouped(
-            {name: value for name, value in read_object(run / "gen" / "DONE").items() if name != "files"}
+            {name: value for name, value in read_json(run / "gen" / "DONE", missing_ok=True).items() if name != "files"}
         ),
         cards=cards,
         card_keys=list(dict.fromkeys(key for card in cards.values() for key in card)),
         seconds=flat(_mapping(demo.get("seconds"))),
-        evaluated=evaluated,
+        evaluations=[(row.name, _made_with(row.result)) for row in evaluated],
         provenance=provenance,
         packages=_packages(provenance),
         is_model_organism=any(
-            row.scores.get("model") == "embedded" or "model: embedded" in row.recipe for row in evaluated
+            (row.result and row.result.model == "embedded") or "model: embedded" in row.recipe for row in evaluated
         ),
         paths=viewer_json(evaluated),
     )
 
 
+def _html(table: Table, kind: str = "") -> Markup:
+    return Markup(table.to_html(kind))
+
+
 # --- reading -----------------------------------------------------------------------------------------------------
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one where there is no file; raises DataError where it is broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} as JSON: {error}; remove it or make it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _read_text(path: Path) -> str:
@@ -210,7 +177,10 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _in_order_of_start(folders: Sequence[Path]) -> list[Path]:
-    return sorted(folders, key=lambda folder: (str(read_object(folder / "provenance.json").get("started", "")), folder))
+    def started(folder: Path) -> str:
+        return str(read_json(folder / "provenance.json", missing_ok=True).get("started", ""))
+
+    return sorted(folders, key=lambda folder: (started(folder), folder))
 
 
 def _cards(run: Path) -> list[Path]:
@@ -228,140 +198,135 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-@dataclass(slots=True)
-class _Row:
-    """One evaluated row: its files, its trajectories without their tokens, its calibration."""
+@dataclass(frozen=True, slots=True)
+class _ShownRow:
+    """One evaluated row as the page shows it; without a result where the evaluation has not finished."""
 
     name: str
-    label: str
-    scores: dict[str, Any]
+    title: str
+    result: EvalResult | None
     recipe: str
-    paths: list[Trajectory]
-    reliability: Reliability = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.reliability = Reliability.of(list(_judged(self.paths)))
+    trajectories: Sequence[Trajectory]
+    graded: Sequence[Trajectory]
+    reliability: Reliability
 
     @property
     def is_result(self) -> bool:
-        """False for paths on which a threshold was tuned."""
-        return self.scores.get("stop") != "never"
-
-    @classmethod
-    def read(cls, folder: Path, prefix: str = "") -> _Row:
-        finished(folder)
-        scores = read_object(folder / "scores.json")
-        paths = list(_read_paths(folder / "trajectories.jsonl"))
-        label = label_of(scores) or str(scores.get("method") or folder.name)
-        return cls(folder.name, prefix + label, scores, _read_text(folder / "recipe.yaml"), sorted(paths, key=_natural))
+        """False for a row on which a threshold was tuned."""
+        return self.result is None or self.result.is_result
 
 
-def _read_paths(path: Path) -> Iterator[Trajectory]:
-    if not path.exists():
-        return
-    for number, row in enumerate(read_journal(path), 1):
-        try:
-            yield Trajectory.from_json(row["trajectory"] | {"token_ids": (), "logprobs": ()})
-        except (DataError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, record {number}: not a trajectory ({error!r}"[:400] + ")") from error
-
-
-def _natural(path: Trajectory) -> list[Any]:
-    parts = re.split(r"(\d+)", path.problem.id)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts] + [(0, path.seed or 0, "")]
-
-
-def _judged(paths: Sequence[Trajectory]) -> Iterator[tuple[float, bool]]:
-    """First attempts with P(correct) and a usable grade: what RM accuracy is measured on."""
-    for path in paths:
-        p = _probability(path.evaluations[0]) if path.evaluations else None
-        right = _right(path.first)
-        if p is not None and right is not None:
-            yield p, right
-
-
-def _probability(evaluation: SelfEvaluation) -> float | None:
-    p = evaluation.p_correct
-    return p if p is not None and math.isfinite(p) else None
-
-
-def _right(attempt: Attempt) -> bool | None:
-    try:
-        return is_correct(attempt)
-    except InputError:
-        return None
-
-
-def transition(path: Trajectory) -> str:
-    """Return the name in `CLASSES` of what the self-correction did to a problem. Each path has exactly one."""
-    first, final = _right(path.first), _right(path.final)
-    verdict = path.evaluations[0].verdict if path.evaluations else None
-    if first is None or final is None:
-        return "not scored"
-    if first != final:
-        return "fixed" if final else "broken"
-    if first:
-        return "false alarm" if verdict is Verdict.WRONG else "kept right"
-    return "missed" if verdict is Verdict.CORRECT else "still wrong"
+def _read(folder: Path, prefix: str = "") -> _ShownRow:
+    """Read a row's folder; ``prefix`` says of which run it is, where two are shown."""
+    finished(folder)
+    result = read_result(folder) if (folder / SCORES).exists() else None
+    if result is not None:
+        result = replace(result, label=prefix + result.label)
+    read = read_trajectories(folder, tokens=False) if (folder / TRAJECTORIES).exists() else []
+    graded = [trajectory for trajectory in read if is_graded(trajectory)]
+    sample = judged(graded)
+    return _ShownRow(
+        folder.name,
+        prefix + folder.name if result is None else result.title,
+        result,
+        _read_text(folder / "recipe.yaml"),
+        in_natural_order(read),
+        graded,
+        Reliability.of([(float(p), bool(right)) for p, right in zip(sample.p_N, sample.right_N, strict=True)]),
+    )
 
 
 # --- tables and plots --------------------------------------------------------------------------------------------
 
 
-def _table_rows(demo: Mapping[str, Any], evaluated: Sequence[_Row]) -> list[dict[str, Any]]:
-    """The table's rows where there is one, else the scores of each evaluated folder."""
-    rows = _objects(demo, "rows")
-    shown = {row.get("label") for row in rows}
-    rows = rows + [
-        row.scores | {"label": row.label}
-        for row in evaluated
-        if row.scores and row.is_result and row.label not in shown
+def _results(rows: Sequence[Mapping[str, Any]], file: Path, evaluated: Sequence[_ShownRow]) -> list[EvalResult]:
+    """Return what the demo's table lists, then the results of the other evaluated folders."""
+    listed = [EvalResult.from_json(row, f"{file}, row {number}") for number, row in enumerate(rows, 1)]
+    shown = {result.title for result in listed}
+    return listed + [row.result for row in evaluated if row.result and row.is_result and row.title not in shown]
+
+
+def _best(results: Sequence[EvalResult]) -> dict[str, Any] | None:
+    """Return the row of the highest Final among those that do not look at the reference answers, None without any."""
+    able = [result for result in results if result.scores.final.value is not None and not result.sees_references]
+    best = max(able, key=lambda result: result.scores.final.value or 0.0, default=None)
+    return None if best is None else {key: cell(best, key) for key in ("final", "turn1")} | {"title": best.title}
+
+
+def _budgets(evaluated: Sequence[_ShownRow]) -> Markup | str:
+    """Return the error budgets of the rows that are results; empty where nothing was scored."""
+    rows = [(row.title, [t for t in row.graded if is_scored(t)]) for row in evaluated if row.is_result]
+    lines = [budget_line(title, error_budget(scored)) for title, scored in rows if scored]
+    return _html(Table("", BUDGET_HEAD, lines, spans=BUDGET_SPANS), "scores") if lines else ""
+
+
+def _tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
+    """Return paired tests as `paired_tests` gives them, or as they stand in the demo's file."""
+    lines = [
+        (
+            *(str(test.get(key) or DASH) for key in ("a", "b")),
+            Figure(_number(test.get("gain")), _interval(test.get("gain_interval")), signed=True),
+            *(show_value(test.get(key)) for key in ("only_a", "only_b", "n")),
+            show_p(test.get("p_value")),
+        )
+        for test in tests
+    ]
+    return Table("", ("A", "B", "gain B − A", "only A correct", "only B correct", "n", "p"), lines, left=(1,))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if is_number(value) else None
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    is_one = isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
+    return (float(value[0]), float(value[1])) if is_one else None
+
+
+def _made_with(result: EvalResult | None) -> list[str]:
+    """Return what made a row, in the order of the page's table; nothing for one that has not finished."""
+    if result is None:
+        return [DASH] * 8
+    named = [
+        ", ".join(f"{name} {n:,}" for name, n in counts.items()) for counts in (result.dropped, result.scores.faults)
     ]
     return [
-        row
-        | {"label": str(row.get("label") or row.get("method") or "–")}
-        | ({"no_verdict": None, "no_verdict_interval": None} if _never_judges(row) else {})
-        for row in rows
+        show_value(result.model),
+        result.benchmark or DASH,
+        show_value(result.sampled.temperature),
+        ", ".join(map(str, result.sampled.seeds)) or DASH,
+        *(names or "none" for names in named),
+        show_value(result.fingerprints.grader),
+        show_value(result.fingerprints.prompts),
     ]
 
 
-def _never_judges(row: Mapping[str, Any]) -> bool:
-    """True for methods without verdicts. A model that was due to judge and did not, stops for that reason."""
-    stops = _mapping(row.get("stops"))
-    return row.get("no_verdict") == 100 and bool(stops) and stops.keys() <= {"end", "horizon", "length"}
-
-
-def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of the highest Final among those that do not look at the reference answers, None without any."""
-    able = [row for row in rows if _is_number(row.get("final")) and "gold" not in (row.get("loop"), row.get("stop"))]
-    return max(able, key=lambda row: float(row["final"]), default=None)
-
-
-def _transition_bar(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _transition_bar(result: EvalResult) -> dict[str, Any] | None:
     """The four shares of a stacked bar: broken and kept right add up to Turn 1, kept right and fixed to Final."""
-    shares = [row.get(key) for key in ("turn1", "i2c", "c2i")]
-    if not all(map(_is_number, shares)):
+    scores = result.scores
+    turn1, gained, lost = scores.turn1.value, scores.i2c.value, scores.c2i.value
+    if turn1 is None or gained is None or lost is None:
         return None
-    turn1, gained, lost = (float(share) for share in shares if share is not None)
     parts = (
         ("broken", "right → wrong", lost),
         ("kept", "kept right", turn1 - lost),
         ("fixed", "wrong → right", gained),
         ("wrong", "kept wrong", 100 - turn1 - gained),
     )
-    return {"row": row, "parts": [(name, words, max(0.0, round(share, 2))) for name, words, share in parts]}
+    shown = [(name, words, max(0.0, round(share, 2))) for name, words, share in parts]
+    return {
+        "title": result.title,
+        "delta": Figure(scores.delta.value, signed=True),
+        "parts": [(name, words, share, Figure(share)) for name, words, share in shown],
+    }
 
 
-def _scored(path: Trajectory) -> bool:
-    return _right(path.first) is not None and _right(path.final) is not None
-
-
-def _votes(row: _Row) -> list[Curve]:
+def _votes(row: _ShownRow) -> list[Curve]:
     """The row's voting curves; none where a problem has a single path."""
-    counts: dict[str, int] = {}
-    for path in row.paths:
-        counts[path.problem.id] = counts.get(path.problem.id, 0) + _scored(path)
-    return curves([path for path in row.paths if _scored(path)]) if min(counts.values(), default=0) > 1 else []
+    scored = [trajectory for trajectory in row.graded if is_scored(trajectory)]
+    counts = Counter({trajectory.problem.id: 0 for trajectory in row.trajectories})
+    counts.update(trajectory.problem.id for trajectory in scored)
+    return curves(scored) if min(counts.values(), default=0) > 1 else []
 
 
 def _voting_panels(drawn: Sequence[Curve]) -> list[tuple[str, Markup]]:
@@ -383,9 +348,9 @@ def _curves(folder: Path) -> dict[str, Any]:
     logged = list(read_jsonl(path)) if path.exists() else []
     points: dict[str, list[tuple[float, float]]] = {}
     for place, row in enumerate(logged, 1):
-        step = row["step"] if _is_number(row.get("step")) else place
+        step = row["step"] if is_number(row.get("step")) else place
         for key, value in row.items():
-            if key not in NOT_CURVES and _is_number(value):
+            if key not in NOT_CURVES and is_number(value):
                 points.setdefault(key, []).append((float(step), float(value)))
     groups: list[tuple[str, ...]] = [group for group in TOGETHER if all(key in points for key in group)]
     grouped = {key for group in groups for key in group}
@@ -402,27 +367,6 @@ def _curves(folder: Path) -> dict[str, Any]:
     }
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings or counts as one level: ``{"kept · D1": "454"}``."""
-    shown: dict[str, str] = {}
-    for key, item in value.items():
-        name = f"{prefix} · {key}" if prefix else str(key)
-        if isinstance(item, Mapping):
-            shown |= flat(item, name)
-        elif isinstance(item, list) and any(isinstance(part, Mapping) for part in item):
-            shown[name] = f"{len(item)} records"
-        else:
-            shown[name] = ", ".join(map(show_value, item)) if isinstance(item, list) else show_value(item)
-    return shown
-
-
-def grouped(value: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return nested counts under their top-level names; what is not nested comes first, under an empty name."""
-    single = {key: item for key, item in value.items() if not isinstance(item, Mapping)}
-    nested = {str(key): flat(item) for key, item in value.items() if isinstance(item, Mapping)}
-    return {name: shown for name, shown in {"": flat(single), **nested}.items() if shown}
-
-
 def _card(card: Mapping[str, Any]) -> dict[str, str]:
     """What differs between data sets: their counts. Recipe and rejection counts are the generation's, shown there."""
     counts = _mapping(card.get("counts")) or {
@@ -437,7 +381,7 @@ def _provenance(run: Path) -> list[dict[str, Any]]:
     return [
         {
             "stage": str(folder.relative_to(run)),
-            "made": read_object(folder / "provenance.json"),
+            "made": read_json(folder / "provenance.json", missing_ok=True),
             "recipe": _read_text(folder / "recipe.yaml"),
         }
         for folder in sorted(folders)
@@ -452,126 +396,3 @@ def _packages(provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             if str(version) not in versions.setdefault(str(name), []):
                 versions[str(name)].append(str(version))
     return {name: " and ".join(found) for name, found in sorted(versions.items())}
-
-
-# --- numbers as text ---------------------------------------------------------------------------------------------
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def show_value(value: Any) -> str:
-    """Return a value from a file as text: thousands grouped, a true minus sign, an en dash for a missing one."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if _is_number(value):
-        digits = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-        return digits.replace("-", "−")
-    return str(value)
-
-
-def show_points(value: Any, signed: bool = False) -> str:
-    """Return percent or percent points with one decimal; an en dash where there is none."""
-    if not _is_number(value):
-        return "–"
-    if not round(value, 1):
-        return "0.0"
-    return f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
-
-
-def show_short(value: str) -> str:
-    """Return a hash or a path short enough for a table cell."""
-    return value if len(value) <= 24 else f"{value[:6]}…{value[-17:]}"
-
-
-def show_interval(value: Any, signed: bool = False) -> str:
-    """Return ``[low, high]`` as ``low–high``, or ``low to high`` where signs would collide with the dash."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_number, value)):
-        return ""
-    return (" to " if signed else "–").join(show_points(bound, signed) for bound in value)
-
-
-def show_p(value: Any) -> str:
-    """Return a p-value as a reader wants it: ``0.031``, ``< 0.001``."""
-    if not _is_number(value):
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-# --- the trajectories in the page --------------------------------------------------------------------------------
-
-
-def viewer_json(rows: Sequence[_Row]) -> Markup:
-    """Return every row's paths as JSON that is inert inside a script element.
-
-    ``texts`` holds each distinct string once; a path is ``[problem, seed, class, stop, attempts, evaluations]`` with
-    attempts ``[text, outcome, answer, reason]`` and evaluations ``[text, verdict, p_correct]``, all strings as
-    positions in ``texts`` (see report.js). A row that spends its share of `TEXT_BUDGET` is cut and says so.
-    """
-    texts: dict[str, int] = {}
-    problems: dict[tuple[str, str, str], int] = {}
-    classes = list(CLASSES)
-    outcomes = list(Outcome)
-    verdicts = list(Verdict)
-
-    def text(value: str) -> int:
-        return texts.setdefault(value, len(texts))
-
-    def record(path: Trajectory) -> list[Any]:
-        identity = (path.problem.id, path.problem.question, path.problem.gold)
-        return [
-            problems.setdefault(identity, len(problems)),
-            path.seed,
-            classes.index(transition(path)),
-            text(path.stop),
-            [
-                [
-                    text(attempt.text),
-                    outcomes.index(attempt.grade.outcome) if attempt.grade else -1,
-                    -1 if attempt.answer is None else text(attempt.answer),
-                    text(attempt.grade.reason if attempt.grade else ""),
-                ]
-                for attempt in path.attempts
-            ],
-            [
-                [
-                    text(evaluation.text),
-                    -1 if evaluation.verdict is None else verdicts.index(evaluation.verdict),
-                    None if (p := _probability(evaluation)) is None else round(p, 4),
-                ]
-                for evaluation in path.evaluations
-            ],
-        ]
-
-    shown = []
-    for row in rows:
-        room = TEXT_BUDGET / len(rows)
-        paths = []
-        for path in row.paths:
-            room -= sum(map(len, (a.text for a in path.attempts))) + sum(map(len, (e.text for e in path.evaluations)))
-            if room < 0:
-                break
-            paths.append(record(path))
-        if row.paths:
-            shown.append(
-                {"name": row.name, "label": row.label, "paths": paths, "all": len(row.paths), "result": row.is_result}
-            )
-    data = {
-        "classes": [list(item) for item in CLASSES.items()],
-        "texts": list(texts),
-        "problems": [[text_id, question, gold] for text_id, question, gold in problems],
-        "rows": shown,
-    }
-    return inert_json(data)
-
-
-_UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
-
-
-def inert_json(value: Any) -> Markup:
-    """Return compact JSON without a character that HTML or JavaScript could read as markup."""
-    plain = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", plain))

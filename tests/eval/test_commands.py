@@ -17,9 +17,9 @@ from selfcorrect.cli import main
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
-from selfcorrect.eval.results import read_json, read_trajectories
+from selfcorrect.eval.results import read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade
-from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.jsonl import read_json, read_jsonl, write_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs import finished
 from selfcorrect.stopping import load_rule
@@ -77,9 +77,9 @@ def test_regrade_mends_stale_grades_and_keeps_the_old_scores(tmp_path: Path, pat
     stale[0] = replace(stale[0], attempts=(replace(stale[0].attempts[0], grade=wrongly),))
     folder = row(tmp_path, EvalRecipe(row="a", label="A"), stale, grader="old")
     assert read_json(folder / "scores.json")["final"] == pytest.approx(83.33)
-    scores, changed = regrade(folder)
+    result, changed = regrade(folder)
     assert changed == {"wrong → correct": 1}
-    assert scores["final"] == 100
+    assert result.scores.final.value == 100
     assert read_json(folder / "scores.old.json")["final"] == pytest.approx(83.33)
     assert all(t.final.grade and t.final.grade.correct for t in read_trajectories(folder))
     assert finished(folder, by_hash=True) == {}

@@ -13,9 +13,9 @@ from selfcorrect.correction import LoopSettings
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.results import find_rows, read_json, read_trajectories
+from selfcorrect.eval.results import find_rows, read_result, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_paths, summary, template_fingerprint
-from selfcorrect.jsonl import Journal
+from selfcorrect.jsonl import Journal, read_json
 from selfcorrect.judges import JudgeRecipe
 from selfcorrect.problems import TEST_SETS, ProblemsRecipe
 from selfcorrect.progress import meter
@@ -71,7 +71,8 @@ def test_a_test_set_of_another_size_is_refused(shared: Path, tmp_path: Path) -> 
 
 
 def test_a_result_file_says_what_made_it(path, codec: ChatCodec) -> None:  # type: ignore[no-untyped-def]
-    row = summary(EvalRecipe(label="A", temperature=1.0), [path(0, True, p=0.9), path(1, False, True, p=0.1)], {})
+    made = summary(EvalRecipe(label="A", temperature=1.0), [path(0, True, p=0.9), path(1, False, True, p=0.1)], {})
+    row = made.to_json()
     for key in ("grader", "prompts", "versions", "temperature", "top_p", "max_tokens", "horizon", "seeds", "stop"):
         assert row[key] is not None
     assert row["budget"]["fixed"] == 50
@@ -102,7 +103,7 @@ def test_no_path_waits_for_a_turn_of_another(codec: ChatCodec, tmp_path: Path) -
 def test_a_finished_row_is_only_read(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     recipe = EvalRecipe(row="a", engine=EngineRecipe("no/such/model"))
     folder = row(tmp_path, recipe, [path(0, True)])
-    assert run(recipe, tmp_path) == read_json(folder / "scores.json")
+    assert run(recipe, tmp_path) == read_result(folder)
     assert [r.name for r in find_rows([tmp_path, folder])] == ["a"]
 
 

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from selfcorrect import metrics
 from selfcorrect.errors import InputError
-from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
+from selfcorrect.eval.results import RowScores
+from selfcorrect.metrics import (
+    Share,
+    clustered_interval,
+    compare,
+    delta_interval,
+    path_faults,
+    power_note,
+    score,
+    share_of,
+)
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
@@ -46,10 +56,8 @@ def test_a_hand_counted_table() -> None:
     assert scores.delta == 0
     assert (scores.rm_C.hits, scores.rm_C.n, scores.rm_W.hits, scores.rm_W.n) == (1, 2, 2, 3)
     assert (scores.no_verdict.hits, scores.unanswered, scores.ungradable) == (1, 1, 1)
-    row = scores.row()
-    assert row["turn1"] == 33.33
-    assert row["rm_W_n"] == 3
-    assert row["stops"] == {"horizon": 3, "verdict": 4}
+    assert scores.turn1.percent == pytest.approx(33.333, abs=1e-3)
+    assert scores.stops == {"horizon": 3, "verdict": 4}
 
 
 def test_answers_too_large_to_grade_are_wrong_and_counted_by_name() -> None:
@@ -116,7 +124,7 @@ def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     assert (scores.n, scores.problems, scores.final.percent) == (160, 40, 50.0)
     low, high = scores.final.interval or (0, 0)
     assert 28 < high - low < 33  # 40 problems: 2 × 1.96 × 50 / sqrt(40) = 31; 160 independent paths: 15.5
-    assert scores.row()["power"] == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
+    assert power_note(scores.n, scores.resolution) == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
 
 
 def test_a_row_of_the_table_in_full() -> None:
@@ -125,9 +133,8 @@ def test_a_row_of_the_table_in_full() -> None:
         path(1, WRONG, RIGHT, Verdict.WRONG),
         replace(path(2, RIGHT), stop="length", token_ids=(1,) * 7, spans=(Span(Role.ATTEMPT, 0, 7),)),
     ]
-    row = score("row", paths).row()
+    row = RowScores.of(score("row", paths)).to_json()
     assert row == {
-        "method": "row",
         "n": 3,
         "problems": 3,
         "turn1": 66.67,

@@ -18,7 +18,7 @@ from selfcorrect.errors import DataError, InputError
 from selfcorrect.eval.results import find_rows
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import REPORTS, make
-from selfcorrect.eval.tables.paper import COLUMNS, command, is_same_method, published_rows
+from selfcorrect.eval.tables.paper import FIELDS, command, is_same_method, published_rows
 from selfcorrect.eval.tables.paper_tables import paper_budgets, paper_table
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
@@ -73,7 +73,7 @@ def test_the_papers_values_are_marked_against_our_interval(run: Path) -> None:
 
 
 def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
-    for name in COLUMNS:
+    for name in FIELDS:
         table = paper_table(name, find_rows([run]), run)
         assert table.commands
         for line in table.commands:
@@ -147,7 +147,7 @@ def test_a_command_asks_for_the_problems_of_the_rows_that_are_there(tmp_path: Pa
 
 
 def test_no_two_commands_write_one_row(tmp_path: Path) -> None:
-    for name in COLUMNS:
+    for name in FIELDS:
         for benchmark in {row.group for row in published_rows(name)}:
             table = paper_table(name, [], tmp_path, beside=benchmark)
             written = [next(word for word in shlex.split(c) if word.startswith("row=")) for c in table.commands]
@@ -212,9 +212,9 @@ def test_runs_on_other_problems_are_shown_without_a_mark(tmp_path: Path, path, r
 
 
 def test_published_rows_are_complete() -> None:
-    counts = {name: len(published_rows(name)) for name in COLUMNS}
+    counts = {name: len(published_rows(name)) for name in FIELDS}
     assert counts == {"table3": 30, "table4": 15, "table5": 26, "table7": 5, "table8": 12, "table9": 11, "table10": 24}
-    for name in COLUMNS:
+    for name in FIELDS:
         for row in published_rows(name):
             if {"delta", "i2c", "c2i"} <= row.values.keys():
                 assert row.values["delta"] == pytest.approx(row.values["i2c"] - row.values["c2i"], abs=0.25)
