@@ -268,12 +268,13 @@ class EvalResult:
                 f"{where}: 'schema' is {schema}, and this version of selfcorrect reads up to {SCHEMA}: use the version "
                 "that wrote it, or evaluate the row anew"
             )
-        method = keys.text("method" if schema == SCHEMA else "loop") or ""
-        label = keys.text("label") or (keys.text("method") if schema == 1 else None)
+        said = keys.text("method")
+        method = keys.needed("method", said) if schema == SCHEMA else keys.text("loop") or ""
+        label = keys.text("label") or (said if schema == 1 else None)
         return cls(
             label=str(keys.needed("label", label)),
             scores=RowScores.from_json(keys),
-            method=method,
+            method=str(method),
             stop=keys.text("stop") or "sampled",
             rule=keys.object("rule"),
             judge=keys.text("judge"),
@@ -475,15 +476,21 @@ def read_trajectories(folder: Path, *, tokens: bool = True) -> list[Trajectory]:
 
     ``tokens=False`` leaves out token ids and log-probabilities, most of what they hold.
     """
+    found = read_journalled(folder, tokens=tokens)
+    return [found[key] for key in sorted(found)]
+
+
+def read_journalled(folder: Path, *, tokens: bool = True) -> dict[str, Trajectory]:
+    """Return the trajectories of an evaluation by their keys, in the order in which they were recorded."""
     file = folder / TRAJECTORIES
-    rows = {}
+    found = {}
     for number, row in enumerate(read_journal(file), 1):
         try:
             bare = {} if tokens else {"token_ids": (), "logprobs": ()}
-            rows[row["key"]] = Trajectory.from_json(row["trajectory"] | bare)
+            found[str(row["key"])] = Trajectory.from_json(row["trajectory"] | bare)
         except (KeyError, TypeError, DataError) as error:
             raise DataError(f"{file}, record {number}: not a trajectory ({error!r:.300})") from error
-    return [rows[key] for key in sorted(rows)]
+    return found
 
 
 def in_natural_order(trajectories: Iterable[Trajectory]) -> list[Trajectory]:

@@ -40,11 +40,12 @@ from selfcorrect.eval.results import (
     RowScores,
     Sampled,
     default_label,
+    read_journalled,
     read_result,
 )
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import Journal, read_journal, read_json, write_journal, write_json
+from selfcorrect.jsonl import Journal, read_json, write_journal, write_json
 from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
@@ -331,10 +332,8 @@ def regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
 def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
     before_scores = read_json(folder / SCORES)
     old = EvalResult.from_json(before_scores, str(folder / SCORES))
-    keys, before = [], []
-    for row in read_journal(folder / TRAJECTORIES):
-        keys.append(row["key"])
-        before.append(Trajectory.from_json(row["trajectory"]))
+    stored = read_journalled(folder)
+    before = list(stored.values())
     if not before:
         raise DataError(f"{folder / 'trajectories.jsonl'} holds no paths to grade again; evaluate the row anew")
     after = grade_trajectories(before)
@@ -353,7 +352,7 @@ def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
     done = reopen(folder)
     if (grader := old.fingerprints.grader) != result.fingerprints.grader:
         write_json(folder / plain_name(f"scores.{grader or 'unknown'}.json", "grader"), before_scores)
-    paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(keys, after, strict=True))
+    paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(stored, after, strict=True))
     write_journal(folder / TRAJECTORIES, paths)
     write_json(folder / SCORES, before_scores | result.to_json())
     mark_done(folder, done)

@@ -219,7 +219,7 @@ class Table:
             for column, title in enumerate(self.head)
         )
         body = "".join(f"<tr>{self._line(row, gaps)}</tr>\n" for row in self.rows)
-        begin = f'<table class="{html.escape(kind)}">' if kind else "<table>"
+        begin = f'<table class="{_escaped(kind)}">' if kind else "<table>"
         spans = f"<tr><td></td>{over}</tr>\n" if any(title for title, _ in self.spans) else ""
         return f"{begin}\n<thead>\n{spans}<tr>{head}</tr>\n</thead>\n<tbody>\n{body}</tbody>\n</table>"
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,8 @@ from selfcorrect.metrics import RESAMPLES, first_p_correct, is_correct
 from selfcorrect.types import Attempt, Role, Trajectory
 
 METHODS = ("maj@n", "best-of-n", "verdict-weighted", "correction + vote")
+UNITS = ("responses", "tokens")
+"""What a budget is counted in. A log of another tool does not hold tokens: its curves have no budget in them."""
 SUBSETS = 64  # random subsets of each size; the mean over them stands for all subsets
 Floats = NDArray[np.float64]
 
@@ -49,7 +50,10 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A method with n paths a problem: accuracy in percent with its band, and what it cost a problem."""
+    """A method with n paths a problem: accuracy in percent with its band, and what it cost a problem.
+
+    ``tokens`` is 0 where they were not recorded.
+    """
 
     n: int
     responses: float
@@ -57,18 +61,6 @@ class Point:
     accuracy: float
     interval: tuple[float, float]
     accuracy_K: Floats  # of each problem, in percent
-
-    def row(self) -> dict[str, Any]:
-        """Return the point as JSON values, without its problems."""
-        low, high = self.interval
-        return {
-            "n": self.n,
-            "responses": round(self.responses, 2),
-            "tokens": round(self.tokens, 1),
-            "accuracy": round(self.accuracy, 2),
-            "low": round(low, 2),
-            "high": round(high, 2),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +70,10 @@ class Curve:
     method: str
     points: tuple[Point, ...]
     problems: tuple[str, ...]
+
+    def has(self, unit: str) -> bool:
+        """True where what it cost in a unit is known."""
+        return all(getattr(point, unit) > 0 for point in self.points)
 
 
 def ballots(trajectories: Sequence[Trajectory]) -> dict[str, list[Ballot]]:
@@ -212,8 +208,11 @@ class AtEqualBudget:
 def at_equal_budget(ours: Curve, theirs: Curve, unit: str) -> list[AtEqualBudget]:
     """Compare two curves on their common problems, the baseline interpolated linearly in the logarithm of the budget.
 
-    Points of ours that cost less than the baseline's cheapest, or more than its dearest, are left out.
+    Points of ours that cost less than the baseline's cheapest, or more than its dearest, are left out; all of them are
+    where a curve's cost in the unit is not known.
     """
+    if not (ours.has(unit) and theirs.has(unit)):
+        return []
     common = [p for p in ours.problems if p in set(theirs.problems)]
     if not common:
         raise InputError("the two voting curves have no problem in common")

@@ -27,7 +27,7 @@ from markupsafe import Markup
 from selfcorrect.errors import DataError
 from selfcorrect.eval.analysis.calibration import judged
 from selfcorrect.eval.analysis.error_budget import error_budget
-from selfcorrect.eval.analysis.voting import Curve, curves
+from selfcorrect.eval.analysis.voting import UNITS, Curve, curves
 from selfcorrect.eval.page.charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
 from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_short, show_value
 from selfcorrect.eval.page.viewer import viewer_json
@@ -257,7 +257,7 @@ def _budgets(evaluated: Sequence[_ShownRow]) -> Markup | str:
     """Return the error budgets of the rows that are results; empty where nothing was scored."""
     rows = [(row.title, [t for t in row.graded if is_scored(t)]) for row in evaluated if row.is_result]
     lines = [budget_line(title, error_budget(scored)) for title, scored in rows if scored]
-    return _html(Table("", BUDGET_HEAD, lines, spans=BUDGET_SPANS), "scores") if lines else ""
+    return _html(Table("", BUDGET_HEAD, lines, spans=BUDGET_SPANS, strong="Final"), "scores") if lines else ""
 
 
 def _tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
@@ -340,7 +340,7 @@ def _voting_panels(drawn: Sequence[Curve]) -> list[tuple[str, Markup]]:
             for curve in drawn
         ]
 
-    return [(unit, band_panel(bands(unit), unit)) for unit in ("responses", "tokens")]
+    return [(unit, band_panel(bands(unit), unit)) for unit in UNITS if all(curve.has(unit) for curve in drawn)]
 
 
 def _curves(folder: Path) -> dict[str, Any]:

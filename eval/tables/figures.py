@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from selfcorrect.eval.analysis.calibration import risk_coverage
-from selfcorrect.eval.analysis.voting import Curve
+from selfcorrect.eval.analysis.voting import UNITS, Curve
 from selfcorrect.eval.tables.paper_tables import Believed
 from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
@@ -80,8 +80,10 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
     """Draw accuracy against sampled responses and against tokens, with 95% bands."""
     written: list[Path] = []
     with drawing("figure2", out, 2, written) as panels:
-        for axes, unit in zip(panels, ("responses", "tokens"), strict=True):
+        for axes, unit in zip(panels, UNITS, strict=True):
             for colour, (label, curve) in zip(COLOURS * len(curves), curves, strict=False):
+                if not curve.has(unit):
+                    continue
                 x = [getattr(point, unit) for point in curve.points]
                 line = "--" if curve.method == "verdict-weighted" else "-"  # it often covers best-of-n
                 low, high = zip(*(point.interval for point in curve.points), strict=True)

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.analysis.voting import AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equal_budget, curves
 from selfcorrect.eval.results import EvaluatedRow, find_rows
 from selfcorrect.eval.tables.paper import FIELDS, published_tables
 from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
@@ -148,7 +148,7 @@ def _figure2(rows: Sequence[EvaluatedRow], run: Path) -> tuple[dict[str, Table],
         if (label,) not in lines:
             lines.append((label,))
         for point in curve.points:
-            cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}")
+            cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}" if curve.has("tokens") else DASH)
             lines.append((curve.method, str(point.n), *cost, Figure(point.accuracy, point.interval)))
     tables = {"figure2": Table("Voting, as in the paper's figure 2", head, lines, notes, commands)}
     if drawn:
@@ -166,7 +166,7 @@ def equal_budgets(drawn: Sequence[tuple[str, Curve]]) -> Table:
         (label, ours), (other, theirs) = pair
         if ours.method != "correction + vote" or theirs.method == "correction + vote":
             continue
-        for unit in ("responses", "tokens"):
+        for unit in UNITS:
             found = at_equal_budget(ours, theirs, unit)
             if found:
                 lines.append((f"{label}: {ours.method}, against {other}: {theirs.method}, at equal {unit}",))

@@ -17,8 +17,10 @@ from selfcorrect.cli import main
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
+from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.results import read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade
+from selfcorrect.eval.tables.make import make
 from selfcorrect.jsonl import read_json, read_jsonl, write_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs import finished
@@ -169,6 +171,17 @@ def test_several_responses_become_seeds(tmp_path: Path) -> None:
     import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
     scores = read_json(tmp_path / "eval" / "r" / "scores.json")
     assert (scores["n"], scores["problems"], scores["seeds"], scores["final"]) == (8, 4, [0, 1], 50.0)
+
+
+def test_responses_without_tokens_are_voted_on_by_responses_alone(tmp_path: Path) -> None:
+    rows = [foreign(i, {"question": f"{i}+0?", "answer": f"#### {i}"}, [f"\\boxed{{{i}}}"] * 2) for i in range(4)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "by responses a problem" in page
+    assert "by tokens a problem" not in page
+    make("figure2", [tmp_path])
+    assert "| maj@n | 2 | 2.0 | – | 100.0" in (tmp_path / "tables" / "figure2.md").read_text()
 
 
 @pytest.mark.parametrize("broken", [{"doc_id": 0}, {"doc_id": 0, "resps": []}, {"no": "sample"}])
