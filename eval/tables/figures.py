@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,12 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from selfcorrect.eval.analysis.calibration import risk_coverage
 from selfcorrect.eval.analysis.voting import UNITS, Curve
@@ -44,14 +41,13 @@ STYLE: Any = {
 def drawing(name: str, out: Path, panels: int, written: list[Path]) -> Iterator[Sequence[Axes]]:
     """Give ``panels`` axes side by side and save them as ``<out>/<name>.png`` and ``.svg``."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.6), squeeze=False, layout="constrained")
-        yield list(axes[0])
+        figure = Figure(figsize=(4.2 * panels, 3.6), layout="constrained")
+        yield list(figure.subplots(1, panels, squeeze=False)[0])
         for ending in ("png", "svg"):
             path = out / f"{name}.{ending}"
             with whole_file(path) as file:
                 figure.savefig(file, format=ending, dpi=160, metadata={"Date": None} if ending == "svg" else None)
             written.append(path)
-        plt.close(figure)
 
 
 def figure1(curves: Mapping[str, Sequence[Mapping[str, float]]], out: Path) -> list[Path]:
