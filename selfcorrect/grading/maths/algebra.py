@@ -20,7 +20,7 @@ import math
 from fractions import Fraction
 from typing import TypeAlias
 
-from selfcorrect.grading.limits import (
+from selfcorrect.grading.maths.limits import (
     MAX_DETERMINANT,
     MAX_DIGITS,
     MAX_FACTORIAL,
@@ -32,7 +32,7 @@ from selfcorrect.grading.limits import (
     found,
     spend,
 )
-from selfcorrect.grading.nodes import Node
+from selfcorrect.grading.maths.tree import Node
 
 Monomial: TypeAlias = tuple[tuple[str, Fraction], ...]
 Poly: TypeAlias = dict[Monomial, Fraction]

@@ -12,9 +12,9 @@ from typing import Any
 
 import sympy
 
-from selfcorrect.grading.algebra import based_number, number
-from selfcorrect.grading.limits import Unreadable
-from selfcorrect.grading.nodes import Node, show
+from selfcorrect.grading.maths.algebra import based_number, number
+from selfcorrect.grading.maths.limits import Unreadable
+from selfcorrect.grading.maths.tree import Node, show
 
 _FUNCTIONS: dict[str, Any] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,

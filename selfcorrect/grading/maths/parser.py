@@ -13,12 +13,19 @@ from functools import lru_cache
 from typing import NoReturn
 
 from selfcorrect.grading import wording
-from selfcorrect.grading.limits import MAX_DEPTH, MAX_LIST, MAX_MATRIX_CELLS, SHORT_ANSWER_CHARS, TooLarge, Unreadable
-from selfcorrect.grading.nodes import Node, num, sym
+from selfcorrect.grading.maths.lexer import Token, clean, tokenise
+from selfcorrect.grading.maths.limits import (
+    MAX_DEPTH,
+    MAX_LIST,
+    MAX_MATRIX_CELLS,
+    SHORT_ANSWER_CHARS,
+    TooLarge,
+    Unreadable,
+)
+from selfcorrect.grading.maths.tree import Node, num, sym
+from selfcorrect.grading.maths.units import CURRENCIES, conversion, known_unit
+from selfcorrect.grading.maths.vocabulary import CHANGING, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
 from selfcorrect.grading.numerals import leading_number, scale
-from selfcorrect.grading.tokens import Token, clean, tokenise
-from selfcorrect.grading.units import CURRENCIES, conversion, known_unit
-from selfcorrect.grading.vocabulary import CHANGING, MONEY_CODES, SCALED, SINGLE_LETTER_UNITS
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!=", "~", "in", "notin", "equiv", "->", "subset", "propto"])
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"])

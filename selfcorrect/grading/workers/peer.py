@@ -71,7 +71,7 @@ class MathVerify:
         return verdict, seconds, cpu
 
     def _start(self) -> None:
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[3])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _CHILD],

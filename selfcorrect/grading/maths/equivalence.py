@@ -20,8 +20,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from selfcorrect.grading import algebra, exact, numeric, shapes, wording
-from selfcorrect.grading.limits import (
+from selfcorrect.grading import wording
+from selfcorrect.grading.maths import algebra, exact, numeric, shapes
+from selfcorrect.grading.maths.limits import (
     COMPARISON_STEPS,
     MAX_FORM_STEPS,
     MAX_QUESTIONS,
@@ -31,13 +32,13 @@ from selfcorrect.grading.limits import (
     spend,
     steps_left,
 )
-from selfcorrect.grading.nodes import Node, num, sym
+from selfcorrect.grading.maths.tree import Node, num, sym
+from selfcorrect.grading.maths.units import conversion
+from selfcorrect.grading.maths.witness import Witness, doubtful_part, words_for
 from selfcorrect.grading.rules import Rules
-from selfcorrect.grading.units import conversion
-from selfcorrect.grading.witness import Witness, doubtful_part, words_for
 
 if TYPE_CHECKING:
-    from selfcorrect.grading.pool import Decision
+    from selfcorrect.grading.workers.pool import Decision
 
 ROUNDED_DIGITS = 9
 """A decimal with this many significant digits equals the non-integer constant whose rounding it is."""

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from zlib import crc32
 
-from selfcorrect.grading.algebra import based_number, number
-from selfcorrect.grading.limits import MAX_POINT_STEPS, TooLarge, Unreadable, at_most, spend
-from selfcorrect.grading.nodes import Node, show
+from selfcorrect.grading.maths.algebra import based_number, number
+from selfcorrect.grading.maths.limits import MAX_POINT_STEPS, TooLarge, Unreadable, at_most, spend
+from selfcorrect.grading.maths.tree import Node, show
 
 MAX_SUM_TERMS = 300
 _WHOLE_CALLS = frozenset(["binom", "gcd", "lcm", "fact2"])

@@ -7,11 +7,11 @@ from contextlib import suppress
 from fractions import Fraction
 from itertools import pairwise
 
-from selfcorrect.grading import algebra
-from selfcorrect.grading.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge, Unreadable, spend
-from selfcorrect.grading.nodes import Node, contains, num, sym
-from selfcorrect.grading.numeric import has_symbols, real_value
-from selfcorrect.grading.witness import doubtful_part
+from selfcorrect.grading.maths import algebra
+from selfcorrect.grading.maths.limits import MAX_MATRIX_CELLS, MAX_PLUS_MINUS, TooLarge, Unreadable, spend
+from selfcorrect.grading.maths.numeric import has_symbols, real_value
+from selfcorrect.grading.maths.tree import Node, contains, num, sym
+from selfcorrect.grading.maths.witness import doubtful_part
 
 CONSTANTS = frozenset(["pi", "e", "i", "oo", "RR", "ZZ", "QQ", "NN", "CC", "EMPTY", "..."])
 _PM = frozenset(["pm"])

@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
-from selfcorrect.grading.algebra import based_number, normal_form, number
-from selfcorrect.grading.limits import TooLarge, Unreadable, spend
-from selfcorrect.grading.nodes import Node, show
+from selfcorrect.grading.maths.algebra import based_number, normal_form, number
+from selfcorrect.grading.maths.limits import TooLarge, Unreadable, spend
+from selfcorrect.grading.maths.tree import Node, show
 
 BITS = 127
 PRIMES = 2

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfcorrect.errors import GraderError
-from selfcorrect.grading.nodes import Node, to_lists
+from selfcorrect.grading.maths.tree import Node, to_lists
 
 WORKERS = 2
 SOFT_S = 0.3
@@ -33,7 +33,7 @@ HARD_S = 12.0
 """…and at the latest after these seconds on the wall, which a starved machine may need."""
 STARTUP_S = 120.0
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_PACKAGE = str(Path(__file__).resolve().parents[1])
+_PACKAGE = str(Path(__file__).resolve().parents[2])
 _BOOT = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location(
@@ -41,7 +41,7 @@ spec = importlib.util.spec_from_file_location(
 )
 sys.modules["selfcorrect"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["selfcorrect"])
-from selfcorrect.grading.worker import main
+from selfcorrect.grading.workers.worker import main
 main()
 """
 

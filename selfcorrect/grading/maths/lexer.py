@@ -11,9 +11,8 @@ import re
 import unicodedata
 from typing import TypeAlias
 
-from selfcorrect.grading.limits import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_TOKENS, TooLarge, Unreadable
-from selfcorrect.grading.spelling import respell, respell_unicode
-from selfcorrect.grading.vocabulary import (
+from selfcorrect.grading.maths.limits import MAX_ANSWER_CHARS, MAX_DEPTH, MAX_TOKENS, TooLarge, Unreadable
+from selfcorrect.grading.maths.vocabulary import (
     BLACKBOARD,
     COMMAND_ONLY_FUNCTIONS,
     FONTS,
@@ -29,6 +28,7 @@ from selfcorrect.grading.vocabulary import (
     UNICODE,
     UNIT_WORDS,
 )
+from selfcorrect.grading.spelling import respell, respell_unicode
 
 Token: TypeAlias = tuple[str, str]
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from selfcorrect.grading.vocabulary import words_of
+from selfcorrect.grading.maths.vocabulary import words_of
 
 Dimensions: TypeAlias = tuple[tuple[str, Fraction], ...]
 Unit: TypeAlias = tuple[Fraction, Dimensions]

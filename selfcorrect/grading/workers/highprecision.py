@@ -14,10 +14,10 @@ from enum import Enum
 import flint
 from flint import acb, arb, fmpq, fmpz
 
-from selfcorrect.grading.algebra import number
-from selfcorrect.grading.limits import TooLarge, Unreadable
-from selfcorrect.grading.nodes import Node
-from selfcorrect.grading.numeric import Point, Undefined, evaluate, has_symbols, integer_letters, mentions_i
+from selfcorrect.grading.maths.algebra import number
+from selfcorrect.grading.maths.limits import TooLarge, Unreadable
+from selfcorrect.grading.maths.numeric import Point, Undefined, evaluate, has_symbols, integer_letters, mentions_i
+from selfcorrect.grading.maths.tree import Node
 
 AGREED = 100
 """Digits, beyond the smallest value and the spread of values, in which equal values agree."""

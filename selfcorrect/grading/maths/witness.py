@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from selfcorrect.grading.nodes import Node, show, sym
+from selfcorrect.grading.maths.tree import Node, show, sym
 
 _NO_VALUES = frozenset(["oo", "...", "RR", "ZZ", "QQ", "NN", "CC", "EMPTY", "NONE", "circ"])
 _WORDS = {

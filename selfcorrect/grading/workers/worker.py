@@ -16,8 +16,8 @@ import time
 from types import ModuleType
 from typing import Any
 
-from selfcorrect.grading.limits import MAX_WORKER_STEPS, TooLarge, Unreadable, budget
-from selfcorrect.grading.nodes import Node, contains, from_lists
+from selfcorrect.grading.maths.limits import MAX_WORKER_STEPS, TooLarge, Unreadable, budget
+from selfcorrect.grading.maths.tree import Node, contains, from_lists
 
 MEMORY_BYTES = 1 << 30
 """Address space of a worker; its resident memory stays far below."""
@@ -82,7 +82,7 @@ def decide(response: Node, gold: Node, deadline: Deadline, state: dict[str, str]
     ``state`` says afterwards what showed it (``how``), or, where nothing did, whose fault that is (``blame``): the
     reference's where it cannot be evaluated alone, else the response's.
     """
-    from selfcorrect.grading import highprecision
+    from selfcorrect.grading.workers import highprecision
 
     verdict, state["how"] = highprecision.equal(response, gold, positive=positive)
     if verdict is not None:
@@ -95,7 +95,7 @@ def decide(response: Node, gold: Node, deadline: Deadline, state: dict[str, str]
 
 def has_value(tree: Node, deadline: Deadline, *, positive: bool) -> bool:
     """Return whether a scalar tree alone can be evaluated to something finite."""
-    from selfcorrect.grading import highprecision
+    from selfcorrect.grading.workers import highprecision
 
     if highprecision.has_value(tree):
         return True
@@ -107,11 +107,11 @@ def _load_symbolic(deadline: Deadline) -> ModuleType:
     if "sympy" not in sys.modules:
         deadline.stop()
         say({"loading": True})
-        from selfcorrect.grading import symbolic
+        from selfcorrect.grading.workers import symbolic
 
         symbolic.warm_up()
         say({"loading": False})
-    from selfcorrect.grading import symbolic
+    from selfcorrect.grading.workers import symbolic
 
     deadline.start(SYMPY_S)
     return symbolic
@@ -150,7 +150,7 @@ def main() -> None:
     lower_limits()
     sys.setrecursionlimit(3_000)
     deadline = Deadline()
-    from selfcorrect.grading import highprecision  # noqa: F401
+    from selfcorrect.grading.workers import highprecision  # noqa: F401
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # until here our errors say why we did not start
     say({"ready": True})

@@ -18,14 +18,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
-from selfcorrect.grading import shapes, wording
+from selfcorrect.grading import wording
 from selfcorrect.grading.extraction import sentence_value
-from selfcorrect.grading.limits import SHORT_ANSWER_CHARS, TooLarge, Unreadable
-from selfcorrect.grading.nodes import Node, contains, num, sym
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.tokens import clean
-from selfcorrect.grading.units import known_unit
-from selfcorrect.grading.vocabulary import CHANGING
+from selfcorrect.grading.maths import shapes
+from selfcorrect.grading.maths.lexer import clean
+from selfcorrect.grading.maths.limits import SHORT_ANSWER_CHARS, TooLarge, Unreadable
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.tree import Node, contains, num, sym
+from selfcorrect.grading.maths.units import known_unit
+from selfcorrect.grading.maths.vocabulary import CHANGING
 
 Pair = tuple[Node, Node]
 
