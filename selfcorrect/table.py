@@ -270,7 +270,7 @@ class Table:
 
     def _blocks(self, rows: Sequence[tuple[str, ...]], width: int) -> list[list[int]]:
         def wide(column: int) -> int:
-            cells = [Text(self.head[column]), *(_lines(row[column]) for row in rows)]
+            cells = [_lines(self.head[column]), *(_lines(row[column]) for row in rows)]
             return 2 + max(len(line) for cell in cells for line in cell.plain.split("\n"))
 
         together: list[list[int]] = []  # a column, and what it is held against
@@ -298,7 +298,7 @@ class Table:
             least, most = (None, None) if column else first or (None, FIRST)
             title = self.head[column] if first is None else getattr(self.head[column], "short", self.head[column])
             table.add_column(
-                Text(title),
+                Text(clean(title)),
                 justify="left" if self._is_left(column) else "right",
                 min_width=least,
                 max_width=most,
@@ -315,9 +315,12 @@ def _kinds(**kinds: bool) -> str:
 
 
 def _lines(cell: str, bare: bool = False) -> Text:
-    """Return a cell for the terminal: a figure's interval below it, ``bare`` without brackets."""
+    """Return a cell for the terminal: a figure's interval below it, ``bare`` without brackets.
+
+    What a terminal would obey is written out before Rich measures the cell, or it would be cut at its edge.
+    """
     if not isinstance(cell, Figure):
-        return Text(cell)
+        return Text(clean(cell))
     dash = "dim" if cell.number == DASH else ""
     below = cell.interval if bare or not cell.interval else f"[{cell.interval}]"
     return Text.assemble((cell.number, dash), (f"\n{below}" if below else "", "dim"))

@@ -7,8 +7,8 @@ import io
 from html.parser import HTMLParser
 
 import pytest
-from rich.console import Console
 
+from selfcorrect.printing import Terminal
 from selfcorrect.table import Figure, Heading, Table
 
 HOSTILE = "</td><script>x</script><img src=x onerror=1>|`a`[l](javascript:1)\\end{tabular}$x$&amp;\x1b[2K\u202e\"'"
@@ -89,7 +89,7 @@ def test_latex_aligns_words_left_and_json_is_the_text() -> None:
 
 
 def printed(what: object) -> str:
-    console = Console(width=80, record=True, file=io.StringIO())
+    console = Terminal(width=80, record=True, file=io.StringIO())
     console.print(what)
     return console.export_text()
 
@@ -100,6 +100,13 @@ def test_on_a_terminal_only_a_figures_interval_goes_below() -> None:
     assert ["mine", "[v2]", "84.4"] in lines
     assert ["[82.0", "86.5]"] in lines
     assert ["82.0", "86.5"] in [line.split() for line in printed(table.narrow([0, 1], (6, 10))).splitlines()]
+
+
+def test_no_part_of_a_hostile_label_is_cut_on_a_terminal() -> None:
+    label = "vote \x1b[2K\u202etxt [bold]x[/] end"
+    text = printed(Table("t", ("method", "n"), [(label, "1")]).to_terminal(80))
+    shown = "".join(line[1:27].strip() for line in text.splitlines()[4:-1])
+    assert shown.replace(" ", "") == "vote\\x1b[2K\\u202etxt[bold]x[/]end"
 
 
 class Tags(HTMLParser):
