@@ -22,14 +22,8 @@ from selfcorrect.errors import InputError
 from selfcorrect.metrics import first_verdict, is_correct, share_of
 from selfcorrect.types import Trajectory, Verdict
 
-PARTS = {
-    "never_flagged": "wrong, never flagged",
-    "not_fixed": "wrong, flagged, not fixed",
-    "fixed": "wrong, flagged, fixed",
-    "broken": "right, flagged, broken",
-    "kept": "right, flagged, kept",
-    "left_alone": "right, left alone",
-}
+PARTS = ("never_flagged", "not_fixed", "fixed", "broken", "kept", "left_alone")
+"""The six parts: three of the first attempts that are wrong, three of those that are correct."""
 
 
 @dataclass(frozen=True, slots=True)
