@@ -1,6 +1,6 @@
 """What `selfcorrect eval calibrate | regrade | compare | import | export` do, and what they show.
 
-Each function takes values and paths and returns what the terminal prints; model text is `rich.text.Text`, which reads
+Each function takes values and folders and returns what the terminal prints; model text is `rich.text.Text`, which reads
 no markup.
 """
 
@@ -37,7 +37,7 @@ FLIPS_SHOWN = 12
 
 
 def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, limit: float | None) -> RenderableType:
-    """Sample the recipe's paths with every judged attempt revised, tune a stop rule on them, save it.
+    """Sample the recipe's trajectories with every judged attempt revised, tune a stop rule on them, save it.
 
     It is saved in the row's folder, and beside the model where that is a checkpoint folder of the user's.
     """
@@ -78,7 +78,7 @@ def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
         shares = [f"{choice[key]:.1f}" for key in ("final", "fixed", "broken", "revised")]
         effects.append((title, threshold, *shares, f"{choice['tokens']:.0f}"))
     note = (
-        f"{tuned['n']} paths: {tuned['without_verdict']} without a verdict (these stop at turn 1), "
+        f"{tuned['n']} trajectories: {tuned['without_verdict']} without a verdict (these stop at turn 1), "
         f"{tuned['without_revision']} sent on without bringing a revision"
     )
     head = ("stop where", "threshold", "Final", "fixed", "broken, of right", "revised", "tokens")
@@ -108,7 +108,7 @@ class Comparison:
             Text(
                 f"B − A: {test.gain:+.1f} points [{low:+.1f} {high:+.1f}]; bootstrap over problems "
                 f"[{test.bootstrap_interval[0]:+.1f} {test.bootstrap_interval[1]:+.1f}]; "
-                f"p = {test.p_value:.3g} ({test.test}); right more often: A on {test.only_a}, B on {test.only_b} "
+                f"p = {test.p_value:.3g} ({test.test}); correct more often: A on {test.only_a}, B on {test.only_b} "
                 f"of {test.n} problems",
                 style="bold",
             ),
@@ -120,7 +120,7 @@ class Comparison:
             lines.append(Text(f"{len(self.flips)} flips written to {self.written}", style="dim"))
         head = ("problem", "right", "A answers", "B answers", "reference")
         table = Table("", head, [_flip_line(flip) for flip in self.flips[:FLIPS_SHOWN]], left=(1, 2, 3, 4))
-        lines.append(Text(f"{len(self.flips)} paths flipped", style="bold"))
+        lines.append(Text(f"{len(self.flips)} trajectories flipped", style="bold"))
         if len(self.flips) > FLIPS_SHOWN:
             shown = f"the first {FLIPS_SHOWN} of {len(self.flips)}; all of them: --out flips.jsonl"
             lines.append(Text(shown, style="dim"))
@@ -135,21 +135,21 @@ def _flip_line(flip: Mapping[str, Any]) -> tuple[str, ...]:
 def compare_rows(a: Path, b: Path, out: Path | None = None) -> Comparison:
     """Test row B against row A on the problems that both scored, and list the problems that flipped."""
     row_a, row_b = _single(a), _single(b)
-    paths_a, paths_b = row_a.trajectories(), row_b.trajectories()
+    of_a, of_b = row_a.trajectories(), row_b.trajectories()
     pairs = {
         key: (getattr(row_a.result.fingerprints, key), getattr(row_b.result.fingerprints, key))
         for key in ("grader", "prompts", "template")
     }
     pairs["benchmark"] = (row_a.result.benchmark, row_b.result.benchmark)
-    found = flips(paths_a, paths_b)
+    found = flips(of_a, of_b)
     if out is not None:
         write_jsonl(out, found)
     differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    return Comparison(row_a, row_b, compare(paths_a, paths_b), found, differing, out)
+    return Comparison(row_a, row_b, compare(of_a, of_b), found, differing, out)
 
 
 def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:
-    """Return the paths (same problem and seed, else same problem) whose final answer is right in one run only."""
+    """Return the trajectories (of a problem and seed, else of a problem) that end correct in one run only."""
     exact = {(t.problem.id, t.seed): t for t in a}
     first = {t.problem.id: t for t in reversed(a)}
     found = []
@@ -173,7 +173,7 @@ def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:
 
 
 def regrade_rows(places: list[Path]) -> RenderableType:
-    """Grade the stored paths of rows (or of all rows of a run) again and show what changed."""
+    """Grade the stored trajectories of rows (or of all rows of a run) again and show what changed."""
     results, lines = [], []
     for row in find_rows(places):
         result, changed = regrade(row.folder)
@@ -187,7 +187,7 @@ def regrade_rows(places: list[Path]) -> RenderableType:
 def import_samples(file: Path, row: str, label: str, source: str, run_folder: Path) -> RenderableType:
     """Read an lm-evaluation-harness sample log as a row: its responses, graded by our grader."""
     log = lm_eval.read_samples(file, source)
-    seeds = tuple(sorted({t.seed or 0 for t in log.paths}))
+    seeds = tuple(sorted({t.seed or 0 for t in log.trajectories}))
     recipe = EvalRecipe(
         row=row,
         label=label,
@@ -201,9 +201,9 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
         (folder / "DONE").unlink(missing_ok=True)  # importing again makes the row anew
         write_journal(
             folder / TRAJECTORIES,
-            ((f"{t.problem.id}#{t.seed}", {"trajectory": t.to_json()}) for t in log.paths),
+            ((f"{t.problem.id}#{t.seed}", {"trajectory": t.to_json()}) for t in log.trajectories),
         )
-        made = summary(recipe, log.paths, log.dropped)
+        made = summary(recipe, log.trajectories, log.dropped)
         result = replace(
             made,
             scores=replace(made.scores, tokens_per_problem=None),  # the log does not hold tokens
@@ -224,7 +224,7 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
 
 
 def export_samples(place: Path, out: Path | None) -> RenderableType:
-    """Write a row as an lm-evaluation-harness sample log; importing it gives the same paths back."""
+    """Write a row as an lm-evaluation-harness sample log; importing it gives the same trajectories back."""
     row = _single(place)
     task = (row.result.benchmark or "selfcorrect").rsplit("/", 1)[-1].removesuffix(".jsonl")
     out = out or place / f"samples_{task}.jsonl"

@@ -1,8 +1,8 @@
 """lm-evaluation-harness sample logs (``samples_<task>_<time>.jsonl`` of ``--log_samples``), read and written.
 
 A log holds one row per document and filter: ``doc``, ``target``, ``resps`` (responses by request), hashes, metrics. It
-knows nothing of attempts and verdicts, so a foreign log becomes single-attempt paths, one seed a response. Ours carry
-the whole path under ``selfcorrect`` and come back as they were, without token ids. Checked against what
+knows nothing of attempts and verdicts, so a foreign log becomes single-attempt trajectories, one seed a response. Ours
+carry the whole trajectory under ``selfcorrect`` and come back as they were, without token ids. Checked against what
 lm_eval 0.4.13 wrote (tests/eval/data).
 """
 
@@ -29,7 +29,7 @@ from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
 
 def samples(trajectories: Sequence[Trajectory], sampled: Sampled) -> Iterator[dict[str, Any]]:
-    """Yield one log row per path; ``exact_match`` is our grade of the final answer."""
+    """Yield one log row per trajectory; ``exact_match`` is our grade of the final answer."""
     places: dict[str, int] = {}
     for t in trajectories:
         doc = {"id": t.problem.id, "question": t.problem.question, "answer": t.problem.gold, **t.problem.meta}
@@ -66,13 +66,13 @@ def _parts(t: Trajectory) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class SampleLog:
-    """A log as graded paths, and how many of its rows were dropped, by reason.
+    """A log as graded trajectories, and how many of its rows were dropped, by reason.
 
     ``agreed`` says for each of the log's filters on how many documents its own ``exact_match`` and our grade of the
     first response say the same, and on how many it could be asked; ``sampled`` is what the log tells of how they were.
     """
 
-    paths: list[Trajectory]
+    trajectories: list[Trajectory]
     dropped: dict[str, int]
     agreed: dict[str, tuple[int, int]]
     sampled: Sampled
@@ -83,14 +83,14 @@ def read_samples(file: Path, source: str) -> SampleLog:
 
     Raises DataError where nothing is left.
     """
-    paths: list[Trajectory] = []
+    trajectories: list[Trajectory] = []
     dropped: Counter[str] = Counter()
     places: dict[tuple[str, str], int | None] = {}  # of a document's first response; None: dropped
     matches: list[tuple[str, tuple[str, str], bool]] = []
     sampled: Sampled | None = None
     for number, row in enumerate(read_jsonl(file), 1):
         if "selfcorrect" in row:
-            paths.append(Trajectory.from_json(row["selfcorrect"]))
+            trajectories.append(Trajectory.from_json(row["selfcorrect"]))
             continue
         responses = _responses(row, f"{file}:{number}")
         identity = (str(row.get("doc_id", number)), str(row.get("doc_hash")))
@@ -104,15 +104,15 @@ def read_samples(file: Path, source: str) -> SampleLog:
         if not gold or not gold_is_readable(gold, source):
             dropped["reference answer unreadable"] += 1
             continue
-        places[identity] = len(paths)
+        places[identity] = len(trajectories)
         sampled = sampled or _sampled(row)
         problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
-            paths.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
-    if not paths:
+            trajectories.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
+    if not trajectories:
         raise DataError(f"{file}: no usable sample; dropped: {dict(dropped) or 'none, the file is empty'}")
-    graded = grade_trajectories(paths)
+    graded = grade_trajectories(trajectories)
     agreed: dict[str, tuple[int, int]] = {}
     for name, identity, matched in matches:
         place = places[identity]

@@ -2,10 +2,10 @@
 
     selfcorrect eval embedded row=ift engine.model=runs/demo/checkpoints/ift --run runs/demo
 
-Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every path, graded, with its
+Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every trajectory, graded, with its
 tokens), ``scores.json`` (one table row with n, intervals, counts, error budget, and what made it: hashes of grader,
-prompts and chat template, sampling, versions). No barrier between turns: each problem's path goes on as soon as the
-engine has its sample. Re-running resumes from the journal; `regrade` scores stored paths again.
+prompts and chat template, sampling, versions). No barrier between turns: each trajectory goes on as soon as the engine
+has its sample. Re-running resumes from the journal; `regrade` scores stored trajectories again.
 
 Differs from the paper: intervals and counts beside every number, three seeds wherever temperature is not 0, and
 problems whose gold the grader cannot read are dropped and counted, not scored.
@@ -59,10 +59,10 @@ from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
-PATHS_A_PLACE = 2
-"""Paths under way for each place in the engine's batch: enough that no place is empty, few enough that a path's next
-message still finds the keys and values of its last one (with 4, a third more tokens went through the model)."""
-GRADED_AT_ONCE = 64  # paths graded and journalled together; a kill redoes at most these
+TRAJECTORIES_A_PLACE = 2
+"""Trajectories under way for each place in the engine's batch: enough that no place is empty, few enough that the next
+message of one still finds the keys and values of its last (with 4, a third more tokens went through the model)."""
+GRADED_AT_ONCE = 64  # trajectories graded and journalled together; a kill redoes at most these
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class EvalRecipe:
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    seeds: tuple[int, ...] = ()  # one path per problem and seed; (): one if greedy, else DEFAULT_SEEDS
+    seeds: tuple[int, ...] = ()  # one trajectory per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion
     path_tokens: int | None = None  # sampled for a whole path; None: max_tokens alone
-    one_pass: bool = True  # long-CoT paths in one completion (False: stop and continue at each mark)
+    one_pass: bool = True  # long-CoT trajectories in one completion (False: stop and continue at each mark)
     stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
     calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
@@ -93,7 +93,7 @@ class EvalRecipe:
         if not self.seeds:
             object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:
-            raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
+            raise InputError("greedy trajectories do not depend on the seed: give one seed, or temperature > 0")
         needs_judge = self.method == "judged" or self.stop == "judge"
         if needs_judge != (self.judge.kind != "none"):
             raise InputError(
@@ -141,13 +141,13 @@ def run(recipe: EvalRecipe, run_folder: Path) -> EvalResult:
             seconds = time.perf_counter() - started
             keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in loaded.problems]
             trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
-        if not any(path.sampled_tokens or path.stop not in OUTCOMES for path in trajectories):
+        if not any(trajectory.sampled_tokens or trajectory.stop not in OUTCOMES for trajectory in trajectories):
             raise EngineError(
                 f"nothing was sampled: all {len(trajectories)} requests ended as {trajectories[0].stop}; see the "
                 "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
             )
         result = summary(recipe, trajectories, loaded.dropped, rule)
-        thinking = sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories)
+        thinking = sum(thinking_tokens(codec, trajectory) for trajectory in trajectories) / len(trajectories)
         result = replace(
             result,
             problem_set=loaded.record(),
@@ -196,7 +196,7 @@ def template_fingerprint(codec: ChatCodec) -> str:
 
 
 def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
-    """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
+    """Return what the evaluation would do: the resolved recipe, the first prompt, the number of trajectories."""
     loaded = load_whole(recipe.problems)
     problems = loaded.problems
     codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
@@ -206,13 +206,14 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         codec.template.require_appending()
     room = min(recipe.max_tokens, recipe.path_tokens or recipe.max_tokens)
     lengths = {name: len(opening) for name, opening in openings.items()}
-    paths = len(problems) * len(recipe.seeds)
+    count = len(problems) * len(recipe.seeds)
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         Panel(Text(first), title=Text(f"first prompt ({problems[0].id})")),
         f"writes {run_folder / 'eval' / recipe.row}",
-        f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
-        f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
+        f"{len(problems)} problems × {len(recipe.seeds)} seeds = {count} trajectories of at most "
+        f"{recipe.max_tokens} tokens a completion; "
+        f"at most {count * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
         length_note(lengths, room, context_of(recipe.engine)),
         Panel(Text(loaded.report()), title="problems"),
     )
@@ -235,7 +236,7 @@ async def _fill(
         with meter(f"eval {recipe.label}", len(problems) * len(recipe.seeds)) as progress:
             progress.advance(len(journal.rows))
             settings = recipe.loop(rule)
-            await sample_paths(
+            await sample_trajectories(
                 journal,
                 settings,
                 waiting,
@@ -243,7 +244,7 @@ async def _fill(
                 codec,
                 progress,
                 judge,
-                at_once=PATHS_A_PLACE * recipe.engine.capacity,
+                at_once=TRAJECTORIES_A_PLACE * recipe.engine.capacity,
             )
     finally:
         await engine.close()
@@ -251,7 +252,7 @@ async def _fill(
             await judge.close()
 
 
-async def sample_paths(
+async def sample_trajectories(
     journal: Journal,
     settings: LoopSettings,
     waiting: list[tuple[str, Problem, int]],
@@ -261,7 +262,7 @@ async def sample_paths(
     judge: Judge | None = None,
     at_once: int = 1024,
 ) -> None:
-    """Solve, grade and journal every ``(key, problem, seed)``; at most ``at_once`` paths are under way."""
+    """Solve, grade and journal every ``(key, problem, seed)``; at most ``at_once`` trajectories are under way."""
     room = asyncio.Semaphore(at_once)
 
     async def one(key: str, problem: Problem, seed: int) -> tuple[str, Trajectory]:
@@ -318,7 +319,7 @@ def summary(
 
 
 def regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
-    """Grade the stored paths of a finished row again; return its new result and how many grades changed, by kind.
+    """Grade a finished row's stored trajectories again; return the new result and how many grades changed, by kind.
 
     The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated. While it works the
     row counts as unfinished; one that was cut off is taken up again.
@@ -335,7 +336,7 @@ def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
     stored = read_journalled(folder)
     before = list(stored.values())
     if not before:
-        raise DataError(f"{folder / 'trajectories.jsonl'} holds no paths to grade again; evaluate the row anew")
+        raise DataError(f"{folder / 'trajectories.jsonl'} holds no trajectories to grade again; evaluate the row anew")
     after = grade_trajectories(before)
     changed: dict[str, int] = {}
     for was, now in zip(before, after, strict=True):
@@ -352,8 +353,8 @@ def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
     done = reopen(folder)
     if (grader := old.fingerprints.grader) != result.fingerprints.grader:
         write_json(folder / plain_name(f"scores.{grader or 'unknown'}.json", "grader"), before_scores)
-    paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(stored, after, strict=True))
-    write_journal(folder / TRAJECTORIES, paths)
+    graded = ((key, {"trajectory": t.to_json()}) for key, t in zip(stored, after, strict=True))
+    write_journal(folder / TRAJECTORIES, graded)
     write_json(folder / SCORES, before_scores | result.to_json())
     mark_done(folder, done)
     return result, changed

@@ -1,8 +1,8 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
 Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
-``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
-Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
+``final = turn1 + delta`` and ``delta = i2c - c2i``. One trajectory a problem: Wilson intervals and McNemar's test.
+Several (seeds): problems are resampled, never trajectories, so that those of one problem do not count as independent.
 
 What is scored: an attempt without a readable answer, or with one beyond the grader's limits, is the model's failure
 and counts as incorrect (``unanswered`` shows how many, the fault ``over the grader's limits`` how many of those were
@@ -83,8 +83,8 @@ def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, floa
 class Scores:
     """What was measured on a row's trajectories. Shares are of the ``n`` scored ones unless they have their own n.
 
-    ``p_c2i`` is the share of right first attempts that end wrong: the paper's p c→i where the method misleads.
-    ``faults`` counts by name what is odd about paths (`path_faults`).
+    ``p_c2i`` is the share of correct first attempts that end wrong: the paper's p c→i where the method misleads.
+    ``faults`` counts by name what is odd about trajectories (`faults_of`).
     """
 
     label: str
@@ -170,8 +170,8 @@ def score(label: str, trajectories: Sequence[Trajectory]) -> Scores:
         delta_interval=delta_interval(i2c.hits, c2i.hits, problems)
         if problems == n or not i2c.hits + c2i.hits  # without a change a bootstrap would claim certainty
         else clustered_interval((p, 100 * (last - first)) for p, first, last in pairs),
-        rm_C=share_of((p, v is Verdict.CORRECT) for p, right, v in judged if right),
-        rm_W=share_of((p, v is Verdict.WRONG) for p, right, v in judged if not right),
+        rm_C=share_of((p, v is Verdict.CORRECT) for p, correct, v in judged if correct),
+        rm_W=share_of((p, v is Verdict.WRONG) for p, correct, v in judged if not correct),
         no_verdict=share_of((t.problem.id, first_verdict(t) is None) for t in scored),
         p_c2i=share_of((p, not last) for p, first, last in pairs if first),
         unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
@@ -180,7 +180,7 @@ def score(label: str, trajectories: Sequence[Trajectory]) -> Scores:
         tokens_per_problem=sum(t.sampled_tokens for t in trajectories) / len(trajectories),
         samples_per_problem=sum(len(t.attempts) for t in trajectories) / len(trajectories),
         stops=dict(sorted(stops.items())),
-        faults=dict(sorted(Counter(fault for t in trajectories for fault in path_faults(t)).items())),
+        faults=dict(sorted(Counter(fault for t in trajectories for fault in faults_of(t)).items())),
     )
 
 
@@ -209,12 +209,12 @@ _MARK = re.compile(r"\[\s*verify\s*\]|" + re.escape(SELF_QUESTION), re.IGNORECAS
 _BOX = re.compile(r"\\f?boxed\s*\{")
 
 
-def path_faults(trajectory: Trajectory) -> list[str]:
-    """Return by name what is odd about a path: each name at most once. A clean path gives an empty list.
+def faults_of(trajectory: Trajectory) -> list[str]:
+    """Return by name what is odd about a trajectory: each name at most once. A clean trajectory gives an empty list.
 
     ``mark doubled`` and ``mark malformed`` are about self-evaluations that hold marks but give no verdict, ``mark
-    missing`` about those that hold none; ``no self-evaluation`` is a path that was due to judge and did not. A last
-    revision in a message of its own, asked for by a user message, is not due to be judged.
+    missing`` about those that hold none; ``no self-evaluation`` is a trajectory that was due to judge and did not. A
+    last revision in a message of its own, asked for by a user message, is not due to be judged.
     """
     faults = set()
     in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
@@ -257,8 +257,8 @@ def delta_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
 class PairedTest:
     """Two methods on the same problems; ``gain`` is B - A of final accuracy in points.
 
-    ``only_a`` and ``only_b`` count the problems on which A, or B, is right more often. ``gain_interval`` is analytic
-    with one path a problem, else the same as ``bootstrap_interval`` (problems resampled in pairs). ``test`` names
+    ``only_a`` and ``only_b`` count the problems on which A, or B, is correct more often. ``gain_interval`` is analytic
+    with one trajectory a problem, else the same as ``bootstrap_interval`` (problems resampled in pairs). ``test`` names
     where the two-sided ``p_value`` comes from.
     """
 
@@ -273,10 +273,10 @@ class PairedTest:
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
-    """Test whether B's final answers are right more often than A's, on the problems that both scored.
+    """Test whether B's final answers are correct more often than A's, on the problems that both scored.
 
-    One path a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
-    their share of right paths, and the signs of the differences are flipped at random (10,000 times).
+    One trajectory a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
+    their share of correct trajectories, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
     from scipy.stats import binomtest
@@ -310,7 +310,7 @@ def gain_difference(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> tuple[f
 
     Raises InputError with fewer than two common problems.
     """
-    of_a, of_b = ({t.problem.id: _gain(t) for t in paths if is_scored(t)} for paths in (a, b))
+    of_a, of_b = ({t.problem.id: _gain(t) for t in trajectories if is_scored(t)} for trajectories in (a, b))
     differences = [of_b[problem] - of_a[problem] for problem in sorted(of_a.keys() & of_b.keys())]
     n = len(differences)
     if n < 2:
@@ -325,11 +325,11 @@ def _gain(trajectory: Trajectory) -> int:
 
 
 def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]:
-    right: dict[str, list[bool]] = {}
+    correct: dict[str, list[bool]] = {}
     for t in trajectories:
         if (final := is_correct(t.final)) is not None:
-            right.setdefault(t.problem.id, []).append(final)
-    return right
+            correct.setdefault(t.problem.id, []).append(final)
+    return correct
 
 
 def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:

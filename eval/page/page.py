@@ -232,7 +232,7 @@ def _read(folder: Path, prefix: str = "") -> _ShownRow:
         _read_text(folder / "recipe.yaml"),
         in_natural_order(read),
         graded,
-        Reliability.of([(float(p), bool(right)) for p, right in zip(sample.p_N, sample.right_N, strict=True)]),
+        Reliability.of([(float(p), bool(right)) for p, right in zip(sample.p_N, sample.correct_N, strict=True)]),
     )
 
 
@@ -322,7 +322,7 @@ def _transition_bar(result: EvalResult) -> dict[str, Any] | None:
 
 
 def _votes(row: _ShownRow) -> list[Curve]:
-    """The row's voting curves; none where a problem has a single path."""
+    """The row's voting curves; none where a problem has a single trajectory."""
     scored = [trajectory for trajectory in row.graded if is_scored(trajectory)]
     counts = Counter({trajectory.problem.id: 0 for trajectory in row.trajectories})
     counts.update(trajectory.problem.id for trajectory in scored)

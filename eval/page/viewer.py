@@ -38,11 +38,11 @@ class ViewedRow(Protocol):
     def is_result(self) -> bool: ...
 
 
-def transition(path: Trajectory) -> str:
-    """Return the name in `CLASSES` of what the self-correction did to a problem. Each path has exactly one."""
-    if not is_graded(path) or not is_scored(path):
+def transition(trajectory: Trajectory) -> str:
+    """Return the name in `CLASSES` of what the self-correction did to a problem. Each trajectory has exactly one."""
+    if not is_graded(trajectory) or not is_scored(trajectory):
         return "not scored"
-    first, final, verdict = is_correct(path.first), is_correct(path.final), first_verdict(path)
+    first, final, verdict = is_correct(trajectory.first), is_correct(trajectory.final), first_verdict(trajectory)
     if first != final:
         return "fixed" if final else "broken"
     if first:
@@ -53,8 +53,8 @@ def transition(path: Trajectory) -> str:
 def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
     """Return every row's trajectories as JSON that is inert inside a script element.
 
-    ``texts`` holds each distinct string once; a path is ``[problem, seed, class, stop, attempts, evaluations]`` with
-    attempts ``[text, outcome, answer, reason]`` and evaluations ``[text, verdict, p_correct]``, all strings as
+    ``texts`` holds each distinct string once; a trajectory is ``[problem, seed, class, stop, attempts, evaluations]``
+    with attempts ``[text, outcome, answer, reason]`` and evaluations ``[text, verdict, p_correct]``, all strings as
     positions in ``texts`` (see report.js). A row that spends its share of `TEXT_BUDGET` is cut and says so.
     """
     texts: dict[str, int] = {}
@@ -66,13 +66,13 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
     def text(value: str) -> int:
         return texts.setdefault(value, len(texts))
 
-    def record(path: Trajectory) -> list[Any]:
-        identity = (path.problem.id, path.problem.question, path.problem.gold)
+    def record(trajectory: Trajectory) -> list[Any]:
+        identity = (trajectory.problem.id, trajectory.problem.question, trajectory.problem.gold)
         return [
             problems.setdefault(identity, len(problems)),
-            path.seed,
-            classes.index(transition(path)),
-            text(path.stop),
+            trajectory.seed,
+            classes.index(transition(trajectory)),
+            text(trajectory.stop),
             [
                 [
                     text(attempt.text),
@@ -80,7 +80,7 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
                     -1 if attempt.answer is None else text(attempt.answer),
                     text(attempt.grade.reason if attempt.grade else ""),
                 ]
-                for attempt in path.attempts
+                for attempt in trajectory.attempts
             ],
             [
                 [
@@ -88,25 +88,26 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
                     -1 if evaluation.verdict is None else verdicts.index(evaluation.verdict),
                     None if (p := p_correct(evaluation)) is None else round(p, 4),
                 ]
-                for evaluation in path.evaluations
+                for evaluation in trajectory.evaluations
             ],
         ]
 
     shown = []
     for row in rows:
         room = TEXT_BUDGET / len(rows)
-        paths = []
-        for path in row.trajectories:
-            room -= sum(map(len, (a.text for a in path.attempts))) + sum(map(len, (e.text for e in path.evaluations)))
+        trajectories = []
+        for trajectory in row.trajectories:
+            room -= sum(len(attempt.text) for attempt in trajectory.attempts)
+            room -= sum(len(evaluation.text) for evaluation in trajectory.evaluations)
             if room < 0:
                 break
-            paths.append(record(path))
+            trajectories.append(record(trajectory))
         if row.trajectories:
             shown.append(
                 {
                     "name": row.name,
                     "label": row.title,
-                    "paths": paths,
+                    "paths": trajectories,
                     "all": len(row.trajectories),
                     "result": row.is_result,
                 }

@@ -31,16 +31,16 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Write ``tables/demo.json`` and ``tables/demo.md`` of a finished demo run and return the former."""
     rows = {name: demo_row(run, name) for name in DEMO_ROWS}
     results = {name: row.result for name, row in rows.items()}
-    paths = {name: row.trajectories() for name, row in rows.items()}
-    gain = compare(paths["ift"], paths["grpo"])
+    trajectories = {name: row.trajectories() for name, row in rows.items()}
+    gain = compare(trajectories["ift"], trajectories["grpo"])
     first = results[DEMO_ROWS[0]]
     table = {
         "rows": [result.to_json() for result in results.values()],
         "tests": [{"a": "self-rewarding IFT", "b": "self-rewarding IFT + GRPO", **to_json(gain)}],
-        "checks": phenomena(results, paths, gain),
+        "checks": phenomena(results, trajectories, gain),
         "benchmark": first.benchmark,
         "n": first.scores.n,
-        "distinct_problems": len({t.problem.question for t in paths["ift"]}),
+        "distinct_problems": len({t.problem.question for t in trajectories["ift"]}),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     write_json(run / "tables" / "demo.json", table)
@@ -65,7 +65,7 @@ def result_table(results: Sequence[EvalResult], fields: Sequence[str] = ("n", *R
 
 
 def phenomena(
-    results: Mapping[str, EvalResult], paths: Mapping[str, Sequence[Trajectory]], gain: PairedTest
+    results: Mapping[str, EvalResult], trajectories: Mapping[str, Sequence[Trajectory]], gain: PairedTest
 ) -> list[dict[str, Any]]:
     """Return what the paper finds (METHOD section 5) as claims, each with whether it appears here, and the evidence."""
     scores = {name: result.scores for name, result in results.items()}
@@ -79,7 +79,7 @@ def phenomena(
         ("the gold verdict helps: Δ > 0", _is_gain(scores["gold"]), _gain(scores["gold"])),
     ]
     for name in ("raft", "raft-plus"):
-        low, high = gain_difference(paths[name], paths["ift"])
+        low, high = gain_difference(trajectories[name], trajectories["ift"])
         evidence = f"{_gain(scores[name])}; IFT's Δ is larger by [{low:+.1f}, {high:+.1f}]"
         claims.append((f"{results[name].label}: Δ clearly below self-rewarding IFT's", low > 0, evidence))
     fixed, broken, silent = _of(ift.i2c), _of(ift.c2i), _of(grpo.no_verdict)
@@ -87,7 +87,7 @@ def phenomena(
     claims += [
         ("self-rewarding IFT corrects itself: Δ > 0", _is_gain(ift), _gain(ift)),
         (
-            "self-rewarding IFT mends at least three times what it breaks",
+            "self-rewarding IFT fixes at least three times what it breaks",
             _fixes_thrice(ift),
             f"Δi→c = {fixed:.1f}, Δc→i = {broken:.1f}, ratio {ratio}",
         ),
@@ -129,15 +129,15 @@ def _fixes_thrice(scores: RowScores) -> bool:
 def paired_tests(rows: Sequence[tuple[EvalResult, Sequence[Trajectory]]]) -> list[dict[str, Any]]:
     """Return the paired test of every two rows of one problem set, as `demo.json` holds them."""
     found = []
-    for (a, paths_a), (b, paths_b) in combinations(rows, 2):
+    for (a, of_a), (b, of_b) in combinations(rows, 2):
         same = (a.benchmark, a.split) == (b.benchmark, b.split)
-        if same and _scored_problems(paths_a) & _scored_problems(paths_b):
-            found.append({"a": a.title, "b": b.title, **to_json(compare(paths_a, paths_b))})
+        if same and _scored_problems(of_a) & _scored_problems(of_b):
+            found.append({"a": a.title, "b": b.title, **to_json(compare(of_a, of_b))})
     return found
 
 
-def _scored_problems(paths: Sequence[Trajectory]) -> set[str]:
-    return {path.problem.id for path in paths if is_correct(path.final) is not None}
+def _scored_problems(trajectories: Sequence[Trajectory]) -> set[str]:
+    return {trajectory.problem.id for trajectory in trajectories if is_correct(trajectory.final) is not None}
 
 
 def claims(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def claims(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
             (result.method == "intrinsic", unjudged, _of(scores.delta) <= 0),
             (result.sees_references, "the gold verdict helps: Δ > 0", _is_gain(scores)),
             (judges, "the model corrects itself: Δ > 0", _is_gain(scores)),
-            (judges, "it mends at least three times what it breaks", _fixes_thrice(scores)),
+            (judges, "it fixes at least three times what it breaks", _fixes_thrice(scores)),
         ]
         found += [
             {"claim": f"{result.title}: {claim}", "holds": holds, "evidence": measured}

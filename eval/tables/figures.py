@@ -120,8 +120,8 @@ def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
             left.errorbar(
                 x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=as_text(row.row.title)
             )
-            p, right_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
-            coverage, risk = risk_coverage(p, right_N)
+            p, correct_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
+            coverage, risk = risk_coverage(p, correct_N)
             right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=as_text(row.row.title))
         left.set_xscale("logit")
         left.xaxis.set_major_formatter(lambda value, place: f"{value:g}")

@@ -39,9 +39,9 @@ BUDGET_HEAD = (
 )
 BUDGET_NOTES = (
     "Percent of problems [95% interval]. Wrong at turn 1 = never flagged + not fixed + fixed; "
-    "right = broken + kept + left alone.",
-    "Perfect judge: Final if all wrong attempts, and no right one, were flagged and mended as often as now. "
-    "Perfect fixer: Final if every revision were right.",
+    "correct = broken + kept + left alone.",
+    "Perfect judge: Final if all wrong attempts, and no correct one, were flagged and fixed as often as now. "
+    "Perfect fixer: Final if every revision were correct.",
 )
 QUALITY = ("ece", "ece_binned", "brier", "auroc", "aurc")
 FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
@@ -200,10 +200,10 @@ def budget_table(rows: Sequence[EvaluatedRow], by: str | None = None) -> Table:
     for row in rows:
         if row.result.method == "single-turn" or not row.result.is_result:
             continue
-        paths = row.trajectories(tokens=False)
-        lines.append(budget_line(row.title, error_budget(paths)))
-        fields |= {name for t in paths for name in t.problem.meta}
-        parts = budgets_by(paths, by) if by else {}
+        trajectories = row.trajectories(tokens=False)
+        lines.append(budget_line(row.title, error_budget(trajectories)))
+        fields |= {name for t in trajectories for name in t.problem.meta}
+        parts = budgets_by(trajectories, by) if by else {}
         lines += [budget_line(f"  {by} {value}", budget) for value, budget in parts.items()]
         split = split or bool(parts)
     if by and not split:
@@ -260,8 +260,8 @@ def believed(rows: Sequence[EvaluatedRow]) -> list[Believed]:
             continue
         sample = judged(row.trajectories(tokens=False))
         if sample.n >= FEWEST_JUDGED:
-            points = [(float(p), bool(right)) for p, right in zip(sample.p_N, sample.right_N, strict=True)]
-            out.append(Believed(row, quality(sample.p_N, sample.right_N, sample.problems), points))
+            points = [(float(p), bool(right)) for p, right in zip(sample.p_N, sample.correct_N, strict=True)]
+            out.append(Believed(row, quality(sample.p_N, sample.correct_N, sample.problems), points))
     return out
 
 

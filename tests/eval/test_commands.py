@@ -60,7 +60,7 @@ def test_compare_lists_the_flips(tmp_path: Path, path, row) -> None:  # type: ig
     assert "B − A: +40.0 points" in text
     assert "p = 0.0386 (McNemar, exact)" in text
     assert "careful: prompts differs" in text
-    assert "12 paths flipped" in text
+    assert "12 trajectories flipped" in text
     written = list(read_jsonl(tmp_path / "flips.jsonl"))
     assert [flip["right"] for flip in written].count("A") == 2
     with pytest.raises(InputError, match="several rows"):

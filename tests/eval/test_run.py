@@ -14,7 +14,7 @@ from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.eval.results import find_rows, read_result, read_trajectories
-from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_paths, summary, template_fingerprint
+from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_trajectories, summary, template_fingerprint
 from selfcorrect.jsonl import Journal, read_json
 from selfcorrect.judges import JudgeRecipe
 from selfcorrect.problems import TEST_SETS, ProblemsRecipe
@@ -27,7 +27,7 @@ def test_several_seeds_wherever_sampling_is_random() -> None:
     assert EvalRecipe().seeds == (0,)
     assert EvalRecipe(temperature=0.7).seeds == (0, 1, 2)
     assert EvalRecipe(temperature=0.7, seeds=(5,)).seeds == (5,)
-    with pytest.raises(InputError, match="greedy paths do not depend on the seed"):
+    with pytest.raises(InputError, match="greedy trajectories do not depend on the seed"):
         EvalRecipe(seeds=(0, 1))
 
 
@@ -94,7 +94,7 @@ def test_no_path_waits_for_a_turn_of_another(codec: ChatCodec, tmp_path: Path) -
     problems = [Problem(f"p{i}", "a slow one" if i == 0 else "quick", "4", "math") for i in range(5)]
     with Journal(tmp_path / "t.jsonl") as journal, meter("m", 5) as progress:
         waiting = [(f"{problem.id}#0", problem, 0) for problem in problems]
-        asyncio.run(sample_paths(journal, LoopSettings("intrinsic"), waiting, engine, codec, progress))
+        asyncio.run(sample_trajectories(journal, LoopSettings("intrinsic"), waiting, engine, codec, progress))
         assert len(journal.rows) == 5
     assert order.index("quick-revision") < order.index("slow")  # the slow attempt answers last of all
     assert order[-1] == "slow-revision"

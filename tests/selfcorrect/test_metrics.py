@@ -17,7 +17,7 @@ from selfcorrect.metrics import (
     clustered_interval,
     compare,
     delta_interval,
-    path_faults,
+    faults_of,
     power_note,
     score,
     share_of,
@@ -234,17 +234,17 @@ def test_compare_with_several_seeds_pairs_problems() -> None:
 )
 def test_what_is_odd_about_a_path_has_a_name(text: str, verdict: Verdict | None, faults: list[str]) -> None:
     problem = Problem("p", "q", "1", "math")
-    assert path_faults(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
+    assert faults_of(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
 
 
 def test_faults_of_whole_paths() -> None:
     problem, twice = Problem("p", "q", "1", "math"), Attempt(r"\boxed{1} or \boxed{2}")
     judged = SelfEvaluation("[VERIFY] wrong.", Verdict.WRONG)
-    assert path_faults(Trajectory(problem, (twice,), (), "no-verdict")) == [
+    assert faults_of(Trajectory(problem, (twice,), (), "no-verdict")) == [
         "no self-evaluation",
         "several boxed answers",
     ]
-    assert path_faults(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
+    assert faults_of(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
         "revision without a verdict",
         "truncated",
     ]
@@ -255,6 +255,6 @@ def test_a_revision_is_due_to_be_judged_in_one_message_only() -> None:
     one = path(0, WRONG, RIGHT, Verdict.WRONG)
     kinds = (Role.EXTERNAL, Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
     spans = [Span(role, i, i + 1, sampled=role is not Role.EXTERNAL) for i, role in enumerate(kinds)]
-    assert path_faults(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
+    assert faults_of(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
     asked = (*spans[:3], Span(Role.EXTERNAL, 3, 4, sampled=False), Span(Role.REVISION, 4, 5))
-    assert path_faults(replace(one, spans=asked)) == []
+    assert faults_of(replace(one, spans=asked)) == []
