@@ -207,7 +207,7 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
         result = replace(
             made,
             scores=replace(made.scores, tokens_per_problem=None),  # the log does not hold tokens
-            sampled=replace(log.sampled, seeds=seeds),
+            sampling=replace(log.sampling, seeds=seeds),
             fingerprints=Fingerprints(grader=made.fingerprints.grader),
             model=None,
             versions={},
@@ -228,7 +228,7 @@ def export_samples(place: Path, out: Path | None) -> RenderableType:
     row = _single(place)
     task = (row.result.benchmark or "selfcorrect").rsplit("/", 1)[-1].removesuffix(".jsonl")
     out = out or place / f"samples_{task}.jsonl"
-    count = write_jsonl(out, lm_eval.samples(row.trajectories(), row.result.sampled))
+    count = write_jsonl(out, lm_eval.samples(row.trajectories(), row.result.sampling))
     return Text(f"{count} samples: {out}")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from selfcorrect import prompts
 from selfcorrect.correction import grade_trajectories
 from selfcorrect.errors import DataError
-from selfcorrect.eval.results import Sampled
+from selfcorrect.eval.results import SamplingSettings
 from selfcorrect.grading import extract_answer, gold_is_readable
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
@@ -28,15 +28,15 @@ from selfcorrect.problems import MATCHED, OddRow, read_problem
 from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
 
-def samples(trajectories: Sequence[Trajectory], sampled: Sampled) -> Iterator[dict[str, Any]]:
+def samples(trajectories: Sequence[Trajectory], sampling: SamplingSettings) -> Iterator[dict[str, Any]]:
     """Yield one log row per trajectory; ``exact_match`` is our grade of the final answer."""
     places: dict[str, int] = {}
     for t in trajectories:
         doc = {"id": t.problem.id, "question": t.problem.question, "answer": t.problem.gold, **t.problem.meta}
         prompt = prompts.solve(t.problem.question)
         settings: dict[str, Any] = {
-            "temperature": sampled.temperature,
-            "max_gen_toks": sampled.max_tokens,
+            "temperature": sampling.temperature,
+            "max_gen_toks": sampling.max_tokens,
             "until": [],
         }
         text = prompts.SEPARATOR.join(part for part in _parts(t) if part)
@@ -69,13 +69,13 @@ class SampleLog:
     """A log as graded trajectories, and how many of its rows were dropped, by reason.
 
     ``agreed`` says for each of the log's filters on how many documents its own ``exact_match`` and our grade of the
-    first response say the same, and on how many it could be asked; ``sampled`` is what the log tells of how they were.
+    first response say the same, and on how many it could be asked; ``sampling`` is what the log tells of how they were.
     """
 
     trajectories: list[Trajectory]
     dropped: dict[str, int]
     agreed: dict[str, tuple[int, int]]
-    sampled: Sampled
+    sampling: SamplingSettings
 
 
 def read_samples(file: Path, source: str) -> SampleLog:
@@ -87,7 +87,7 @@ def read_samples(file: Path, source: str) -> SampleLog:
     dropped: Counter[str] = Counter()
     places: dict[tuple[str, str], int | None] = {}  # of a document's first response; None: dropped
     matches: list[tuple[str, tuple[str, str], bool]] = []
-    sampled: Sampled | None = None
+    sampling: SamplingSettings | None = None
     for number, row in enumerate(read_jsonl(file), 1):
         if "selfcorrect" in row:
             trajectories.append(Trajectory.from_json(row["selfcorrect"]))
@@ -105,7 +105,7 @@ def read_samples(file: Path, source: str) -> SampleLog:
             dropped["reference answer unreadable"] += 1
             continue
         places[identity] = len(trajectories)
-        sampled = sampled or _sampled(row)
+        sampling = sampling or _sampling(row)
         problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
@@ -119,7 +119,7 @@ def read_samples(file: Path, source: str) -> SampleLog:
         if place is not None and (right := is_correct(graded[place].final)) is not None:
             same, asked = agreed.get(name, (0, 0))
             agreed[name] = (same + (matched == right), asked + 1)
-    return SampleLog(graded, dict(dropped), agreed, sampled or Sampled())
+    return SampleLog(graded, dict(dropped), agreed, sampling or SamplingSettings())
 
 
 def _responses(row: Mapping[str, Any], where: str) -> list[str]:
@@ -148,7 +148,7 @@ def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: doc[key] for key in MATCHED if isinstance(doc.get(key), (str, int, float))}
 
 
-def _sampled(row: Mapping[str, Any]) -> Sampled | None:
+def _sampling(row: Mapping[str, Any]) -> SamplingSettings | None:
     arguments = row.get("arguments")
     given = arguments.get("gen_args_0", {}).get("arg_1") if isinstance(arguments, Mapping) else None
     if not isinstance(given, Mapping):
@@ -156,7 +156,7 @@ def _sampled(row: Mapping[str, Any]) -> Sampled | None:
     numbers = {key: value for key, value in given.items() if type(value) in (int, float)}
     temperature = numbers.get("temperature") if given.get("do_sample", True) else 0.0
     longest = numbers.get("max_gen_toks")
-    return Sampled(temperature, numbers.get("top_p"), max_tokens=None if longest is None else int(longest))
+    return SamplingSettings(temperature, numbers.get("top_p"), max_tokens=None if longest is None else int(longest))
 
 
 def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:

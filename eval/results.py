@@ -153,7 +153,7 @@ class RowScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SamplingSettings:
     """How a row's trajectories were sampled; None where it is not known (a log of another tool's)."""
 
     temperature: float | None = None
@@ -196,7 +196,7 @@ class EvalResult:
     split: str | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     problem_set: Row = field(default_factory=dict)
-    sampled: Sampled = field(default_factory=Sampled)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     thinking_tokens_per_problem: float | None = None
     budget: Row = field(default_factory=dict)
     fingerprints: Fingerprints = field(default_factory=Fingerprints)
@@ -246,7 +246,7 @@ class EvalResult:
         made = {"schema": SCHEMA, "method": self.method, **self.scores.to_json(), "label": self.label}
         made |= {name: _plain(getattr(self, name)) for name in ("row", "dropped", "benchmark", "split", "model")}
         made |= {"loop": self.method, "stop": self.stop, "rule": _plain(self.rule), "judge": self.judge}
-        made |= {part.name: _plain(getattr(self.sampled, part.name)) for part in fields(self.sampled)}
+        made |= {part.name: _plain(getattr(self.sampling, part.name)) for part in fields(self.sampling)}
         made |= {"budget": dict(self.budget)}
         made |= {name: getattr(self.fingerprints, name) for name in ("grader", "prompts")}
         made |= {
@@ -284,7 +284,7 @@ class EvalResult:
             split=keys.text("split"),
             dropped=keys.counts("dropped"),
             problem_set=keys.object("problem_set") or {},
-            sampled=Sampled(
+            sampling=SamplingSettings(
                 keys.number("temperature"),
                 keys.number("top_p"),
                 keys.count("horizon"),

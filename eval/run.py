@@ -38,7 +38,7 @@ from selfcorrect.eval.results import (
     EvalResult,
     Fingerprints,
     RowScores,
-    Sampled,
+    SamplingSettings,
     default_label,
     read_journalled,
     read_result,
@@ -79,7 +79,7 @@ class EvalRecipe:
     seeds: tuple[int, ...] = ()  # one trajectory per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion
-    path_tokens: int | None = None  # sampled for a whole path; None: max_tokens alone
+    path_tokens: int | None = None  # sampled for a whole trajectory; None: max_tokens alone
     one_pass: bool = True  # long-CoT trajectories in one completion (False: stop and continue at each mark)
     stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
     calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
@@ -308,7 +308,7 @@ def summary(
         benchmark=redacted_text(recipe.problems.source),
         split=recipe.problems.split,
         dropped=dict(dropped),
-        sampled=Sampled(
+        sampling=SamplingSettings(
             recipe.temperature, recipe.top_p, recipe.horizon, recipe.max_tokens, recipe.path_tokens, recipe.seeds
         ),
         budget=error_budget(trajectories).row(),

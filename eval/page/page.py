@@ -293,8 +293,8 @@ def _made_with(result: EvalResult | None) -> list[str]:
     return [
         show_value(result.model),
         result.benchmark or DASH,
-        show_value(result.sampled.temperature),
-        ", ".join(map(str, result.sampled.seeds)) or DASH,
+        show_value(result.sampling.temperature),
+        ", ".join(map(str, result.sampling.seeds)) or DASH,
         *(names or "none" for names in named),
         show_value(result.fingerprints.grader),
         show_value(result.fingerprints.prompts),

@@ -130,7 +130,7 @@ def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, An
 
 def _figure2(rows: Sequence[EvaluatedRow], run: Path) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
     """Voting curves of the rows with several seeds; correction with a vote against every baseline at equal cost."""
-    several = [row for row in rows if len(row.result.sampled.seeds) > 1]
+    several = [row for row in rows if len(row.result.sampling.seeds) > 1]
     drawn = [(row.title, curve) for row in several for curve in curves(row.trajectories(tokens=False))]
     notes = [
         "Accuracy in percent [95% band over problems]; the mean over random subsets of n paths.",

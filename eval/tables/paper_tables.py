@@ -172,7 +172,7 @@ def _theirs(member: Published | None, key: str, ours: Estimate, comparable: bool
 
 def _sampling(rows: Sequence[EvaluatedRow], temperature: float) -> list[str]:
     """Return a note where ours were not sampled as the paper's were."""
-    ours = sorted({t for row in rows if (t := row.result.sampled.temperature) is not None})
+    ours = sorted({t for row in rows if (t := row.result.sampling.temperature) is not None})
     chats = {row.result.format == "two-turn" for row in rows}
     if not rows or (ours in ([], [temperature]) and chats == {temperature > 0}):
         return []

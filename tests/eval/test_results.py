@@ -15,7 +15,7 @@ from selfcorrect.eval.results import (
     Estimate,
     EvalResult,
     Fingerprints,
-    Sampled,
+    SamplingSettings,
     find_rows,
     in_natural_order,
     read_result,
@@ -45,7 +45,7 @@ def test_both_forms_are_read(name: str) -> None:
     assert result.scores.final == Estimate(84.4, (82.02, 86.52), 1000)
     assert result.scores.delta == Estimate(13.7, (11.17, 16.17))
     assert result.scores.faults["no self-evaluation"] == 17
-    assert result.sampled == Sampled(0.0, 1.0, 2, 320, None, (0,))
+    assert result.sampling == SamplingSettings(0.0, 1.0, 2, 320, None, (0,))
     assert result.fingerprints == Fingerprints("c669b5d41903", "fb1af66572e4", "4be6805ed101", "3b6f0207cf42")
     assert (result.checkpoint, result.judge_kind, result.scores.power) == (
         "ift",
