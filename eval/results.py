@@ -16,7 +16,6 @@ well. ``loop`` is still written.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +26,7 @@ import yaml
 
 from selfcorrect.errors import DataError
 from selfcorrect.jsonl import read_journal, read_json
+from selfcorrect.keys import Keys
 from selfcorrect.metrics import Scores, Share, power_note
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.recipes import to_values
@@ -58,6 +58,11 @@ class Estimate:
     def of(cls, share: Share) -> Estimate:
         """Return a share as it is stored and shown: in percent, rounded to two decimals."""
         return cls(None if share.percent is None else round(share.percent, 2), _rounded(share.interval), share.n)
+
+
+def _estimate(keys: Keys, key: str) -> Estimate:
+    """Return a measure of a file, its interval (``<key>_interval``) and its n (``<key>_n``)."""
+    return Estimate(keys.number(key), keys.interval(f"{key}_interval"), keys.count(f"{key}_n"))
 
 
 def _rounded(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -140,7 +145,7 @@ class RowScores:
         return cls(
             n=int(keys.needed("n", keys.count("n"))),
             problems=keys.count("problems"),
-            **{name: keys.estimate(name) for name in (*SHARES, "delta")},
+            **{name: _estimate(keys, name) for name in (*SHARES, "delta")},
             unanswered=keys.count("unanswered"),
             ungradable=keys.count("ungradable"),
             truncated=keys.count("truncated"),
@@ -261,7 +266,7 @@ class EvalResult:
     @classmethod
     def from_json(cls, row: Row, where: str = SCORES) -> EvalResult:
         """Read a row of this or an earlier version; DataError names ``where``, the key, and what to do."""
-        keys = Keys(row, where)
+        keys = Keys(row, where, "evaluate the row anew")
         schema = keys.count("schema") or 1
         if schema > SCHEMA:
             raise DataError(
@@ -308,86 +313,6 @@ def _plain(value: Any) -> Any:
 def default_label(method: str, stop: str) -> str:
     """Return what tables call a row that nobody named: its method, and a stop decision of its own."""
     return method if stop == "sampled" else f"{method}, stop={stop}"
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The keys of one JSON object, each read as what it must be; a key that is absent or null is None.
-
-    DataError names the file, the key, what was expected and what is there.
-    """
-
-    row: Row
-    where: str
-
-    def needed(self, key: str, value: Any) -> Any:
-        """Return a value that must be there."""
-        if value is None:
-            raise DataError(f"{self.where}: {key!r} is missing: the file is damaged; evaluate the row anew")
-        return value
-
-    def text(self, key: str) -> str | None:
-        """Return a text."""
-        return None if self._absent(key) else str(self._of(key, str, "a text"))
-
-    def number(self, key: str) -> float | None:
-        """Return a finite number."""
-        if self._absent(key):
-            return None
-        value = self._of(key, (int, float), "a number")
-        if isinstance(value, bool) or not math.isfinite(value):
-            self._refuse(key, "a finite number")
-        return float(value)
-
-    def count(self, key: str) -> int | None:
-        """Return a whole number."""
-        if self._absent(key):
-            return None
-        value = self._of(key, int, "a whole number")
-        return self._refuse(key, "a whole number") if isinstance(value, bool) else int(value)
-
-    def object(self, key: str) -> dict[str, Any] | None:
-        """Return an object."""
-        return None if self._absent(key) else dict(self._of(key, dict, "an object"))
-
-    def counts(self, key: str) -> dict[str, int]:
-        """Return whole numbers by name, none where the key is absent."""
-        found = self.object(key) or {}
-        inner = Keys(found, f"{self.where}: {key!r}")
-        return {name: int(inner.needed(name, inner.count(name))) for name in found}
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        """Return a list of whole numbers, an empty one where the key is absent."""
-        values = () if self._absent(key) else self._of(key, list, "a list of whole numbers")
-        if not all(type(value) is int for value in values):
-            self._refuse(key, "a list of whole numbers")
-        return tuple(values)
-
-    def interval(self, key: str) -> tuple[float, float] | None:
-        """Return an interval."""
-        if self._absent(key):
-            return None
-        value = self._of(key, list, "[low, high]")
-        if len(value) != 2 or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
-            self._refuse(key, "[low, high]")
-        return float(value[0]), float(value[1])
-
-    def estimate(self, key: str) -> Estimate:
-        """Return a measure, its interval (``<key>_interval``) and its n (``<key>_n``)."""
-        return Estimate(self.number(key), self.interval(f"{key}_interval"), self.count(f"{key}_n"))
-
-    def _absent(self, key: str) -> bool:
-        return self.row.get(key) is None
-
-    def _of(self, key: str, kind: type | tuple[type, ...], expected: str) -> Any:
-        value = self.row[key]
-        return value if isinstance(value, kind) else self._refuse(key, expected)
-
-    def _refuse(self, key: str, expected: str) -> Any:
-        shown = repr(self.row[key])
-        raise DataError(
-            f"{self.where}: {key!r} must be {expected}, got {shown[:60]}: the file is damaged; evaluate the row anew"
-        )
 
 
 # --- folders ------------------------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ def changed(**keys: Any) -> dict[str, Any]:
         (changed(method="GONE"), r"'method' is missing"),
         (changed(final="84.4"), r"x/scores\.json: 'final' must be a number, got '84.4'"),
         (changed(final=float("nan")), r"'final' must be a finite number, got nan"),
+        (changed(final=10**400), r"'final' must be a finite number"),
+        (changed(final_interval=[0, 10**400]), r"'final_interval' must be"),
         (changed(final_interval=[82.0]), r"'final_interval' must be \[low, high\], got \[82.0\]"),
         (changed(final_interval=[82.0, "x"]), r"'final_interval' must be"),
         (changed(stops=["horizon"]), r"'stops' must be an object"),
