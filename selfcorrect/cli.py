@@ -321,11 +321,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage(
+    result = stage(
         "selfcorrect.eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json
     )
-    if row and as_json:
-        event(row)
+    if result and as_json:
+        event(result.to_json())
 
 
 @eval_app.command("calibrate")
@@ -399,7 +399,7 @@ def demo(
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect import study
-    from selfcorrect.eval.tables import demo_tables, show_rows_of
+    from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
     steps = study.demo_steps(run, seed)
     if dry_run:
@@ -409,7 +409,7 @@ def demo(
         seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)
     show(show_rows_of(run))
-    from selfcorrect.eval.report import write_report
+    from selfcorrect.eval.page.page import write_report
 
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
@@ -421,7 +421,7 @@ def report_html(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained page: tables, plots and a trajectory viewer."""
-    from selfcorrect.eval.report import write_report
+    from selfcorrect.eval.page.page import write_report
 
     page = write_report(run, beside)
     event({"report": "html", "files": [str(page)]}) if as_json else show(Text.assemble("report: ", (str(page), "bold")))
@@ -438,7 +438,7 @@ def report_command(name: str, what: str) -> None:
         by: Annotated[str | None, typer.Option(help="budget: a field of the problems, such as level.")] = None,
         as_json: AsJson = False,
     ) -> None:
-        made = import_module("selfcorrect.eval.reports").make(name, runs, out, beside, by)
+        made = import_module("selfcorrect.eval.tables.make").make(name, runs, out, beside, by)
         event(made.to_json()) if as_json else show(made)
 
 

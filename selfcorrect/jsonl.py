@@ -42,6 +42,24 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
+def read_json(path: str | Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """Return the JSON object in a file; raises DataError where it is missing or broken.
+
+    ``missing_ok``: a file that is not there is an empty object.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if missing_ok:
+            return {}
+        raise DataError(f"no file at {path}; check the path (working folder: {Path.cwd()})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as JSON: {error}; remove it or make it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)

@@ -15,13 +15,28 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 STAGES = ("train", "eval", "data_gen")
+MOVED = {
+    "eval.budget": "eval.analysis.error_budget",
+    "eval.calibration": "eval.analysis.calibration",
+    "eval.voting": "eval.analysis.voting",
+    "eval.rows": "eval.results",
+    "eval.layout": "table",
+    "eval.tables": "eval.tables.demo_table",
+    "eval.published": "eval.tables.paper",
+    "eval.paper_tables": "eval.tables.paper_tables",
+    "eval.figures": "eval.tables.figures",
+    "eval.reports": "eval.tables.make",
+    "eval.report": "eval.page.page",
+    "eval.report_charts": "eval.page.charts",
+}
+"""Modules that have another place in their package now."""
 
 
 class _Loader:
     """Gives the module of the new name; it is already executed."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(f"selfcorrect.{spec.name}")
+        module = import_module(new_name(spec.name))
         self.spec = module.__spec__
         return module
 
@@ -47,9 +62,14 @@ class _Finder:
         return spec_from_loader(name, _Loader())  # type: ignore[arg-type]
 
 
+def new_name(name: str) -> str:
+    """Return what a module of version 0.1 is called now."""
+    return f"selfcorrect.{MOVED.get(name, name)}"
+
+
 def warn(name: str) -> None:
     """Say which name is to be imported instead."""
-    message = f"`{name}` is now `selfcorrect.{name}`; the old name goes with version 0.3"
+    message = f"`{name}` is now `{new_name(name)}`; the old name goes with version 0.3"
     warnings.warn(message, FutureWarning, stacklevel=2)
 
 

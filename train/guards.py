@@ -33,7 +33,7 @@ from typing import Any, Literal
 from scipy.special import stdtr
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.metrics import is_correct, is_over_limits
+from selfcorrect.metrics import first_verdict, is_correct, is_over_limits
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
@@ -203,15 +203,11 @@ def _pooled(rows: Rows, name: str, count: str, least: int) -> float | None:
     return sum(value * n for value, n in known) / observed if observed >= least else None
 
 
-def _first_verdict(path: Trajectory) -> Verdict | None:
-    return path.evaluations[0].verdict if path.evaluations else None
-
-
 _SHOWS: dict[str, Callable[[Trajectory], bool]] = {
-    "unjudged": lambda path: _first_verdict(path) is None,
+    "unjudged": lambda path: first_verdict(path) is None,
     "turn1-floor": lambda path: not is_correct(path.first),
-    "always-correct": lambda path: not is_correct(path.first) and _first_verdict(path) is Verdict.CORRECT,
-    "always-wrong": lambda path: bool(is_correct(path.first)) and _first_verdict(path) is Verdict.WRONG,
+    "always-correct": lambda path: not is_correct(path.first) and first_verdict(path) is Verdict.CORRECT,
+    "always-wrong": lambda path: bool(is_correct(path.first)) and first_verdict(path) is Verdict.WRONG,
     "revise-always": lambda path: len(path.attempts) > 1,
     "never-change": lambda path: len(path.attempts) > 1 and path.first.answer == path.attempts[1].answer,
     "over-limits": lambda path: any(is_over_limits(attempt) for attempt in path.attempts),

@@ -29,10 +29,10 @@ from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota
 from selfcorrect.data_gen.pipeline import run as run_gen
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import ScriptedEngine
-from selfcorrect.eval.report import write_report
-from selfcorrect.eval.reports import make
+from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.eval.run import run as run_eval
+from selfcorrect.eval.tables.make import make
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec

@@ -64,7 +64,7 @@ def make_row(run: Path, recipe: EvalRecipe, paths: Sequence[Trajectory], **more:
     lines = [json.dumps({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()}) + "\n" for t in paths]
     (folder / "trajectories.jsonl").write_text("".join(lines))
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    write_json(folder / "scores.json", summary(recipe, list(paths), {}) | more)
+    write_json(folder / "scores.json", summary(recipe, list(paths), {}).to_json() | more)
     write_json(folder / "DONE", {})
     return folder
 

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from selfcorrect import metrics
 from selfcorrect.errors import InputError
-from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
+from selfcorrect.eval.results import RowScores
+from selfcorrect.metrics import (
+    Share,
+    clustered_interval,
+    compare,
+    delta_interval,
+    faults_of,
+    power_note,
+    score,
+    share_of,
+)
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
@@ -46,10 +56,8 @@ def test_a_hand_counted_table() -> None:
     assert scores.delta == 0
     assert (scores.rm_C.hits, scores.rm_C.n, scores.rm_W.hits, scores.rm_W.n) == (1, 2, 2, 3)
     assert (scores.no_verdict.hits, scores.unanswered, scores.ungradable) == (1, 1, 1)
-    row = scores.row()
-    assert row["turn1"] == 33.33
-    assert row["rm_W_n"] == 3
-    assert row["stops"] == {"horizon": 3, "verdict": 4}
+    assert scores.turn1.percent == pytest.approx(33.333, abs=1e-3)
+    assert scores.stops == {"horizon": 3, "verdict": 4}
 
 
 def test_answers_too_large_to_grade_are_wrong_and_counted_by_name() -> None:
@@ -116,7 +124,7 @@ def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     assert (scores.n, scores.problems, scores.final.percent) == (160, 40, 50.0)
     low, high = scores.final.interval or (0, 0)
     assert 28 < high - low < 33  # 40 problems: 2 × 1.96 × 50 / sqrt(40) = 31; 160 independent paths: 15.5
-    assert scores.row()["power"] == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
+    assert power_note(scores.n, scores.resolution) == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
 
 
 def test_a_row_of_the_table_in_full() -> None:
@@ -125,9 +133,8 @@ def test_a_row_of_the_table_in_full() -> None:
         path(1, WRONG, RIGHT, Verdict.WRONG),
         replace(path(2, RIGHT), stop="length", token_ids=(1,) * 7, spans=(Span(Role.ATTEMPT, 0, 7),)),
     ]
-    row = score("row", paths).row()
+    row = RowScores.of(score("row", paths)).to_json()
     assert row == {
-        "method": "row",
         "n": 3,
         "problems": 3,
         "turn1": 66.67,
@@ -227,17 +234,17 @@ def test_compare_with_several_seeds_pairs_problems() -> None:
 )
 def test_what_is_odd_about_a_path_has_a_name(text: str, verdict: Verdict | None, faults: list[str]) -> None:
     problem = Problem("p", "q", "1", "math")
-    assert path_faults(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
+    assert faults_of(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
 
 
 def test_faults_of_whole_paths() -> None:
     problem, twice = Problem("p", "q", "1", "math"), Attempt(r"\boxed{1} or \boxed{2}")
     judged = SelfEvaluation("[VERIFY] wrong.", Verdict.WRONG)
-    assert path_faults(Trajectory(problem, (twice,), (), "no-verdict")) == [
+    assert faults_of(Trajectory(problem, (twice,), (), "no-verdict")) == [
         "no self-evaluation",
         "several boxed answers",
     ]
-    assert path_faults(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
+    assert faults_of(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
         "revision without a verdict",
         "truncated",
     ]
@@ -248,6 +255,6 @@ def test_a_revision_is_due_to_be_judged_in_one_message_only() -> None:
     one = path(0, WRONG, RIGHT, Verdict.WRONG)
     kinds = (Role.EXTERNAL, Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
     spans = [Span(role, i, i + 1, sampled=role is not Role.EXTERNAL) for i, role in enumerate(kinds)]
-    assert path_faults(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
+    assert faults_of(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
     asked = (*spans[:3], Span(Role.EXTERNAL, 3, 4, sampled=False), Span(Role.REVISION, 4, 5))
-    assert path_faults(replace(one, spans=asked)) == []
+    assert faults_of(replace(one, spans=asked)) == []

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import printing
-from selfcorrect.eval.layout import Table as PaperTable
-from selfcorrect.eval.layout import latex
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
 from selfcorrect.progress import meter, said_now_and_then
+from selfcorrect.table import Table as PaperTable
+from selfcorrect.table import latex
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (

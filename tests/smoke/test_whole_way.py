@@ -10,7 +10,7 @@ import pytest
 
 from selfcorrect import SelfCorrectModel
 from selfcorrect.cli import main
-from selfcorrect.eval.report import write_report
+from selfcorrect.eval.page.page import write_report
 from selfcorrect.jsonl import read_jsonl
 from selfcorrect.tokens import EMBEDDED
 

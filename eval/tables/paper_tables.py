@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.budget import PARTS, Budget, budgets_by, error_budget, published
-from selfcorrect.eval.calibration import Quality, judged, quality
-from selfcorrect.eval.layout import BESIDE, Table
-from selfcorrect.eval.published import (
+from selfcorrect.eval.analysis.calibration import Quality, judged, quality
+from selfcorrect.eval.analysis.error_budget import PARTS, Budget, budgets_by, error_budget, published
+from selfcorrect.eval.results import Estimate, EvalResult, EvaluatedRow
+from selfcorrect.eval.tables.columns import COLUMNS, headings
+from selfcorrect.eval.tables.paper import (
     BENCHMARKS,
-    COLUMNS,
+    FIELDS,
     TEMPERATURES,
     Published,
     belongs,
@@ -28,27 +29,29 @@ from selfcorrect.eval.published import (
     published_rows,
     published_tables,
 )
-from selfcorrect.eval.rows import Row
 from selfcorrect.metrics import power_note
+from selfcorrect.table import BESIDE, DASH, Table
+from selfcorrect.types import to_json
 
-TITLES = {
-    "turn1": "Turn 1",
-    "final": "Final",
-    "delta": "Δ",
-    "i2c": "Δ i→c",
-    "c2i": "Δ c→i",
-    "p_c2i": "p c→i",
-    "rm_C": "RM C",
-    "rm_W": "RM W",
-}
+BUDGET_HEAD = (
+    "method",
+    *headings(("n", "wrong", *PARTS, "final", "perfect_judge", "perfect_fixer", "bottleneck")),
+)
+BUDGET_NOTES = (
+    "Percent of problems [95% interval]. Wrong at turn 1 = never flagged + not fixed + fixed; "
+    "correct = broken + kept + left alone.",
+    "Perfect judge: Final if all wrong attempts, and no correct one, were flagged and fixed as often as now. "
+    "Perfect fixer: Final if every revision were correct.",
+)
+QUALITY = ("ece", "ece_binned", "brier", "auroc", "aurc")
 FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
 
 
-def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = None) -> Table:
+def paper_table(name: str, rows: Sequence[EvaluatedRow], run: Path, beside: str | None = None) -> Table:
     """Return one of the paper's tables with our rows beside its rows; a row that no run fills shows its command."""
     theirs = published_rows(name)
     every = rows
-    rows = [row for row in rows if row.scores.get("stop") != "never"]  # always revised: no result, but p c→i
+    rows = [row for row in rows if row.result.is_result]  # always revised: no result, but p c→i
     groups = list(dict.fromkeys(row.group for row in theirs))
     if beside is not None:
         groups = [group for group in groups if beside.casefold() in group.casefold()]
@@ -58,11 +61,11 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
     if beside is None and rows and all(benchmark_of(row) not in BENCHMARKS.values() for row in rows):
         groups = groups[:1]  # runs on other problems stand beside one part of the table
     temperature = TEMPERATURES.get(name, 1.0)
-    columns = COLUMNS[name]
-    head = ("method", "n", *(text for key in columns for text in (TITLES[key], BESIDE)))
+    columns = FIELDS[name]
+    head = ("method", "n", *(text for key in columns for text in (COLUMNS[key].heading, BESIDE)))
     lines: list[tuple[str, ...]] = []
     commands: list[str] = []
-    guessed: list[Row] = []
+    guessed: list[EvaluatedRow] = []
     for place, group in enumerate(groups):
         members = [row for row in theirs if row.group == group]
         fitting = [row for row in rows if _is_of_group(row, members[0].benchmark, place == 0)]
@@ -81,7 +84,9 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
             for row in mine:  # several runs may be this row: each is shown, by its name and model
                 title = member.method if len(mine) == 1 else f"{member.method}: {row.name}, {_model(row)}"
                 lines.append(_line(title, row, member, columns, every))
-        guessed += [row for row in fitting if row.has_default_label and not row.checkpoint and row not in left]
+        guessed += [
+            row for row in fitting if row.result.has_default_label and not row.result.checkpoint and row not in left
+        ]
         lines += [_line(_title(row), row, None, columns, every) for row in left if _fills(row, columns)]
     notes = [
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
@@ -98,76 +103,77 @@ def paper_table(name: str, rows: Sequence[Row], run: Path, beside: str | None = 
     return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
 
 
-def _title(row: Row) -> str:
-    return f"{row.label} ({row.checkpoint})" if row.has_default_label and row.checkpoint else row.label
+def _is_guessed(result: EvalResult) -> bool:
+    return result.has_default_label and not result.checkpoint
 
 
-def _model(row: Row) -> str:
-    return row.checkpoint or str(row.scores.get("model") or "model unknown")
+def _title(row: EvaluatedRow) -> str:
+    checkpoint = row.result.checkpoint if row.result.has_default_label else ""
+    return f"{row.title} ({checkpoint})" if checkpoint else row.title
 
 
-def _is_of_group(row: Row, benchmark: str, is_first: bool) -> bool:
+def _model(row: EvaluatedRow) -> str:
+    return row.result.checkpoint or row.result.model or "model unknown"
+
+
+def _is_of_group(row: EvaluatedRow, benchmark: str, is_first: bool) -> bool:
     mine = benchmark_of(row)
     return mine == benchmark if mine in BENCHMARKS.values() else is_first
 
 
-def _fills(row: Row, columns: Sequence[str]) -> bool:
+def _fills(row: EvaluatedRow, columns: Sequence[str]) -> bool:
     wanted = [key for key in columns if key.startswith("rm_")] or ["final"]
-    return all(row.scores.get(key) is not None for key in wanted) and row.scores.get("loop") != "misleading"
+    return all(_measure(row, key).value is not None for key in wanted) and row.result.method != "misleading"
+
+
+def _measure(row: EvaluatedRow, field: str) -> Estimate:
+    measure: Estimate = getattr(row.result.scores, field)
+    return measure
 
 
 def _line(
-    title: str, mine: Row | None, member: Published | None, columns: Sequence[str], rows: Sequence[Row]
+    title: str,
+    mine: EvaluatedRow | None,
+    member: Published | None,
+    columns: Sequence[str],
+    rows: Sequence[EvaluatedRow],
 ) -> tuple[str, ...]:
     comparable = mine is not None and member is not None and benchmark_of(mine) == member.benchmark
-    cells = [title, "missing" if mine is None else f"{mine.scores['n']:,}"]
+    cells = [title, "missing" if mine is None else f"{mine.result.scores.n:,}"]
     for key in columns:
-        scores: Mapping[str, Any] = mine.scores if mine else {}
-        if key == "p_c2i" and mine:
-            scores = _misled(mine, rows)
-        cells += [_ours(scores, key), _theirs(member, key, scores, comparable)]
+        measured = _misled(mine, rows) if key == "p_c2i" and mine else mine
+        measure = _measure(measured, key) if measured else Estimate()
+        cells += [COLUMNS[key].figure(measure.value, measure.interval), _theirs(member, key, measure, comparable)]
     return tuple(cells)
 
 
-def _misled(mine: Row, rows: Sequence[Row]) -> Mapping[str, Any]:
-    """Return the scores of the run that told the same model, on the same problems, that it was always wrong.
+def _misled(mine: EvaluatedRow, rows: Sequence[EvaluatedRow]) -> EvaluatedRow | None:
+    """Return the run that told the same model, on the same problems, that it was always wrong.
 
-    That is ``stop=never`` for a model that judges itself, ``method=misleading`` for one that is asked; empty where
+    That is ``stop=never`` for a model that judges itself, ``method=misleading`` for one that is asked; None where
     there is none.
     """
-    same = [
-        row.scores
-        for row in rows
-        if (row.scores.get("loop") == "misleading" or row.scores.get("stop") == "never")
-        and all(row.scores.get(key) == mine.scores.get(key) for key in ("model", "benchmark", "split"))
-    ]
-    return same[0] if same else {}
+    misled = (row for row in rows if row.result.method == "misleading" or not row.result.is_result)
+    return next((row for row in misled if _problems_and_model(row.result) == _problems_and_model(mine.result)), None)
 
 
-def _ours(scores: Mapping[str, Any], key: str) -> str:
-    value, interval = scores.get(key), scores.get(f"{key}_interval")
-    if value is None:
-        return "–"
-    sign = "+" if key == "delta" else ""
-    shown = f"{value:{sign}.1f}"
-    return shown if interval is None else f"{shown} [{interval[0]:{sign}.1f} {interval[1]:{sign}.1f}]"
+def _problems_and_model(result: EvalResult) -> tuple[str | None, ...]:
+    return result.model, result.benchmark, result.split
 
 
-def _theirs(member: Published | None, key: str, scores: Mapping[str, Any], comparable: bool) -> str:
+def _theirs(member: Published | None, key: str, ours: Estimate, comparable: bool) -> str:
     value = member.values.get(key) if member else None
-    if value is None:
-        return "–"
-    sign = "+" if key == "delta" else ""
-    interval = scores.get(f"{key}_interval")
-    if not comparable or interval is None:
-        return f"{value:{sign}.1f}"
-    return f"{value:{sign}.1f} {'in' if interval[0] <= value <= interval[1] else 'out'}"
+    shown = COLUMNS[key].figure(value)
+    if value is None or not comparable or ours.interval is None:
+        return shown
+    low, high = ours.interval
+    return f"{shown} {'in' if low <= value <= high else 'out'}"
 
 
-def _sampling(rows: Sequence[Row], temperature: float) -> list[str]:
+def _sampling(rows: Sequence[EvaluatedRow], temperature: float) -> list[str]:
     """Return a note where ours were not sampled as the paper's were."""
-    ours = sorted({t for row in rows if (t := row.scores.get("temperature")) is not None})
-    chats = {row.scores.get("loop") == "two-turn" for row in rows}
+    ours = sorted({t for row in rows if (t := row.result.sampling.temperature) is not None})
+    chats = {row.result.format == "two-turn" for row in rows}
     if not rows or (ours in ([], [temperature]) and chats == {temperature > 0}):
         return []
     kind = "the two-turn chat" if temperature else "one completion (long-CoT)"
@@ -178,76 +184,45 @@ def _sampling(rows: Sequence[Row], temperature: float) -> list[str]:
     ]
 
 
-def _power(rows: Sequence[Row]) -> list[str]:
-    widest = {row.scores["n"]: 0.0 for row in rows}
+def _power(rows: Sequence[EvaluatedRow]) -> list[str]:
+    widest: dict[int, float] = {}
     for row in rows:
-        low, high = row.scores["final_interval"]
-        widest[row.scores["n"]] = max(widest[row.scores["n"]], (high - low) / 2)
+        scores, (low, high) = row.result.scores, row.result.scores.final.interval or (0.0, 100.0)
+        widest[scores.n] = max(widest.get(scores.n, 0.0), (high - low) / 2)
     return [power_note(n, resolution) + "." for n, resolution in sorted(widest.items())]
 
 
-def budget_table(rows: Sequence[Row], by: str | None = None) -> Table:
+def budget_table(rows: Sequence[EvaluatedRow], by: str | None = None) -> Table:
     """Return the error budget of each row (by a field of its problems, such as level), the paper's own below it."""
     lines: list[tuple[str, ...]] = [("ours",)]
     fields: set[str] = set()
     split = False
     for row in rows:
-        if row.scores.get("loop") == "single-turn" or row.scores.get("stop") == "never":
+        if row.result.method == "single-turn" or not row.result.is_result:
             continue
-        paths = row.trajectories()
-        lines.append(_budget_line(row.label, error_budget(paths)))
-        fields |= {name for t in paths for name in t.problem.meta}
-        parts = budgets_by(paths, by) if by else {}
-        lines += [_budget_line(f"  {by} {value}", budget) for value, budget in parts.items()]
+        trajectories = row.trajectories(tokens=False)
+        lines.append(budget_line(row.title, error_budget(trajectories)))
+        fields |= {name for t in trajectories for name in t.problem.meta}
+        parts = budgets_by(trajectories, by) if by else {}
+        lines += [budget_line(f"  {by} {value}", budget) for value, budget in parts.items()]
         split = split or bool(parts)
     if by and not split:
         raise InputError(f"no problem has a {by!r}; their fields are: {', '.join(sorted(fields)) or 'none'}")
     for benchmark, budgets in paper_budgets().items():
         lines.append((f"the paper, {benchmark}",))
-        lines += [_budget_line(method, budget) for method, budget in budgets.items()]
-    notes = [
-        "Percent of problems [95% interval]. Wrong at turn 1 = never flagged + not fixed + fixed; "
-        "right = broken + kept + left alone.",
-        "Perfect judge: Final if all wrong attempts, and no right one, were flagged and mended as often as now. "
-        "Perfect fixer: Final if every revision were right.",
-        "The paper's parts follow from its accuracies, transitions and reward-model accuracies.",
-    ]
-    head = (
-        "method",
-        "n",
-        "wrong",
-        *(_short(part) for part in PARTS),
-        "Final",
-        "perfect judge",
-        "perfect fixer",
-        "lost in",
+        lines += [budget_line(method, budget) for method, budget in budgets.items()]
+    papers = "The paper's parts follow from its accuracies, transitions and reward-model accuracies."
+    return Table("Error budget", BUDGET_HEAD, lines, [*BUDGET_NOTES, papers])
+
+
+def budget_line(title: str, budget: Budget) -> tuple[str, ...]:
+    """Return a budget as a line under `BUDGET_HEAD`."""
+    intervals = budget.intervals or {}
+    figures = (
+        COLUMNS[field].figure(getattr(budget, field), intervals.get(field))
+        for field in ("wrong", *PARTS, "final", "perfect_judge", "perfect_fixer")
     )
-    return Table("Error budget", head, lines, notes)
-
-
-def _short(part: str) -> str:
-    return {"never_flagged": "never flagged", "not_fixed": "not fixed", "left_alone": "left alone"}.get(part, part)
-
-
-def _budget_line(title: str, budget: Budget) -> tuple[str, ...]:
-    def part(name: str) -> str:
-        value = f"{getattr(budget, name):.1f}"
-        if not budget.intervals:
-            return value
-        low, high = budget.intervals[name]
-        return f"{value} [{low:.1f} {high:.1f}]"
-
-    judge = budget.perfect_judge
-    return (
-        title,
-        "–" if budget.n is None else f"{budget.n:,}",
-        f"{budget.wrong:.1f}",
-        *map(part, PARTS),
-        f"{budget.final:.1f}",
-        "–" if judge is None else f"{judge:.1f}",
-        f"{budget.perfect_fixer:.1f}",
-        budget.bottleneck,
-    )
+    return (title, DASH if budget.n is None else f"{budget.n:,}", *figures, budget.bottleneck)
 
 
 def paper_budgets() -> dict[str, dict[str, Budget]]:
@@ -272,22 +247,27 @@ def _implied(values: Mapping[str, float]) -> Budget:
 class Believed:
     """How far one row's P(correct) can be believed."""
 
-    row: Row
+    row: EvaluatedRow
     quality: Quality
     points: list[tuple[float, bool]]
 
 
-def believed(rows: Sequence[Row]) -> list[Believed]:
+def believed(rows: Sequence[EvaluatedRow]) -> list[Believed]:
     """Return the rows that have enough verdict probabilities, measured."""
     out = []
     for row in rows:
-        if row.scores.get("stop", "sampled") not in ("sampled", "never"):
-            continue  # the same P(correct) as the row whose verdicts were sampled
-        sample = judged(row.trajectories())
+        if not has_own_verdicts(row.result):
+            continue
+        sample = judged(row.trajectories(tokens=False))
         if sample.n >= FEWEST_JUDGED:
-            points = [(float(p), bool(right)) for p, right in zip(sample.p_N, sample.right_N, strict=True)]
-            out.append(Believed(row, quality(sample.p_N, sample.right_N, sample.problems), points))
+            points = [(float(p), bool(right)) for p, right in zip(sample.p_N, sample.correct_N, strict=True)]
+            out.append(Believed(row, quality(sample.p_N, sample.correct_N, sample.problems), points))
     return out
+
+
+def has_own_verdicts(result: EvalResult) -> bool:
+    """False for a row with a stop decision: its P(correct) is that of the row whose verdicts were sampled."""
+    return result.stop in ("sampled", "never")
 
 
 def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
@@ -295,11 +275,7 @@ def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
     lines: list[tuple[str, ...]] = []
     for row in measured:
         q = row.quality
-        cells = [
-            "–" if value is None else f"{value:.{d}f} [{q.intervals[key][0]:.{d}f} {q.intervals[key][1]:.{d}f}]"
-            for key, value, d in (("ece", q.ece, 1), ("brier", q.brier, 3), ("auroc", q.auroc, 3), ("aurc", q.aurc, 1))
-        ]
-        lines.append((row.row.label, f"{q.n:,}", f"{q.right:,}", cells[0], f"{q.ece_binned:.1f}", *cells[1:]))
+        lines.append((row.row.title, f"{q.n:,}", f"{q.right:,}", *quality_cells(to_json(q))))
     notes = [
         "First attempts with a verdict. ECE: mean distance of P(correct) from the share right, ten equal bins, points, "
         "corrected for the noise that the binned sum adds up. "
@@ -307,5 +283,11 @@ def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
         "rate over all coverages, percent. [95% bootstrap over problems].",
     ]
     missing = [] if lines else [f"selfcorrect eval embedded method=self-rewarding row=ift --run {run}"]
-    head = ("method", "n", "right", "ECE", "as binned", "Brier", "AUROC", "AURC")
+    head = ("method", "n", "right", *headings(QUALITY))
     return Table("Is P(correct) to be believed?", head, lines, notes, missing)
+
+
+def quality_cells(quality: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells under `QUALITY` of a `Quality`, which may be one that a calibration file holds as JSON."""
+    intervals = quality["intervals"]
+    return tuple(COLUMNS[field].figure(quality[field], intervals.get(field)) for field in QUALITY)

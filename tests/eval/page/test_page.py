@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from selfcorrect.errors import DataError
-from selfcorrect.eval.report import flat, inert_json, show_interval, show_p, show_points, transition, write_report
-from selfcorrect.eval.report_charts import Reliability, Series, curve_panel, ticks
+from selfcorrect.eval.page.charts import Reliability, Series, curve_panel, ticks
+from selfcorrect.eval.page.page import write_report
+from selfcorrect.eval.page.values import flat, show_p, show_short, show_value
+from selfcorrect.eval.page.viewer import inert_json, transition
+from selfcorrect.eval.results import RowScores
 from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.metrics import score
 from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
@@ -35,7 +38,8 @@ def path(
 
 
 def write_row(run: Path, name: str, paths: list[Trajectory], label: str = "Self-rewarding IFT") -> dict[str, Any]:
-    row = score(label, paths).row() | {"label": label, "model": "embedded", "seeds": [0], "dropped": {}}
+    scores = RowScores.of(score(label, paths)).to_json()
+    row = {"method": label, "label": label, "model": "embedded", "seeds": [0], "dropped": {}} | scores
     write_json(run / "eval" / name / "scores.json", row)
     lines = [json.dumps({"key": f"{t.problem.id}#0", "trajectory": t.to_json()}) + "\n" for t in paths]
     (run / "eval" / name / "trajectories.jsonl").write_text("".join(lines))
@@ -148,10 +152,10 @@ def test_a_method_that_never_judges_has_no_share_without_verdict(tmp_path: Path)
     row = write_row(tmp_path, "intrinsic", [path(RIGHT, RIGHT)])
     write_json(tmp_path / "tables" / "demo.json", {"rows": [row | {"stops": {"horizon": 1}}]})
     cells = write_report(tmp_path).read_text().split("<tbody>")[1].split("</tr>")[0].split("<td")
-    assert "–<small>" in cells[8]
+    assert ">–</td>" in cells[9]
     write_json(tmp_path / "tables" / "demo.json", {"rows": [row | {"stops": {"no-verdict": 1}}]})
     cells = write_report(tmp_path).read_text().split("<tbody>")[1].split("</tr>")[0].split("<td")
-    assert "100.0<small>" in cells[8]
+    assert "100.0<small>" in cells[9]
 
 
 def test_learning_curves_plot_what_is_there(tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_the_viewer_data_holds_every_text_once(tmp_path: Path) -> None:
 
 
 def test_a_page_over_its_budget_says_how_much_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfcorrect.eval.report.TEXT_BUDGET", 10)
+    monkeypatch.setattr("selfcorrect.eval.page.viewer.TEXT_BUDGET", 10)
     write_row(tmp_path, "a", [path(RIGHT, key=f"p-{i}") for i in range(9)])
     row = read(tmp_path).paths["rows"][0]
     assert (len(row["paths"]), row["all"]) == (3, 9)
@@ -287,11 +291,8 @@ def test_a_curve_of_one_point_is_a_dot() -> None:
 
 
 def test_numbers_as_text() -> None:
-    assert show_points(-3.04, True) == "−3.0"
-    assert show_points(-0.04, True) == "0.0"
-    assert show_points(None) == "–"
-    assert show_interval([1, 2.25]) == "1.0–2.2"
-    assert show_interval(None) == ""
+    assert (show_value(-0.25), show_value(1234567), show_value(None)) == ("−0.25", "1,234,567", "–")
+    assert show_short("sha256:" + 32 * "a") == "sha256…" + 17 * "a"
     assert (show_p(0.0309), show_p(1e-9)) == ("0.031", "< 0.001")
     assert flat({"kept": {"D1": 4540}, "seeds": [1, 2]}) == {"kept · D1": "4,540", "seeds": "1, 2"}
 

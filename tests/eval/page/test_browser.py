@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.eval.report import write_report
+from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.types import Attempt, SelfEvaluation, Trajectory, Verdict
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 from selfcorrect.metrics import Share
+from selfcorrect.table import Figure
 
 WIDTH, HEIGHT = 300, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 24
@@ -123,6 +124,11 @@ class Reliability:
     def expected_calibration_error(self) -> float:
         """Mean distance of P(correct) from the share that was right, weighted by count, in percent points."""
         return sum(abs(100 * mean * share.n - 100 * share.hits) for mean, share in self.bins) / max(1, self.n)
+
+    @property
+    def ece(self) -> Figure:
+        """The same as it is shown."""
+        return Figure(self.expected_calibration_error)
 
 
 def reliability_panel(reliability: Reliability) -> Markup:

@@ -15,15 +15,15 @@ from rich.console import Console
 
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.layout import Table, latex
-from selfcorrect.eval.paper_tables import paper_budgets, paper_table
-from selfcorrect.eval.published import COLUMNS, command, is_same_method, published_rows
-from selfcorrect.eval.reports import REPORTS, make
-from selfcorrect.eval.rows import find_rows
+from selfcorrect.eval.results import find_rows
 from selfcorrect.eval.run import EvalRecipe
+from selfcorrect.eval.tables.make import REPORTS, make
+from selfcorrect.eval.tables.paper import FIELDS, command, is_same_method, published_rows
+from selfcorrect.eval.tables.paper_tables import paper_budgets, paper_table
 from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.recipes import load_recipe
+from selfcorrect.table import Table, latex
 
 
 def shown(what: object) -> str:
@@ -73,14 +73,14 @@ def test_the_papers_values_are_marked_against_our_interval(run: Path) -> None:
 
 
 def test_every_missing_row_has_a_command_that_parses(run: Path) -> None:
-    for name in COLUMNS:
+    for name in FIELDS:
         table = paper_table(name, find_rows([run]), run)
         assert table.commands
         for line in table.commands:
             program, stage, recipe, *rest = shlex.split(line)
             assert (program, stage) == ("selfcorrect", "eval")
             overrides = rest[: rest.index("--run")]
-            shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+            shipped = Path(__file__).parents[3] / "eval" / "recipes" / f"{recipe}.yaml"
             recipe = load_recipe(EvalRecipe, shipped, overrides)
             assert recipe.label in {row.method for row in published_rows(name)}
             assert recipe.temperature == {"table3": 0, "table4": 0, "table10": 0.7}.get(name, 1.0)
@@ -111,7 +111,7 @@ def test_a_run_stands_only_where_its_method_stop_judge_and_format_are_the_papers
 def test_a_label_left_at_its_default_is_the_method_and_the_checkpoint_places_the_run(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     assert EvalRecipe(method="asked").label == "asked"
     assert EvalRecipe(stop="gold").label == "self-rewarding, stop=gold"
-    for recipe in (Path(__file__).parents[2] / "eval" / "recipes").glob("*.yaml"):
+    for recipe in (Path(__file__).parents[3] / "eval" / "recipes").glob("*.yaml"):
         label = load_recipe(EvalRecipe, recipe, ["method=asked", "stop=sampled"]).label
         assert label in ("asked", "calibration paths"), recipe
     for name, method in (("ift", "self-rewarding"), ("grpo", "self-rewarding"), ("raft", "intrinsic")):
@@ -142,12 +142,12 @@ def test_a_command_asks_for_the_problems_of_the_rows_that_are_there(tmp_path: Pa
     assert table.commands
     for line in table.commands:
         _, _, recipe, *rest = shlex.split(line)
-        shipped = Path(__file__).parents[2] / "eval" / "recipes" / f"{recipe}.yaml"
+        shipped = Path(__file__).parents[3] / "eval" / "recipes" / f"{recipe}.yaml"
         assert load_recipe(EvalRecipe, shipped, rest[: rest.index("--run")]).problems == problems
 
 
 def test_no_two_commands_write_one_row(tmp_path: Path) -> None:
-    for name in COLUMNS:
+    for name in FIELDS:
         for benchmark in {row.group for row in published_rows(name)}:
             table = paper_table(name, [], tmp_path, beside=benchmark)
             written = [next(word for word in shlex.split(c) if word.startswith("row=")) for c in table.commands]
@@ -212,9 +212,9 @@ def test_runs_on_other_problems_are_shown_without_a_mark(tmp_path: Path, path, r
 
 
 def test_published_rows_are_complete() -> None:
-    counts = {name: len(published_rows(name)) for name in COLUMNS}
+    counts = {name: len(published_rows(name)) for name in FIELDS}
     assert counts == {"table3": 30, "table4": 15, "table5": 26, "table7": 5, "table8": 12, "table9": 11, "table10": 24}
-    for name in COLUMNS:
+    for name in FIELDS:
         for row in published_rows(name):
             if {"delta", "i2c", "c2i"} <= row.values.keys():
                 assert row.values["delta"] == pytest.approx(row.values["i2c"] - row.values["c2i"], abs=0.25)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.voting import Curve, Point, at_equal_budget, ballots, cost, curves, outcome, vote
+from selfcorrect.eval.analysis.voting import Curve, Point, at_equal_budget, ballots, cost, curves, outcome, vote
 from selfcorrect.types import Trajectory
 
 Paths = Callable[..., Trajectory]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,16 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MPLBACKEND", "Agg")
-
 import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from selfcorrect.eval.calibration import risk_coverage
-from selfcorrect.eval.paper_tables import Believed
-from selfcorrect.eval.voting import Curve
+from selfcorrect.eval.analysis.calibration import risk_coverage
+from selfcorrect.eval.analysis.voting import UNITS, Curve
+from selfcorrect.eval.tables.paper_tables import Believed
 from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
 from selfcorrect.printing import clean
@@ -44,14 +41,13 @@ STYLE: Any = {
 def drawing(name: str, out: Path, panels: int, written: list[Path]) -> Iterator[Sequence[Axes]]:
     """Give ``panels`` axes side by side and save them as ``<out>/<name>.png`` and ``.svg``."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.6), squeeze=False, layout="constrained")
-        yield list(axes[0])
+        figure = Figure(figsize=(4.2 * panels, 3.6), layout="constrained")
+        yield list(figure.subplots(1, panels, squeeze=False)[0])
         for ending in ("png", "svg"):
             path = out / f"{name}.{ending}"
             with whole_file(path) as file:
                 figure.savefig(file, format=ending, dpi=160, metadata={"Date": None} if ending == "svg" else None)
             written.append(path)
-        plt.close(figure)
 
 
 def figure1(curves: Mapping[str, Sequence[Mapping[str, float]]], out: Path) -> list[Path]:
@@ -80,8 +76,10 @@ def figure2(curves: Sequence[tuple[str, Curve]], out: Path) -> list[Path]:
     """Draw accuracy against sampled responses and against tokens, with 95% bands."""
     written: list[Path] = []
     with drawing("figure2", out, 2, written) as panels:
-        for axes, unit in zip(panels, ("responses", "tokens"), strict=True):
+        for axes, unit in zip(panels, UNITS, strict=True):
             for colour, (label, curve) in zip(COLOURS * len(curves), curves, strict=False):
+                if not curve.has(unit):
+                    continue
                 x = [getattr(point, unit) for point in curve.points]
                 line = "--" if curve.method == "verdict-weighted" else "-"  # it often covers best-of-n
                 low, high = zip(*(point.interval for point in curve.points), strict=True)
@@ -120,11 +118,11 @@ def calibration(measured: Sequence[Believed], out: Path) -> list[Path]:
             x, y = [mean for mean, _ in bins], [share.percent or 0.0 for _, share in bins]
             whiskers = np.abs(np.array([share.interval or (0.0, 100.0) for _, share in bins]).T - np.array(y))
             left.errorbar(
-                x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=as_text(row.row.label)
+                x, y, whiskers, fmt="o:", ms=3, lw=0.8, elinewidth=0.8, color=colour, label=as_text(row.row.title)
             )
-            p, right_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
-            coverage, risk = risk_coverage(p, right_N)
-            right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=as_text(row.row.label))
+            p, correct_N = np.array([p for p, _ in row.points]), np.array([float(r) for _, r in row.points])
+            coverage, risk = risk_coverage(p, correct_N)
+            right.plot(coverage[FEWEST:], risk[FEWEST:], color=colour, lw=1.4, label=as_text(row.row.title))
         left.set_xscale("logit")
         left.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
         left.xaxis.set_minor_formatter(lambda value, place: "")

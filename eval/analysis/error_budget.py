@@ -1,13 +1,13 @@
-"""The error budget: where right answers are lost, and what a perfect judge or a perfect fixer would reach.
+"""The error budget: where correct answers are lost, and what a perfect judge or a perfect fixer would reach.
 
 Every problem is in exactly one of six parts (shares of all problems add up to one)::
 
     wrong at turn 1 = never flagged + flagged, not fixed + fixed
-    right at turn 1 = flagged, broken + flagged, kept + left alone
+    correct at turn 1 = flagged, broken + flagged, kept + left alone
 
 *Flagged* is judged wrong, or revised whatever was judged (methods that revise without judging flag everything).
-The ceilings change one part and hold the other: a perfect judge flags all wrong attempts and no right one, and the
-fixer mends the same share of what is flagged; a perfect fixer makes everything right that the judge flags.
+The ceilings change one part and hold the other: a perfect judge flags all wrong attempts and no correct one, and the
+fixer fixes the same share of what is flagged; a perfect fixer makes everything correct that the judge flags.
 
 `published` builds the same budget from the paper's tables: accuracy, transitions and reward-model accuracy are enough.
 """
@@ -22,19 +22,13 @@ from selfcorrect.errors import InputError
 from selfcorrect.metrics import first_verdict, is_correct, share_of
 from selfcorrect.types import Trajectory, Verdict
 
-PARTS = {
-    "never_flagged": "wrong, never flagged",
-    "not_fixed": "wrong, flagged, not fixed",
-    "fixed": "wrong, flagged, fixed",
-    "broken": "right, flagged, broken",
-    "kept": "right, flagged, kept",
-    "left_alone": "right, left alone",
-}
+PARTS = ("never_flagged", "not_fixed", "fixed", "broken", "kept", "left_alone")
+"""The six parts: three of the first attempts that are wrong, three of those that are correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The six parts in percent of all problems; ``n`` paths, None for figures from a table without counts.
+    """The six parts in percent of all problems; ``n`` trajectories, None for figures from a table without counts.
 
     ``intervals`` holds the 95% interval of each part where there are counts. ``without_verdict`` is the share of
     problems that are never flagged because no well-formed verdict was given.
@@ -78,12 +72,12 @@ class Budget:
 
     @property
     def perfect_judge(self) -> float | None:
-        """Final accuracy if all wrong attempts were flagged, and no right one; None where nothing was flagged."""
+        """Final accuracy if all wrong attempts were flagged, and no correct one; None where nothing was flagged."""
         return self.right + self.wrong * self.fixed / self.flagged if self.flagged > 0 else None
 
     @property
     def perfect_fixer(self) -> float:
-        """Final accuracy if every revision were right."""
+        """Final accuracy if every revision were correct."""
         return self.right + self.flagged
 
     @property
@@ -123,7 +117,7 @@ def error_budget(trajectories: Sequence[Trajectory]) -> Budget:
 
 
 def part_of(trajectory: Trajectory) -> str | None:
-    """Return the name in `PARTS` of a path, None where the grader failed."""
+    """Return the name in `PARTS` of a trajectory, None where the grader failed."""
     first, final = is_correct(trajectory.first), is_correct(trajectory.final)
     if first is None or final is None:
         return None

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.budget import PARTS, budgets_by, error_budget, published
+from selfcorrect.eval.analysis.error_budget import PARTS, budgets_by, error_budget, published
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
-TABLES = json.loads((Path(__file__).parents[2] / "eval" / "published_tables.json").read_text())
+TABLES = json.loads((Path(__file__).parents[3] / "eval" / "tables" / "published_tables.json").read_text())
 SELECTED = {  # rows of table 3 whose reward-model accuracy table 4 gives
     "Self-rewarding IFT": "Self-rewarding IFT",
     "Self-rewarding IFT + DPO w correctness": "DPO iteration 5 (selected)",

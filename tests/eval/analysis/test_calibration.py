@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.calibration import (
+from selfcorrect.eval.analysis.calibration import (
     choose,
     cross_fitted,
     debiased_ece,
@@ -52,8 +52,8 @@ def test_temperature_and_platt_recover_what_was_put_in() -> None:
 def test_calibration_lowers_the_error_on_unseen_problems(path: Paths, kind: str, most: float) -> None:
     p, right = overconfident(800)
     sample = judged([path(i, bool(r), p=float(q)) for i, (q, r) in enumerate(zip(p, right, strict=True))])
-    before = quality(sample.p_N, sample.right_N, sample.problems)
-    after = quality(cross_fitted(kind, sample), sample.right_N, sample.problems)  # type: ignore[arg-type]
+    before = quality(sample.p_N, sample.correct_N, sample.problems)
+    after = quality(cross_fitted(kind, sample), sample.correct_N, sample.problems)  # type: ignore[arg-type]
     assert before.ece > 10
     assert after.ece < most
     assert after.brier < before.brier
@@ -120,10 +120,10 @@ def test_the_interval_of_ece_covers_the_truth(scale: float, shift: float, truth:
 def test_too_little_to_fit_is_said() -> None:
     with pytest.raises(InputError, match="at least 40"):
         fit("platt", np.linspace(0.1, 0.9, 10), np.array([0, 1] * 5, dtype=float))
-    with pytest.raises(InputError, match="of which 50 right"):
+    with pytest.raises(InputError, match="of which 50 correct"):
         fit("platt", np.linspace(0.1, 0.9, 50), np.ones(50))
     p = np.linspace(0.01, 0.99, 400)
-    with pytest.raises(InputError, match="no higher on right attempts"):
+    with pytest.raises(InputError, match="no higher on correct attempts"):
         fit("platt", p, (p < 0.5).astype(float))
 
 

@@ -15,15 +15,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.layout import Table
-from selfcorrect.eval.paper_tables import believed, budget_table, calibration_table, paper_table
-from selfcorrect.eval.published import COLUMNS, published_tables
-from selfcorrect.eval.rows import Row, find_rows
-from selfcorrect.eval.voting import AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equal_budget, curves
+from selfcorrect.eval.results import EvaluatedRow, find_rows
+from selfcorrect.eval.tables.paper import FIELDS, published_tables
+from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
 from selfcorrect.jsonl import read_jsonl, write_whole
-from selfcorrect.types import to_json
+from selfcorrect.table import DASH, Figure, Table
 
-REPORTS = (*COLUMNS, "figure1", "figure2", "budget", "calibration")
+REPORTS = (*FIELDS, "figure1", "figure2", "budget", "calibration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Report:
         """Return the tables for a script: heads and rows of text, as they are in the CSV."""
         return {
             "report": self.name,
-            "tables": {name: to_json(table) for name, table in self.tables.items()},
+            "tables": {name: table.to_json() for name, table in self.tables.items()},
             "files": list(map(str, self.files)),
         }
 
@@ -85,7 +84,7 @@ def _written(
             paths.append(out / f"{file}{ending}")
             write_whole(paths[-1], [text])
     if draw is not None:
-        from selfcorrect.eval import figures
+        from selfcorrect.eval.tables import figures
 
         paths += draw(figures)
     return Report(name, tables, paths)
@@ -118,7 +117,7 @@ def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, An
             name,
             str(len(steps)),
             *(f"{steps[at][key]:.1f}" for key in ("turn1", "final") for at in (0, -1)),
-            f"{steps[-1]['mean_length']:.0f}" if "mean_length" in steps[-1] else "–",
+            f"{steps[-1]['mean_length']:.0f}" if "mean_length" in steps[-1] else DASH,
         )
         for name, steps in found.items()
     ]
@@ -129,10 +128,10 @@ def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, An
     return Table("Learning dynamics, as in the paper's figure 1", head, lines, notes), found
 
 
-def _figure2(rows: Sequence[Row], run: Path) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
+def _figure2(rows: Sequence[EvaluatedRow], run: Path) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
     """Voting curves of the rows with several seeds; correction with a vote against every baseline at equal cost."""
-    several = [row for row in rows if len(row.scores.get("seeds") or ()) > 1]
-    drawn = [(row.label, curve) for row in several for curve in curves(row.trajectories())]
+    several = [row for row in rows if len(row.result.sampling.seeds) > 1]
+    drawn = [(row.title, curve) for row in several for curve in curves(row.trajectories(tokens=False))]
     notes = [
         "Accuracy in percent [95% band over problems]; the mean over random subsets of n paths.",
         f"The paper's: {published_tables()['figure2']['caption']}.",
@@ -149,9 +148,8 @@ def _figure2(rows: Sequence[Row], run: Path) -> tuple[dict[str, Table], list[tup
         if (label,) not in lines:
             lines.append((label,))
         for point in curve.points:
-            low, high = point.interval
-            cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}")
-            lines.append((curve.method, str(point.n), *cost, f"{point.accuracy:.1f} [{low:.1f} {high:.1f}]"))
+            cost = (f"{point.responses:.1f}", f"{point.tokens:.0f}" if curve.has("tokens") else DASH)
+            lines.append((curve.method, str(point.n), *cost, Figure(point.accuracy, point.interval)))
     tables = {"figure2": Table("Voting, as in the paper's figure 2", head, lines, notes, commands)}
     if drawn:
         tables["figure2-equal-budget"] = equal_budgets(drawn)
@@ -168,7 +166,7 @@ def equal_budgets(drawn: Sequence[tuple[str, Curve]]) -> Table:
         (label, ours), (other, theirs) = pair
         if ours.method != "correction + vote" or theirs.method == "correction + vote":
             continue
-        for unit in ("responses", "tokens"):
+        for unit in UNITS:
             found = at_equal_budget(ours, theirs, unit)
             if found:
                 lines.append((f"{label}: {ours.method}, against {other}: {theirs.method}, at equal {unit}",))
@@ -181,6 +179,5 @@ def equal_budgets(drawn: Sequence[tuple[str, Curve]]) -> Table:
 
 
 def _equal(point: AtEqualBudget) -> tuple[str, ...]:
-    low, high = point.interval
-    gain = f"{point.gain:+.1f} [{low:+.1f} {high:+.1f}]"
+    gain = Figure(point.gain, point.interval, signed=True)
     return (str(point.n), f"{point.budget:.1f} {point.unit}", f"{point.ours:.1f}", f"{point.theirs:.1f}", gain)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import InputError, nearest
-from selfcorrect.eval.rows import Row
+from selfcorrect.eval.results import EvaluatedRow
 
 BENCHMARKS = {  # our short names: the paper's names
     "math500": "MATH500",
@@ -28,7 +28,7 @@ BENCHMARKS = {  # our short names: the paper's names
     "gsm8k": "GSM8K",
 }
 ACCURACY = ("turn1", "final", "delta", "i2c", "c2i")
-COLUMNS = {
+FIELDS = {  # what each of the paper's tables shows, by the names of `columns.COLUMNS`
     "table3": ACCURACY,
     "table4": ("rm_C", "rm_W"),
     "table5": ACCURACY,
@@ -98,8 +98,8 @@ def published_tables() -> dict[str, Any]:
 def published_rows(name: str) -> list[Published]:
     """Return a table's rows in order; raises InputError for a table that is not there."""
     tables = published_tables()
-    if name not in COLUMNS:
-        raise InputError(f"no table {name!r}{nearest(name, COLUMNS)}; there are {', '.join(COLUMNS)}")
+    if name not in FIELDS:
+        raise InputError(f"no table {name!r}{nearest(name, FIELDS)}; there are {', '.join(FIELDS)}")
     table = tables["table8" if name == "table7" else name]
     if name == "table4":
         keys = {"MATH500": "MATH500", "OlympiadBench": "OlympiadBench", "MinervaMath": "Minerva Math"}
@@ -117,17 +117,16 @@ def published_rows(name: str) -> list[Published]:
     else:
         groups = [(f"{table['model']}, {table['benchmark']}", table["benchmark"], table["rows"])]
     return [
-        Published(group, benchmark, row["method"], {key: row[key] for key in COLUMNS[name] if key in row})
+        Published(group, benchmark, row["method"], {key: row[key] for key in FIELDS[name] if key in row})
         for group, benchmark, rows in groups
         for row in rows
         if name != "table7" or row["method"] in IN_TABLE_7
     ]
 
 
-def benchmark_of(row: Row) -> str:
+def benchmark_of(row: EvaluatedRow) -> str:
     """Return the paper's name of a run's benchmark, or the run's own where the paper has none."""
-    source = str(row.scores.get("benchmark", ""))
-    stem = Path(source).name.split(".")[0]
+    stem = Path(row.result.benchmark).name.split(".")[0]
     return BENCHMARKS.get(stem, stem)
 
 
@@ -167,18 +166,17 @@ def settings_of(method: str, two_turn: bool, run: Path = Path(".")) -> dict[str,
     return {key: value.format(**filled) for key, value in settings.items()}
 
 
-def belongs(row: Row, method: str, two_turn: bool) -> bool:
+def belongs(row: EvaluatedRow, method: str, two_turn: bool) -> bool:
     """True where a run of ours may stand beside a published row, ``method``."""
     if not _is_made_alike(row, settings_of(method, two_turn)):
         return False
-    if row.has_default_label and row.checkpoint:
-        return _checkpoint(settings_of(method, two_turn)) == row.checkpoint
-    return is_same_method(row.label, method)
+    if row.result.has_default_label and row.result.checkpoint:
+        return _checkpoint(settings_of(method, two_turn)) == row.result.checkpoint
+    return is_same_method(row.title, method)
 
 
-def _is_made_alike(row: Row, settings: Mapping[str, str]) -> bool:
-    judge = str(row.scores.get("judge") or "").partition(":")[0]
-    ours = (row.scores.get("loop"), row.scores.get("stop") or "sampled", judge)
+def _is_made_alike(row: EvaluatedRow, settings: Mapping[str, str]) -> bool:
+    ours = (row.result.method, row.result.stop, row.result.judge_kind)
     return ours == (settings["method"], settings.get("stop", "sampled"), settings.get("judge.kind", ""))
 
 
@@ -187,7 +185,7 @@ def _checkpoint(settings: Mapping[str, str]) -> str:
     return model.name if model.parent.name == "checkpoints" else ""
 
 
-def command(method: str, benchmark: str, temperature: float, run: Path, like: Row | None = None) -> str:
+def command(method: str, benchmark: str, temperature: float, run: Path, like: EvaluatedRow | None = None) -> str:
     """Return the command that makes the row of a method; ``MODEL`` stands for the base model.
 
     ``like`` is a row of ours in the same part of the table: the command asks for the same problems.

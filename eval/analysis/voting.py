@@ -1,56 +1,59 @@
 """Voting against correcting, at equal sampled responses and at equal tokens (figure 2).
 
-Several paths of one problem (an evaluation with temperature > 0 and many seeds) can be used in four ways:
+Several trajectories of one problem (an evaluation with temperature > 0 and many seeds) can be used in four ways:
 
-| method | votes | its cost a path |
+| method | votes | its cost a trajectory |
 | --- | --- | --- |
 | ``maj@n`` | first attempts, one vote each | the attempt |
 | ``best-of-n`` | the first attempt of highest P(correct) | the attempt and its self-evaluation |
 | ``verdict-weighted`` | first attempts, weighted by P(correct) | the attempt and its self-evaluation |
-| ``correction + vote`` | final answers, one vote each | the whole path; every attempt is a sampled response |
+| ``correction + vote`` | final answers, one vote each | the whole trajectory; every attempt is a sampled response |
 
-For each n the accuracy is a mean over random subsets of the paths, the same subsets for every method; bands resample
-problems. Tied answers share the credit. A path without a readable answer has no vote; under the P(correct) methods one
-without a verdict has none either, unless all are without.
+For each n the accuracy is a mean over random subsets of the trajectories, the same subsets for every method; bands
+resample problems. Tied answers share the credit. A trajectory without a readable answer has no vote; under the
+P(correct) methods one without a verdict has none either, unless all are without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfcorrect.errors import InputError
-from selfcorrect.eval.calibration import p_correct
-from selfcorrect.metrics import RESAMPLES, is_correct
+from selfcorrect.metrics import RESAMPLES, first_p_correct, is_correct
 from selfcorrect.types import Attempt, Role, Trajectory
 
 METHODS = ("maj@n", "best-of-n", "verdict-weighted", "correction + vote")
+UNITS = ("responses", "tokens")
+"""What a budget is counted in. A log of another tool does not hold tokens: its curves have no budget in them."""
 SUBSETS = 64  # random subsets of each size; the mean over them stands for all subsets
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What one path can vote with. Answers are normal forms, None where there is none to read."""
+    """What one trajectory can vote with. Answers are normal forms, None where there is none to read."""
 
     first: str | None
-    first_right: bool
+    first_correct: bool
     p_correct: float
     final: str | None
-    final_right: bool
+    final_correct: bool
     attempt_tokens: int
     judged_tokens: int
-    path_tokens: int
+    all_tokens: int
     responses: int
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A method with n paths a problem: accuracy in percent with its band, and what it cost a problem."""
+    """A method with n trajectories a problem: accuracy in percent with its band, and what it cost a problem.
+
+    ``tokens`` is 0 where they were not recorded.
+    """
 
     n: int
     responses: float
@@ -58,18 +61,6 @@ class Point:
     accuracy: float
     interval: tuple[float, float]
     accuracy_K: Floats  # of each problem, in percent
-
-    def row(self) -> dict[str, Any]:
-        """Return the point as JSON values, without its problems."""
-        low, high = self.interval
-        return {
-            "n": self.n,
-            "responses": round(self.responses, 2),
-            "tokens": round(self.tokens, 1),
-            "accuracy": round(self.accuracy, 2),
-            "low": round(low, 2),
-            "high": round(high, 2),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +71,13 @@ class Curve:
     points: tuple[Point, ...]
     problems: tuple[str, ...]
 
+    def has(self, unit: str) -> bool:
+        """True where what it cost in a unit is known."""
+        return all(getattr(point, unit) > 0 for point in self.points)
+
 
 def ballots(trajectories: Sequence[Trajectory]) -> dict[str, list[Ballot]]:
-    """Return each problem's ballots; paths on which the grader failed are left out."""
+    """Return each problem's ballots; trajectories on which the grader failed are left out."""
     out: dict[str, list[Ballot]] = {}
     for t in trajectories:
         first, final = is_correct(t.first), is_correct(t.final)
@@ -90,7 +85,7 @@ def ballots(trajectories: Sequence[Trajectory]) -> dict[str, list[Ballot]]:
             continue
         sizes = {role: sum(s.end - s.start for s in t.spans if s.sampled and s.role is role) for role in Role}
         firsts = [s.end - s.start for s in t.spans if s.sampled and s.role is Role.EVALUATION][:1]
-        p = p_correct(t)
+        p = first_p_correct(t)
         out.setdefault(t.problem.id, []).append(
             Ballot(
                 normal_form(t.first),
@@ -115,52 +110,51 @@ def normal_form(attempt: Attempt) -> str | None:
 
 
 def vote(votes: Iterable[tuple[str | None, float, bool]]) -> float:
-    """Return the chance that the winner of ``(answer, weight, right)`` is right: 1, 0, or a share where tied."""
+    """Return the chance that the winner of ``(answer, weight, correct)`` is correct: 1, 0, or a share where tied."""
     weights: dict[str, float] = {}
-    right: dict[str, bool] = {}
-    for answer, weight, is_right in votes:
+    correct: dict[str, bool] = {}
+    for answer, weight, counts in votes:
         if answer is not None:
             weights[answer] = weights.get(answer, 0.0) + weight
-            right[answer] = is_right
+            correct[answer] = counts
     if not weights:
         return 0.0
     most = max(weights.values())
     winners = [answer for answer, weight in weights.items() if weight >= most - 1e-12]
-    return sum(right[answer] for answer in winners) / len(winners)
+    return sum(correct[answer] for answer in winners) / len(winners)
 
 
 def outcome(method: str, chosen: Sequence[Ballot]) -> float:
-    """Return the chance that a method answers rightly from these paths."""
+    """Return the chance that a method answers correctly from these trajectories."""
     if method == "maj@n":
-        return vote((b.first, 1.0, b.first_right) for b in chosen)
+        return vote((b.first, 1.0, b.first_correct) for b in chosen)
     if method == "correction + vote":
-        return vote((b.final, 1.0, b.final_right) for b in chosen)
+        return vote((b.final, 1.0, b.final_correct) for b in chosen)
     if not any(b.p_correct for b in chosen):
-        return vote((b.first, 1.0, b.first_right) for b in chosen)
+        return vote((b.first, 1.0, b.first_correct) for b in chosen)
     if method == "verdict-weighted":
-        return vote((b.first, b.p_correct, b.first_right) for b in chosen if b.p_correct)
+        return vote((b.first, b.p_correct, b.first_correct) for b in chosen if b.p_correct)
     best = max(b.p_correct for b in chosen)
-    return vote((b.first, 1.0, b.first_right) for b in chosen if b.p_correct == best)
+    return vote((b.first, 1.0, b.first_correct) for b in chosen if b.p_correct == best)
 
 
 def cost(method: str, ballot: Ballot) -> tuple[int, int]:
-    """Return (sampled responses, tokens) that a method spends on a path."""
+    """Return (sampled responses, tokens) that a method spends on a trajectory."""
     if method == "correction + vote":
-        return ballot.responses, ballot.path_tokens
+        return ballot.responses, ballot.all_tokens
     return 1, ballot.attempt_tokens if method == "maj@n" else ballot.judged_tokens
 
 
 def curves(trajectories: Sequence[Trajectory]) -> list[Curve]:
-    """Return one curve a method, n = 1, 2, 4, ... up to the paths that every problem has.
+    """Return one curve a method, n = 1, 2, 4, ... up to the trajectories that every problem has.
 
-    Without verdicts only ``maj@n`` (and nothing else) can be drawn. Raises InputError with fewer than two paths a
-    problem.
+    Without verdicts only ``maj@n`` can be drawn. Raises InputError with fewer than two trajectories a problem.
     """
     by_problem = ballots(trajectories)
     most = min(map(len, by_problem.values()), default=0)
     if most < 2:
         raise InputError(
-            "voting needs several paths of each problem: evaluate with temperature=1.0 and seeds=[0,1,2,...]"
+            "voting needs several trajectories of each problem: evaluate with temperature=1.0 and seeds=[0,1,2,...]"
         )
     sizes = [2**i for i in range(most.bit_length()) if 2**i <= most]
     judged = any(t.evaluations for t in trajectories)
@@ -174,19 +168,22 @@ def curves(trajectories: Sequence[Trajectory]) -> list[Curve]:
     ]
 
 
-def _subsets(rng: np.random.Generator, paths: int, size: int) -> list[list[int]]:
-    if size == paths:
-        return [list(range(paths))]
+def _subsets(rng: np.random.Generator, available: int, size: int) -> list[list[int]]:
+    if size == available:
+        return [list(range(available))]
     if size == 1:
-        return [[i] for i in range(paths)]
-    return [sorted(rng.choice(paths, size=size, replace=False)) for _ in range(SUBSETS)]
+        return [[i] for i in range(available)]
+    return [sorted(rng.choice(available, size=size, replace=False)) for _ in range(SUBSETS)]
 
 
 def _point(method: str, n: int, picks: list[list[int]], by_problem: list[list[Ballot]]) -> Point:
     accuracy_K = np.array(
-        [100 * sum(outcome(method, [paths[i] for i in pick]) for pick in picks) / len(picks) for paths in by_problem]
+        [
+            100 * sum(outcome(method, [members[i] for i in pick]) for pick in picks) / len(picks)
+            for members in by_problem
+        ]
     )
-    costs = np.array([cost(method, ballot) for paths in by_problem for ballot in paths], dtype=float).mean(axis=0)
+    costs = np.array([cost(method, ballot) for found in by_problem for ballot in found], dtype=float).mean(axis=0)
     return Point(n, n * costs[0], n * costs[1], float(accuracy_K.mean()), _band(accuracy_K), accuracy_K)
 
 
@@ -199,7 +196,7 @@ def _band(values_K: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class AtEqualBudget:
-    """Correction with a vote of n paths against a baseline that spends as much; ``gain`` in points, with its band."""
+    """Correction with a vote of n trajectories against a baseline that spends as much; ``gain`` is in points."""
 
     n: int
     budget: float
@@ -213,8 +210,11 @@ class AtEqualBudget:
 def at_equal_budget(ours: Curve, theirs: Curve, unit: str) -> list[AtEqualBudget]:
     """Compare two curves on their common problems, the baseline interpolated linearly in the logarithm of the budget.
 
-    Points of ours that cost less than the baseline's cheapest, or more than its dearest, are left out.
+    Points of ours that cost less than the baseline's cheapest, or more than its dearest, are left out; all of them are
+    where a curve's cost in the unit is not known.
     """
+    if not (ours.has(unit) and theirs.has(unit)):
+        return []
     common = [p for p in ours.problems if p in set(theirs.problems)]
     if not common:
         raise InputError("the two voting curves have no problem in common")
