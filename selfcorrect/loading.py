@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfcorrect.errors import ModelError, SelfCorrectError
+from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
+from selfcorrect.extras import missing
 
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
@@ -55,13 +56,15 @@ def without_a_hub() -> bool:
 @contextmanager
 def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     """Turn whatever fails inside into one ModelError about ``model``; ``what`` was to be read from it."""
-    if model != "embedded" and not Path(model).expanduser().is_dir():
-        without_a_hub()
     try:
+        if model != "embedded" and not Path(model).expanduser().is_dir():
+            without_a_hub()
         yield
     except SelfCorrectError:
         raise
     except Exception as error:
+        if absent := missing(error):
+            raise MissingExtraError(absent) from error
         raise ModelError(why(model, error, what)) from error
 
 

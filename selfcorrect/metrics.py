@@ -1,6 +1,6 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
-Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
+Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``). Identities are asserted wherever scores are made:
 ``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
 Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.errors import OUTCOMES, InputError
+from selfcorrect.extras import named_extras
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Attempt, Outcome, Role, StopReason, Trajectory, Verdict
 
@@ -69,7 +70,8 @@ def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
 
 def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
     """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled."""
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     groups: dict[str, list[float]] = {}
     for problem, value in values:
@@ -280,7 +282,8 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     their share of right paths, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
-    from scipy.stats import binomtest
+    with named_extras():
+        from scipy.stats import binomtest
 
     of_a, of_b = _final_accuracy(a), _final_accuracy(b)
     common = sorted(of_a.keys() & of_b.keys())
@@ -315,7 +318,8 @@ def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]
 
 
 def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     if not differences:
         return 1.0
