@@ -22,7 +22,7 @@ _MEMORY = ("OutOfMemoryError", "CUDA out of memory", "can't allocate memory", "D
 
 
 def explained(error: BaseException) -> str | None:
-    """Return the message for a missing extra, a fault of the machine, the disk or the network; None where it is none of them."""
+    """Return the message for a missing extra or a fault of the machine, disk or network; None where it is none."""
     for cause in causes(error):
         if absent := missing(cause):
             return absent

@@ -45,6 +45,7 @@ BROUGHT_ALONG = {
     "huggingface_hub": "train",
     "tokenizers": "train",
     "safetensors": "train",
+    "pyarrow": "train",
 }
 """Modules that we import and that come with the packages of an extra."""
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
-from selfcorrect.extras import missing
+from selfcorrect.extras import missing, named_extras
 
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
@@ -33,6 +33,7 @@ _FORBIDDEN = re.compile(r"gated|401|403|restricted", re.I)
 
 
 @cache
+@named_extras()
 def without_a_hub() -> bool:
     """Return whether the hub's name cannot be looked up; libraries are then told so, and stop trying for a minute.
 

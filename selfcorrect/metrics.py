@@ -1,6 +1,7 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
-Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``). Identities are asserted wherever scores are made:
+Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``).
+Identities are asserted wherever scores are made:
 ``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
 Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
 
