@@ -63,15 +63,27 @@ def pip(python: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.fixture(scope="session", params=[".whl", ".gz"], ids=["wheel", "sdist"])
-def installed(request: pytest.FixtureRequest, built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """A clean environment into which the wheel, or the sdist, was installed by pip."""
+@pytest.fixture(scope="session")
+def installed(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A clean environment into which pip installed the wheel."""
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
-    done = pip(python, "install", "-q", "-c", str(ROOT / "constraints.txt"), str(built[request.param]))
+    done = pip(python, "install", "-q", "-c", str(ROOT / "constraints.txt"), str(built[".whl"]))
     assert done.returncode == 0, done.stderr
     return Environment(python)
+
+
+@pytest.mark.slow
+def test_the_sdist_installs_the_files_of_the_wheel(
+    installed: Environment, built: dict[str, Path], tmp_path: Path
+) -> None:
+    done = pip(installed.python, "install", "-q", "--no-deps", "--target", str(tmp_path), str(built[".gz"]))
+    assert done.returncode == 0, done.stderr
+    held = {name for name in zipfile.ZipFile(built[".whl"]).namelist() if name.startswith("selfcorrect/")}
+    assert {name for name in held if not (tmp_path / name).is_file()} == set()
+    done = installed.selfcorrect("--version", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -104,7 +116,7 @@ def test_the_base_is_at_most_40_MB_beside_exact_mathematics(installed: Environme
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["", "[latex]", "[report]"])
+@pytest.mark.parametrize("extra", ["", "[latex,report]"])
 def test_it_shares_an_environment_with_verl(built: dict[str, Path], installed: Environment, extra: str) -> None:
     done = pip(installed.python, "install", "--dry-run", f"{built['.whl']}{extra}", "verl")
     assert done.returncode == 0, done.stderr
