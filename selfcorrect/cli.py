@@ -25,6 +25,7 @@ from selfcorrect.children import leave_working_folder
 from selfcorrect.closing import closing, is_finished, without_rows
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
 from selfcorrect.explained import explained
+from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
 from selfcorrect.progress import loading, meter, quiet_bars
@@ -149,6 +150,7 @@ def train_stage(
     program: str, schema: str, args: list[str] | None, default: str, run: Path, dry_run: bool, launch: str | None
 ) -> None:
     """Run a training program, here or on the processes of an accelerate configuration."""
+    needs("train")
     if launch and not dry_run:
         with loading("PyTorch and TRL"):
             resolve(
@@ -188,9 +190,17 @@ def stage(
 
     Other processes of ``--launch`` than the first stay silent. A stage that made no training row is an error.
     """
+    if folder == "train":
+        needs("train")
     with loading("PyTorch and what this stage needs"):
-        program = import_module(module)
+        try:
+            program = import_module(module)
+        except ModuleNotFoundError:
+            needs("train")
+            raise
     recipe = resolve(folder, args, getattr(program, schema), default)
+    if folder != "train":
+        needs(*filter(None, [ENGINE_EXTRAS.get(recipe.engine.kind)]))
     with resumable(), quiet_bars():
         if dry_run:
             show(program.plan(recipe, run))
@@ -256,6 +266,7 @@ def sft(
 ) -> None:
     """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
     if show_mask:
+        needs("train")
         program = import_module("selfcorrect.train.sft")
         show(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
         return
@@ -405,6 +416,7 @@ def demo(
     if dry_run:
         show(study.show_plan(steps))
         return
+    needs("train", "report")
     with resumable():
         seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfcorrect.errors import ModelError, SelfCorrectError
+from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
+from selfcorrect.extras import missing, named_extras
 
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
@@ -32,6 +33,7 @@ _FORBIDDEN = re.compile(r"gated|401|403|restricted", re.I)
 
 
 @cache
+@named_extras()
 def without_a_hub() -> bool:
     """Return whether the hub's name cannot be looked up; libraries are then told so, and stop trying for a minute.
 
@@ -55,13 +57,15 @@ def without_a_hub() -> bool:
 @contextmanager
 def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     """Turn whatever fails inside into one ModelError about ``model``; ``what`` was to be read from it."""
-    if model != "embedded" and not Path(model).expanduser().is_dir():
-        without_a_hub()
     try:
+        if model != "embedded" and not Path(model).expanduser().is_dir():
+            without_a_hub()
         yield
     except SelfCorrectError:
         raise
     except Exception as error:
+        if absent := missing(error):
+            raise MissingExtraError(absent) from error
         raise ModelError(why(model, error, what)) from error
 
 

@@ -1,6 +1,7 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
-Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
+Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``).
+Identities are asserted wherever scores are made:
 ``final = turn1 + delta`` and ``delta = i2c - c2i``. One trajectory a problem: Wilson intervals and McNemar's test.
 Several (seeds): problems are resampled, never trajectories, so that those of one problem do not count as independent.
 
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from selfcorrect.errors import OUTCOMES, InputError
+from selfcorrect.extras import named_extras
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Attempt, Outcome, Role, SelfEvaluation, StopReason, Trajectory, Verdict
 
@@ -68,7 +70,8 @@ def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
 
 def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
     """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled."""
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     groups: dict[str, list[float]] = {}
     for problem, value in values:
@@ -279,8 +282,6 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     their share of correct trajectories, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
-    from scipy.stats import binomtest
-
     of_a, of_b = _final_accuracy(a), _final_accuracy(b)
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
@@ -289,6 +290,8 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     only_a, only_b = sum(d < 0 for _, d in differences), sum(d > 0 for _, d in differences)
     bootstrap = clustered_interval(differences)
     if all(len(of_a[problem]) == len(of_b[problem]) == 1 for problem in common):
+        with named_extras():
+            from scipy.stats import binomtest
         p_value = float(binomtest(only_b, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
         test, interval = "McNemar, exact", delta_interval(only_b, only_a, len(common))
     else:
@@ -333,7 +336,8 @@ def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]
 
 
 def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     if not differences:
         return 1.0

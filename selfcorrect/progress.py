@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -151,6 +152,9 @@ def meter(label: str, total: int | None) -> Iterator[Meter]:
 @contextmanager
 def quiet_bars() -> Iterator[None]:
     """Keep transformers' bars (``Loading weights``) and both libraries' notices away; downloads keep their bars."""
+    if find_spec("transformers") is None:  # the base install: no bars to keep away
+        yield
+        return
     from huggingface_hub.utils import enable_progress_bars
     from huggingface_hub.utils import logging as of_the_hub
     from transformers.utils import logging

@@ -17,6 +17,7 @@ from typing import Any
 
 from selfcorrect.control_text import apart, control_pattern
 from selfcorrect.errors import ModelError
+from selfcorrect.extras import named_extras
 from selfcorrect.loading import model_loading, no_folder
 from selfcorrect.templates import ChatTemplate
 from selfcorrect.types import Message, Verdict
@@ -81,6 +82,7 @@ class ChatCodec:
         self.stop_ids: tuple[int, ...] = tuple(sorted({*ends, *own}))
 
     @classmethod
+    @named_extras()
     def load(cls, model: str, thinking: bool | None = None) -> ChatCodec:
         """Load the tokenizer of a model folder or hub id; raises ModelError where there is none."""
         from transformers import AutoTokenizer, GenerationConfig

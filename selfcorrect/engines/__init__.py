@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfcorrect.choices import check_choices
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused, nearest
+from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.printing import note
 
 
@@ -185,6 +186,8 @@ def context_of(recipe: EngineRecipe) -> int | None:
 
 def open_engine(recipe: EngineRecipe) -> Engine:
     """Start the engine of a recipe; raises ModelError, MissingExtraError or EngineError with what to do."""
+    if extra := ENGINE_EXTRAS.get(recipe.kind):
+        needs(extra)
     note(f"loading {recipe.model} ({recipe.kind})")
     loading = {name: getattr(recipe, name) for name in ("device", "dtype", "max_batch", "threads")}
     if recipe.kind == "ray":

@@ -7,6 +7,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from selfcorrect.grading import second_reading
+
 VERSION = "2"
 """Raise it where stored grades should count as another grader's whatever the code says."""
 
@@ -17,6 +19,7 @@ RULE_FILES = (
     "numerals.py",
     "references.py",
     "rules.py",
+    "second_reading.py",
     "spelling.py",
     "thoughts.py",
     "wording.py",
@@ -35,15 +38,24 @@ RULE_FILES = (
     "maths/vocabulary.py",
     "maths/witness.py",
     "workers/highprecision.py",
+    "workers/latex.py",
     "workers/symbolic.py",
     "workers/worker.py",
 )
 """The files that decide a grade. A test holds that every other file of this package is named as one that does not."""
 
 
-@lru_cache(maxsize=1)
 def grader_fingerprint() -> str:
     """Return the grader's version and a hash of its rules, such as ``2-0f3a91c4d5e6``.
+
+    Where the second reader is on, it is named too: ``2-0f3a91c4d5e6+latex2sympy-1.11.0``.
+    """
+    return _of_rules() + second_reading.mark()
+
+
+@lru_cache(maxsize=1)
+def _of_rules() -> str:
+    """Return the version and the hash of the rules.
 
     The hash is of the syntax trees of the rules' files: comments, docstrings and layout do not make another grader.
     """

@@ -16,8 +16,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
-from selfcorrect.errors import GraderError
-from selfcorrect.grading import wording
+from selfcorrect.errors import SelfCorrectError
+from selfcorrect.grading import second_reading, wording
 from selfcorrect.grading.extraction import extract
 from selfcorrect.grading.maths.equivalence import Equivalence, Slow
 from selfcorrect.grading.maths.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
@@ -144,7 +144,7 @@ def extract_answer(
 
 def gold_is_readable(gold: str, source: str = "math") -> bool:
     """True where the reference answer can be graded against; other problems must be dropped and counted."""
-    return read_reference(gold) is not None
+    return read_reference(gold) is not None or (second_reading.is_on() and second_reading.reads(reference_text(gold)))
 
 
 def answers_agree(left: str, right: str, *, source: str = "math") -> bool | None:
@@ -178,12 +178,12 @@ def _guarded(
 ) -> Grade:
     """Grade; a bug of ours becomes an UNGRADABLE of its own name and a warning, never a crashed run or a 0.
 
-    Raises GraderError where the workers are needed and cannot be started.
+    Raises GraderError where the workers are needed and cannot be started, MissingExtraError where the second reader is.
     """
     try:
         return _grade(response, gold, rules, extraction, tolerance, cut, slow)
-    except GraderError:
-        raise  # no worker can be started: nothing that the texts did
+    except SelfCorrectError:
+        raise  # no worker can be started, the second reader is not installed: nothing that the texts did
     except RecursionError:
         return Grade(Outcome.UNGRADABLE, "limit reached in the response: nesting", method=LIMIT)
     except Exception as failure:  # noqa: BLE001 (the promise is that model text never raises)
@@ -202,7 +202,7 @@ def _grade(
 ) -> Grade:
     if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(Outcome.UNGRADABLE, "response and gold must be text", method=GOLD_UNREADABLE)
-    if read_reference(gold) is None:
+    if not gold_is_readable(gold):
         return Grade(Outcome.UNGRADABLE, "the reference answer cannot be read", method=GOLD_UNREADABLE)
     found = extract(ascii_digits(response), extraction or rules.extraction, cut=cut)
     if found is None:
@@ -214,6 +214,8 @@ def _compare(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, s
     if len(answer) > SHORT_ANSWER_CHARS:
         return _judge(answer, gold, rules, tolerance, slow)
     known = _judge_fast(answer, gold, rules, tolerance)
+    if known.method in (GOLD_UNREADABLE, RESPONSE_UNREADABLE) and second_reading.is_on():
+        return second_reading.read_again(known, answer, gold)
     return _judge(answer, gold, rules, tolerance, slow) if known.method == UNDECIDED and slow else known
 
 

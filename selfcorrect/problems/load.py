@@ -31,6 +31,7 @@ from typing import Any
 
 from selfcorrect.decontamination import Contamination, TestQuestions
 from selfcorrect.errors import DataError, InputError, nearest
+from selfcorrect.extras import named_extras
 from selfcorrect.fingerprints import fingerprint_problems
 from selfcorrect.loading import without_a_hub
 from selfcorrect.problems import references
@@ -479,6 +480,7 @@ def _problem_files(folder: Path) -> list[Path]:
     return [path for path in inside if path.is_file() and is_problem_file(path) and path.name not in described]
 
 
+@named_extras()
 def _hub_rows(hub: HubSet, split: str) -> Iterable[Mapping[str, Any]]:
     without_a_hub()
     from datasets import load_dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 
 import pytest
@@ -26,6 +27,8 @@ from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvalua
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
 FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="undecided"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
+
+resampling = pytest.mark.skipif(not find_spec("scipy"), reason="NumPy and SciPy come with the extra report")
 
 
 def path(i: int, first: Grade, final: Grade | None = None, verdict: Verdict | None = None) -> Trajectory:
@@ -84,6 +87,7 @@ def test_wilson_against_published_values() -> None:
     assert Share(0, 0).percent is None
 
 
+@resampling
 def test_delta_interval_covers() -> None:
     import numpy as np
 
@@ -94,6 +98,7 @@ def test_delta_interval_covers() -> None:
     assert 0.935 <= covered / 2000 <= 0.97
 
 
+@resampling
 def test_compare_counts_discordant_pairs() -> None:
     a = [path(i, RIGHT if i < 10 else WRONG) for i in range(20)]
     b = [path(i, RIGHT if i >= 2 else WRONG) for i in range(20)]
@@ -117,6 +122,7 @@ def seeded(problem: int, seed: int, right: bool) -> Trajectory:
     return replace(path(problem, RIGHT if right else WRONG), seed=seed)
 
 
+@resampling
 def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     # 40 problems, half always right: 4 seeds add nothing, so the interval is that of 40 problems and not of 160 paths.
     paths = [seeded(i, s, i % 2 == 0) for i in range(40) for s in range(4)]
@@ -175,6 +181,7 @@ def test_a_row_of_the_table_in_full() -> None:
     }
 
 
+@resampling
 @pytest.mark.parametrize(("differences", "p_value"), [([], 1.0), ([50.0], 1.0), ([25.0] * 3, 0.25), ([1.0] * 30, 1e-4)])
 def test_the_signs_of_the_differences_are_flipped(differences: list[float], p_value: float) -> None:
     """All of one sign: 2 in 2^n of the flips are as far; never below 1 in 10,001."""
@@ -182,6 +189,7 @@ def test_the_signs_of_the_differences_are_flipped(differences: list[float], p_va
     assert metrics._sign_flips([3.0, -1.0]) == pytest.approx(1.0, abs=0.52)
 
 
+@resampling
 def test_the_number_of_flips_bounds_the_p_value() -> None:
     assert metrics._sign_flips([1.0] * 60) == pytest.approx(1 / 10_001)
     assert metrics._sign_flips([1.0] * 60, flips=99) == pytest.approx(1 / 100)
@@ -199,6 +207,7 @@ def test_no_change_in_any_seed_is_not_certain() -> None:
     assert low < 0 < high
 
 
+@resampling
 def test_the_clustered_interval_covers() -> None:
     import numpy as np
 
@@ -211,6 +220,7 @@ def test_the_clustered_interval_covers() -> None:
     assert 0.90 <= covered / 200 <= 0.985
 
 
+@resampling
 def test_compare_with_several_seeds_pairs_problems() -> None:
     a = [seeded(i, s, (i + s) % 4 == 0) for i in range(40) for s in range(4)]
     b = [seeded(i, s, i < 20 or (i + s) % 4 == 0) for i in range(40) for s in range(2)]

@@ -286,6 +286,13 @@ def decide(response: Node, gold: Node, *, positive: bool) -> bool | None:
     return compare(response, gold, positive=positive).verdict
 
 
+def second_reading(texts: list[str]) -> Decision:
+    """Return whether latex2sympy reads the same value in two texts; of one text, whether it reads a finite value."""
+    reply = shared_pool().ask({"latex": texts, "positive": False})
+    verdict = reply.get("verdict") if reply else None
+    return Decision(verdict if isinstance(verdict, bool) else None, str(reply.get("how", "")) if reply else "")
+
+
 def has_value(tree: Node, *, positive: bool) -> Decision:
     """Return whether a worker finds that a scalar tree alone has a finite value; None where it found out neither."""
     reply = shared_pool().ask({"tree": to_lists(tree), "positive": positive})

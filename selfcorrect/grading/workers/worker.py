@@ -135,6 +135,27 @@ def free_parts(tree: Node, bound: frozenset[str]) -> Iterator[Node]:
         yield tree
 
 
+def read_again(texts: list[str], deadline: Deadline, state: dict[str, str]) -> bool | None:
+    """Return whether two texts have the same value by latex2sympy; of one text, whether it has one."""
+    if "latex2sympy2_extended" not in sys.modules:
+        deadline.stop()
+        say({"loading": True})
+        try:
+            from selfcorrect.grading.workers import latex
+
+            latex.warm_up()
+        finally:
+            say({"loading": False})
+    from selfcorrect.grading.workers import latex
+
+    deadline.start(SYMPY_S)
+    if len(texts) == 1:
+        return latex.has_value(texts[0])
+    equal = latex.equal(texts[0], texts[1])
+    state["how"] = "equal values" if equal else "different numbers"
+    return equal
+
+
 def _load_symbolic(deadline: Deadline) -> ModuleType:
     """Return the module over SymPy; loading it is not charged to the question, which then has SYMPY_S."""
     if "sympy" not in sys.modules:
@@ -158,7 +179,9 @@ def answer(request: dict[str, Any], deadline: Deadline) -> dict[str, object]:
         deadline.start(float(request["soft_s"]))
         positive = bool(request["positive"])
         with budget(MAX_WORKER_STEPS):
-            if "tree" in request:
+            if "latex" in request:
+                verdict = read_again([str(text) for text in request["latex"]], deadline, state)
+            elif "tree" in request:
                 verdict = has_value(from_lists(request["tree"]), deadline, positive=positive)
             else:
                 left, right = from_lists(request["left"]), from_lists(request["right"])
