@@ -39,9 +39,9 @@ from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec, model_path
-from selfcorrect.train import checkpoint
+from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
-from selfcorrect.train.settings import use_bf16
 from selfcorrect.types import Problem
 
 PARTS = ("generation_s", "scoring_s", "update_s")

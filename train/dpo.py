@@ -38,16 +38,16 @@ from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
 from selfcorrect.runs import finished, mark_done
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import made_by_gen, training_problems
-from selfcorrect.train.lora import peft_config
-from selfcorrect.train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.processes import process_count
-from selfcorrect.train.reports import reports
-from selfcorrect.train.rollout_func import places_of
-from selfcorrect.train.rollouts import Format, Rollout, Sampling, graded, roll_out
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.distributed import process_count
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import reports
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.data.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
+from selfcorrect.train.data.rows import made_by_gen, training_problems
+from selfcorrect.train.rl.rollout_function import places_of
+from selfcorrect.train.rl.rollouts import Format, Rollout, Sampling, graded, roll_out
 from selfcorrect.types import Problem
 
 if TYPE_CHECKING:

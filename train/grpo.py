@@ -5,7 +5,7 @@
 Reads problems and a fine-tuned model; writes ``<run>/checkpoints/<name>/``: a complete model folder with
 ``metrics.jsonl``, one row a step (rates in percent, measured on the rollout, so on the weights BEFORE the step).
 One completion is a whole path: attempt, self-evaluation, revision, in long-CoT or as a two-turn chat whose user tokens
-are never learned (`train.rollouts`). The reward is a weighted sum of parts (`selfcorrect.rewards`), by default the
+are never learned (`train.rl.rollouts`). The reward is a weighted sum of parts (`selfcorrect.rewards`), by default the
 correctness of the path's last attempt: 1, 0, or None where the grader failed. Tokens after the loop's stop decision can
 change nothing and are not in the loss. Credit goes to the whole path, or to each turn for itself (``credit: turn``).
 
@@ -36,25 +36,25 @@ from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import training_problems
-from selfcorrect.train.guards import GuardRecipe
-from selfcorrect.train.lora import peft_config
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.processes import has_gpu, hold_whole_weights, process_count
-from selfcorrect.train.reports import Metrics
-from selfcorrect.train.rollout_func import Rollouts, final_reward
-from selfcorrect.train.rollouts import Format, Sampling, within_context
-from selfcorrect.train.samplers import SamplerKind
-from selfcorrect.train.settings import TrainerRecipe, trl_config
-from selfcorrect.train.variants import SETTINGS, Variant, ZeroVariance, check_trainer, variant_of
-from selfcorrect.train.watch import fall_back, watch_over
+from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.distributed import has_gpu, hold_whole_weights, process_count
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import Metrics
+from selfcorrect.train.common.recipe import TrainerRecipe, trl_config
+from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.guard_callback import fall_back, watch_over
+from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.rollout_function import Rollouts, final_reward
+from selfcorrect.train.rl.rollouts import Format, Sampling, within_context
+from selfcorrect.train.rl.samplers import SamplerKind
+from selfcorrect.train.rl.variants import SETTINGS, Variant, ZeroVariance, check_trainer, variant_of
 from selfcorrect.types import Problem
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
-    from selfcorrect.train.grpo_trainer import PathGrpoTrainer
+    from selfcorrect.train.rl.grpo_trainer import PathGrpoTrainer
 
 _FIXED_HERE = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "num_generations", "use_vllm"}
 
@@ -81,12 +81,12 @@ class GrpoRecipe(TrainerRecipe):
     max_batch: int = 256  # paths sampled at once
     sampler: SamplerKind = "live"  # from the trained module itself; vllm: from vLLM with its weights
     sampler_options: dict[str, Any] = field(default_factory=dict)  # vllm: its engine arguments, unchanged
-    loss_type: str = "dapo"  # a method of selfcorrect.train.variants; what is None below is as its paper has it
+    loss_type: str = "dapo"  # a method of selfcorrect.train.rl.variants; what is None below is as its paper has it
     scale_rewards: Literal["group", "batch", "none"] | None = None  # what advantages are divided by
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
-    zero_variance: ZeroVariance | None = None  # groups of equal rewards, see selfcorrect.train.grpo_trainer
+    zero_variance: ZeroVariance | None = None  # groups of equal rewards, see selfcorrect.train.rl.grpo_trainer
     published: bool = True  # refuse settings that make loss_type another method; false: mix freely
     reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
     credit: Literal["path", "turn"] = "path"  # who earns it: the whole path, or each part its own
@@ -258,8 +258,8 @@ def build_trainer(
     """Return TRL's trainer (or a ``kind`` of ours) on the recipe's model, rolling out through ``rollouts``."""
     from datasets import Dataset
 
-    from selfcorrect.train import cpu
-    from selfcorrect.train.grpo_trainer import PathGrpoTrainer
+    from selfcorrect.train.common import lean_cpu as cpu
+    from selfcorrect.train.rl.grpo_trainer import PathGrpoTrainer
 
     trainer = (kind or PathGrpoTrainer)(
         model=checkpoint.load_model(recipe.model, recipe.attention),

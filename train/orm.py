@@ -24,11 +24,11 @@ from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import made_by_another_tokenizer, made_by_gen
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.reports import reports
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import reports
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.data.rows import made_by_another_tokenizer, made_by_gen
 from selfcorrect.training_row import TrainingRow, read_training_rows
 from selfcorrect.types import Role
 

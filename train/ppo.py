@@ -4,7 +4,7 @@
 
 Everything of `train.grpo` holds: rollouts in both formats, rewards by parts, guards, canary, resuming, metrics. Here
 every token has its own advantage, from a value model and GAE, and the KL to the start model is part of the reward
-(`train.ppo_trainer` has the equations). TRL 1.16 has no PPO, and its last one refused rule-based rewards (TRL#2518);
+(`train.rl.ppo_trainer` has the equations). TRL 1.16 has no PPO, and its last one refused rule-based rewards (TRL#2518);
 this one takes any `RewardRecipe`.
 
 Differs from the paper's runs: gradients of policy and value model are clipped together by their common norm.
@@ -22,9 +22,9 @@ from rich.console import RenderableType
 from selfcorrect.errors import RecipeError
 from selfcorrect.train import grpo
 from selfcorrect.train.grpo import GrpoRecipe
-from selfcorrect.train.ppo_trainer import Critic, PpoTrainer
-from selfcorrect.train.rollout_func import Rollouts
-from selfcorrect.train.variants import VARIANTS, Variant, ZeroVariance
+from selfcorrect.train.rl.ppo_trainer import Critic, PpoTrainer
+from selfcorrect.train.rl.rollout_function import Rollouts
+from selfcorrect.train.rl.variants import VARIANTS, Variant, ZeroVariance
 
 
 @dataclass(frozen=True, slots=True)

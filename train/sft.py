@@ -30,12 +30,12 @@ from selfcorrect.closing import made_by
 from selfcorrect.errors import RecipeError, RunFolderError
 from selfcorrect.progress import meter
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import SftData, load_sft_data, made_by_gen, show_mask
-from selfcorrect.train.lora import peft_config
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.reports import Metrics, reports
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import Metrics, reports
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.data.rows import SftData, load_sft_data, made_by_gen, show_mask
 
 if TYPE_CHECKING:
     from trl import SFTConfig, SFTTrainer
@@ -153,7 +153,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from selfcorrect.train import cpu
+    from selfcorrect.train.common import lean_cpu as cpu
 
     class OrderedSftTrainer(SFTTrainer):
         """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""

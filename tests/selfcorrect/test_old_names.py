@@ -18,7 +18,7 @@ def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("folder", ["elsewhere", "checkout"])
-@pytest.mark.parametrize(("stage", "module"), [("train", "advantages"), ("eval", "layout"), ("data_gen", "selection")])
+@pytest.mark.parametrize(("stage", "module"), [("train", "sft"), ("eval", "layout"), ("data_gen", "selection")])
 def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, module: str, tmp_path: Path) -> None:
     code = (
         f"import selfcorrect, {stage}.{module} as old, selfcorrect.{stage}.{module} as new; "
@@ -30,7 +30,7 @@ def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, m
 
 
 def test_an_old_name_in_a_checkout_works_without_importing_selfcorrect_first() -> None:
-    done = run("import train.advantages as old, selfcorrect.train.advantages as new; print(old is new)", ROOT)
+    done = run("import train.sft as old, selfcorrect.train.sft as new; print(old is new)", ROOT)
     assert done.stdout == "True\n", done.stderr
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
+from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.grpo import GrpoRecipe
-from selfcorrect.train.guards import GuardRecipe
-from selfcorrect.train.reports import Metrics
+from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.sft import SftRecipe
 from selfcorrect.train.sft import run as run_sft
 from selfcorrect.types import Problem

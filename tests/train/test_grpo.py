@@ -17,8 +17,8 @@ from selfcorrect.parsing import parse_path
 from selfcorrect.prompts import solve_messages
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
-from selfcorrect.train.guards import GuardRecipe
-from selfcorrect.train.rollouts import long_cot_rollout, with_stop
+from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.rollouts import long_cot_rollout, with_stop
 from selfcorrect.types import Problem, Trajectory, Verdict
 
 PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]  # those of the guesser
@@ -108,7 +108,7 @@ def test_a_sample_without_reward_is_out_of_the_update_and_of_its_groups_mean(
 
 
 def test_groups_without_variance_are_found_by_exact_equality() -> None:
-    from selfcorrect.train.grpo_trainer import teaches
+    from selfcorrect.train.rl.grpo_trainer import teaches
 
     rewards = [1.0, 1.0, 0.1 + 0.2, 0.3, None, 1.0, None, None]
     assert teaches(rewards, 2, "drop") == [False, False, True, True, False, False, False, False]

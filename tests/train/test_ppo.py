@@ -13,10 +13,10 @@ import torch
 from selfcorrect.errors import RecipeError
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train import ppo
-from selfcorrect.train.advantages import gae, whiten
 from selfcorrect.train.grpo import GrpoRecipe, Rollouts, problem_order
 from selfcorrect.train.ppo import PpoRecipe
-from selfcorrect.train.ppo_trainer import value_errors
+from selfcorrect.train.rl.advantages import gae, whiten
+from selfcorrect.train.rl.ppo_trainer import value_errors
 from selfcorrect.types import Problem
 
 MASK = torch.tensor([[1, 1, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])

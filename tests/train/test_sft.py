@@ -11,7 +11,7 @@ import pytest
 from selfcorrect.errors import RecipeError
 from selfcorrect.runs import finished
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.data import TrainingRow
+from selfcorrect.train.data.rows import TrainingRow
 
 PROBLEM = "What is {a}+{b}?"
 
@@ -65,7 +65,7 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from selfcorrect.train import checkpoint
+    from selfcorrect.train.common import stage as checkpoint
     from selfcorrect.train.sft import SftRecipe, sft_config
 
     rows: list[TrainingRow] = [TrainingRow.from_json(row) for row in toy_rows(codec, 6)]

@@ -23,7 +23,7 @@ from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.rollouts import Sampling, roll_out, within_context
+from selfcorrect.train.rl.rollouts import Sampling, roll_out, within_context
 from selfcorrect.types import Problem, Role, SelfEvaluation, Verdict
 from tests.data_gen.worlds import WORLD, grade, write_problems
 
