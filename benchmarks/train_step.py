@@ -39,8 +39,9 @@ from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec, model_path
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.checkpoints import remove_printer
 from selfcorrect.train.common.recipe import use_bf16
+from selfcorrect.train.common.stage import quiet_libraries
 from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
 from selfcorrect.types import Problem
 
@@ -85,7 +86,7 @@ def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], f
         train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
         processing_class=codec.tokenizer,
     )
-    checkpoint.remove_printer(trainer)
+    remove_printer(trainer)
     return trainer
 
 
@@ -211,7 +212,7 @@ def main() -> None:
     codec = ChatCodec.load(recipe.model)
     chosen = problem_order(recipe, problems("train", recipe.steps * recipe.prompts_per_step, seed=0))
     measured: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
-    with checkpoint.quiet_libraries():
+    with quiet_libraries():
         difference, distance = same_loss(recipe, codec, chosen)
         exact_difference, exact_distance = same_loss(replace(recipe, precision="fp32"), codec, chosen)
         for round_ in range(arguments.rounds):

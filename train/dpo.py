@@ -38,12 +38,14 @@ from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
 from selfcorrect.runs import finished, mark_done
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
 from selfcorrect.train.common.distributed import process_count
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports
+from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
 from selfcorrect.train.data.rows import made_by_gen, training_problems
 from selfcorrect.train.rl.rollout_function import places_of
@@ -120,7 +122,7 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
         )
         return train_on(recipe, codec, pairs, recipe.model, None, folder)
 
-    return checkpoint.run_stage("dpo", recipe, run_folder, train)
+    return run_stage("dpo", recipe, run_folder, train)
 
 
 def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -180,7 +182,7 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
             done = train_on(recipe, codec, pairs, policy, reference, here)
             mark_done(here, done)
-        checkpoint.forget_resume(here)
+        forget_resume(here)
         trained.append(done)
         policy = str(here)
         scores.append(_validate(recipe, codec, policy, validation, here))
@@ -280,12 +282,12 @@ def train_on(
     short = [pair for pair in pairs if pair.longest <= recipe.max_pair_tokens]
     if not short:
         raise DataError(f"all {len(pairs)} pairs are longer than max_pair_tokens={recipe.max_pair_tokens}")
-    metrics = checkpoint.open_metrics(folder)
+    metrics = open_metrics(folder)
     with meter(f"dpo {folder.name}", None) as progress:
         trainer = build_trainer(recipe, codec, short, policy, reference, folder)
         trainer.add_callback(reports(metrics, progress, _FROM_TRL))
-        checkpoint.fit(trainer, folder)
-        checkpoint.save_model(trainer, codec, folder)
+        fit(trainer, folder)
+        save_model(trainer, codec, folder)
     ends = {
         end: {name: row.get(name) for name in ("loss", "preferred", "margin")}
         for end, row in (("first", metrics.rows[0]), ("last", metrics.rows[-1]))
@@ -341,8 +343,8 @@ def build_trainer(
     }
     pad = codec.tokenizer.pad_token_id
     return PairTrainer(
-        model=checkpoint.load_model(policy, recipe.attention),
-        ref_model=checkpoint.load_model(reference, recipe.attention) if reference else None,
+        model=load_model(policy, recipe.attention),
+        ref_model=load_model(reference, recipe.attention) if reference else None,
         args=dpo_config(recipe, folder),
         data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
         train_dataset=Dataset.from_dict(columns),

@@ -36,12 +36,14 @@ from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.progress import meter
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
 from selfcorrect.train.common.distributed import has_gpu, hold_whole_weights, process_count
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics
+from selfcorrect.train.common.models import detach_from_file, load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, trl_config
+from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
 from selfcorrect.train.rl.guard_callback import fall_back, watch_over
 from selfcorrect.train.rl.guards import GuardRecipe
@@ -146,22 +148,22 @@ def run(
             context_of_policy(recipe),
         )
         rollouts = Rollouts(recipe, codec, problem_order(recipe, problems))
-        metrics = checkpoint.open_metrics(folder)
+        metrics = open_metrics(folder)
         with meter(recipe.name, recipe.steps) as progress, closing(rollouts.sampler):
-            progress.advance(checkpoint.step_of(checkpoint.last_checkpoint(folder)) // recipe.steps_per_rollout)
+            progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
             trainer = (build or build_trainer)(recipe, rollouts, folder)
             if recipe.guard.watches_turn1:
                 rollouts.measure_start(trainer, folder / "start.json")
             watch = watch_over(recipe, trainer, rollouts, metrics, progress)
-            checkpoint.fit(trainer, folder)
+            fit(trainer, folder)
             trainer.release()
             step = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
-            checkpoint.save_model(trainer, codec, folder)
+            save_model(trainer, codec, folder)
         said = {"result_step": step, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
         said |= {"prompt-too-long": len(beyond)}
         return _summary(recipe, metrics) | said
 
-    return checkpoint.run_stage("ppo" if build else "grpo", recipe, run_folder, train)
+    return run_stage("ppo" if build else "grpo", recipe, run_folder, train)
 
 
 def plan(recipe: GrpoRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -258,11 +260,11 @@ def build_trainer(
     """Return TRL's trainer (or a ``kind`` of ours) on the recipe's model, rolling out through ``rollouts``."""
     from datasets import Dataset
 
-    from selfcorrect.train.common import lean_cpu as cpu
+    from selfcorrect.train.common import lean_cpu
     from selfcorrect.train.rl.grpo_trainer import PathGrpoTrainer
 
     trainer = (kind or PathGrpoTrainer)(
-        model=checkpoint.load_model(recipe.model, recipe.attention),
+        model=load_model(recipe.model, recipe.attention),
         reward_funcs=[final_reward],
         args=grpo_config(recipe, folder),
         train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
@@ -277,8 +279,8 @@ def build_trainer(
         **more,
     )
     if trainer.ref_model is not None and not has_gpu():
-        checkpoint.detach_from_file(trainer.ref_model)
-        cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
+        detach_from_file(trainer.ref_model)
+        lean_cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
     return trainer
 
 

@@ -27,8 +27,7 @@ OURS = {  # file → the calls that may stand in it, and why
     "selfcorrect/grading/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
     "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
-    "train/common/stage.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
-    "train/common/lora.py": {"save_pretrained"},  # the same folder
+    "train/common/models.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
     "train/dpo.py": {"copy2", "save_model"},  # the same
     "train/sft.py": {"save_model"},
     "train/orm.py": {"save_model"},

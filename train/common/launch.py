@@ -5,7 +5,7 @@
 
 GPU configurations go to ``accelerate launch``. CPU configurations go to ``torchrun``, because ``accelerate launch
 --cpu`` starts a single process without a word (accelerate 1.15). Either way each process then checks that there are as
-many as the configuration says (`processes.process_count`).
+many as the configuration says (`distributed.process_count`).
 
 What the processes write comes out here. What the launcher itself writes goes to a log: where a process fails, its
 message is shown, once (`selfcorrect.launched`), in the place of the launcher's report.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import RecipeError
@@ -73,17 +72,3 @@ def reset(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.zero_()
-
-
-def save_merged(adapter: Path, folder: Path) -> None:
-    """Write the model that a saved adapter was trained on, with its update added, as a whole model folder.
-
-    The base is read again from where it came from: what the trainer holds may be sharded or in another precision.
-    """
-    from peft import PeftConfig, PeftModel
-
-    from selfcorrect.train.common.stage import load_model
-
-    base = load_model(str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path), "eager")
-    merged: Any = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    merged.save_pretrained(str(folder))

@@ -12,9 +12,10 @@ from selfcorrect.files import append_lines
 from selfcorrect.jsonl import write_whole
 from selfcorrect.printing import complain, note
 from selfcorrect.progress import Meter
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.checkpoints import step_of
 from selfcorrect.train.common.lora import is_adapted, reset
 from selfcorrect.train.common.metrics_log import Metrics
+from selfcorrect.train.common.models import load_model
 from selfcorrect.train.rl.guards import Finding, findings, healthy_steps, offenders
 from selfcorrect.types import Trajectory
 
@@ -118,7 +119,7 @@ def _save_offenders(found: Finding, step: int, paths: Sequence[Trajectory], fold
 def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, folder: Path) -> int:
     """Put the last healthy weights back into the trainer's model and return their step; 0 is the start model."""
     healthy = set(healthy_steps(metrics.rows, recipe.guard, recipe.steps))
-    saved = {checkpoint.step_of(path): path for path in (folder / "resume").glob("checkpoint-*")}
+    saved = {step_of(path): path for path in (folder / "resume").glob("checkpoint-*")}
     step = max(healthy & saved.keys(), default=0)
     if is_adapted(trainer.model):
         if step:
@@ -126,7 +127,7 @@ def fall_back(recipe: GrpoRecipe, trainer: PathGrpoTrainer, metrics: Metrics, fo
         else:
             reset(trainer.model)
     else:
-        weights = checkpoint.load_model(str(saved[step]) if step else recipe.model, recipe.attention).state_dict()
+        weights = load_model(str(saved[step]) if step else recipe.model, recipe.attention).state_dict()
         trainer.model.load_state_dict(weights)
     complain(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")
     return step

@@ -22,7 +22,8 @@ from selfcorrect.engines import Sample, SampleRequest, sample_all
 from selfcorrect.errors import RecipeError
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.common.distributed import has_gpu, process_count
-from selfcorrect.train.common.lora import is_adapted, save_merged, unwrapped
+from selfcorrect.train.common.lora import is_adapted, unwrapped
+from selfcorrect.train.common.models import save_merged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,8 +15,7 @@ import pytest
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.recipes import to_yaml
-from selfcorrect.train.common import distributed as processes
-from selfcorrect.train.common import launch as launch
+from selfcorrect.train.common import distributed, launch
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.sft import SftRecipe
@@ -59,15 +58,15 @@ def test_an_unknown_configuration_names_the_nearest(tmp_path: Path) -> None:
 def test_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(launch.EXPECTED, "2")
     with pytest.raises(InputError, match="asked for 2 processes, 1 came up"):
-        processes.process_count()
+        distributed.process_count()
 
 
 @pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")])
 def test_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    processes.hold_whole_weights()
+    distributed.hold_whole_weights()
     monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="every process must hold all of them"):
-        processes.hold_whole_weights()
+        distributed.hold_whole_weights()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.train.common import lean_cpu as cpu
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common import lean_cpu
+from selfcorrect.train.common.models import load_model
 
 
 def ragged(padding_side: str) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def test_lean_models_equal_eager_ones(tiny_model: Path, tmp_path: Path, case: st
         labels[inputs["attention_mask"] == 0] = -100
     results = []
     for attention in ("eager", "lean"):
-        model = checkpoint.load_model(str(folder), attention)
+        model = load_model(str(folder), attention)
         model.train()
         if attention == "lean":
-            log_probs, _ = cpu.log_probs_of(model, inputs, labels)
+            log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels)
         else:
             logits = model(**inputs, use_cache=False).logits[:, :-1].log_softmax(-1)
             learned = labels[:, 1:] != -100
@@ -69,22 +69,22 @@ def test_lean_models_equal_eager_ones(tiny_model: Path, tmp_path: Path, case: st
 def test_padding_is_harmless_in_bf16(tiny_model: Path) -> None:
     import torch
 
-    model = checkpoint.load_model(str(tiny_model), "lean")
+    model = load_model(str(tiny_model), "lean")
     inputs = ragged("left")
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     with torch.autocast("cpu", torch.bfloat16):
-        log_probs, _ = cpu.log_probs_of(model, inputs, labels)
+        log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels)
     log_probs.sum().backward()
     assert log_probs.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_a_model_with_a_scaled_head_is_left_to_the_library(tiny_model: Path) -> None:
-    model = checkpoint.load_model(str(tiny_model), "auto")
+    model = load_model(str(tiny_model), "auto")
     assert model.config._attn_implementation == "lean"
-    assert cpu.has_plain_head(model)
+    assert lean_cpu.has_plain_head(model)
     model.config.logit_scale = 0.5
-    assert not cpu.has_plain_head(model)
+    assert not lean_cpu.has_plain_head(model)
 
 
 def test_rewriting_the_file_does_not_change_the_loaded_weights(tiny_model: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_rewriting_the_file_does_not_change_the_loaded_weights(tiny_model: Path,
 
     folder = tmp_path / "copy"
     shutil.copytree(tiny_model, folder)
-    model = checkpoint.load_model(str(folder), "auto")
+    model = load_model(str(folder), "auto")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     weights = folder / "model.safetensors"
     size = weights.stat().st_size

@@ -18,9 +18,10 @@ from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.recipes import load_recipe
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train import dpo, grpo, ppo, sft
-from selfcorrect.train.common import stage as checkpoint
+from selfcorrect.train.common.checkpoints import remove_printer
 from selfcorrect.train.common.lora import LoraRecipe, unwrapped
 from selfcorrect.train.common.memory import model_size
+from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.data.pairs import Pair, Side
 from selfcorrect.train.dpo import DpoRecipe
 from selfcorrect.train.grpo import GrpoRecipe, build_trainer, problem_order
@@ -74,11 +75,11 @@ def test_training_moves_the_targets_by_a_low_rank_and_nothing_else(recipe: GrpoR
 
 def test_what_is_saved_is_what_was_live(recipe: GrpoRecipe, tmp_path: Path) -> None:
     trainer, _ = trainer_of(replace(recipe, lora=LORA), tmp_path)
-    start = logits(checkpoint.load_model(recipe.model, "eager"))
+    start = logits(load_model(recipe.model, "eager"))
     push(trainer.model)
     live = logits(unwrapped(trainer.model))
-    checkpoint.save_model(trainer, ChatCodec.load(recipe.model), tmp_path / "saved")
-    saved = logits(checkpoint.load_model(str(tmp_path / "saved"), "eager"))
+    save_model(trainer, ChatCodec.load(recipe.model), tmp_path / "saved")
+    saved = logits(load_model(str(tmp_path / "saved"), "eager"))
     torch.testing.assert_close(saved, live, rtol=0, atol=2e-5)
     assert (live - start).abs().max() > 0.5
     assert not (tmp_path / "saved/adapter_config.json").exists()
@@ -91,8 +92,8 @@ def test_rollouts_sample_from_the_adapted_weights(recipe: GrpoRecipe, tmp_path: 
     texts = [text for text in rollouts.prompt_texts[:3] for _ in range(4)]
     sampled = rollouts(texts, trainer)
     save = tmp_path / "saved"
-    checkpoint.save_model(trainer, rollouts.codec, save)
-    merged = checkpoint.load_model(str(save), "eager").eval()
+    save_model(trainer, rollouts.codec, save)
+    merged = load_model(str(save), "eager").eval()
     for prompt, ids, logprobs in zip(
         sampled["prompt_ids"], sampled["completion_ids"], sampled["logprobs"], strict=True
     ):
@@ -121,7 +122,7 @@ def test_the_reference_has_the_adapters_off(recipe: GrpoRecipe, tmp_path: Path, 
     assert trainer.ref_model is None
     push(trainer.model)
     found = trainer._reference_log_probs(IDS, torch.ones_like(IDS), 4)
-    scores = logits(checkpoint.load_model(recipe.model, "eager"))[0, 2:-1].log_softmax(-1)
+    scores = logits(load_model(recipe.model, "eager"))[0, 2:-1].log_softmax(-1)
     expected = scores.gather(1, IDS[0, 3:, None])[:, 0]
     assert found[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     adapted = trainer._get_per_token_logps_and_entropies(trainer.model, IDS, torch.ones_like(IDS), 4)[0]
@@ -176,7 +177,7 @@ def test_dpo_measures_from_the_model_without_adapters(recipe: GrpoRecipe, codec:
     right, wrong = (Side(ids, (0, 0) + (1,) * (len(ids) - 2)) for ids in sides)
     settings = DpoRecipe(model=recipe.model, lora=LORA, batch_pairs=2, precision="fp32", learning_rate=1e-2, epochs=6)
     trainer = dpo.build_trainer(settings, codec, [Pair("a", "P1", right, wrong)] * 2, recipe.model, None, tmp_path)
-    checkpoint.remove_printer(trainer)
+    remove_printer(trainer)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.train.common.stage import last_checkpoint
+from selfcorrect.train.common.checkpoints import last_checkpoint
 from selfcorrect.train.sft import SftRecipe, run
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
