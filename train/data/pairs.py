@@ -1,8 +1,8 @@
-"""Preference pairs: two paths of one problem, and which of their tokens the DPO loss counts (METHOD section 3).
+"""Preference pairs: two trajectories of one problem, and which of their tokens the DPO loss counts (METHOD section 3).
 
-From a file of `gen` (``data/preferences``: P1, P2, P3 of M-DPO, whose ``learn`` marks the assistant's tokens after what
-both paths share), or from fresh rollouts of the policy (iterative DPO: one right and one wrong path a problem). In both
-the tokens of a user between two turns are never counted: TRL's own collator would (eq. 5 leaves them out).
+`load_pairs` reads a file of `gen` (``data/preferences``: P1, P2, P3 of M-DPO), whose ``learn`` marks the assistant's
+tokens after what both sides share. The tokens of a user between two turns are never counted: TRL's own collator would
+(eq. 5 leaves them out).
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import ModelError, RecipeError
-from selfcorrect.rewards import final_correctness
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.data.rows import made_by_another_tokenizer
-from selfcorrect.train.rl.rollouts import Rollout
 from selfcorrect.training_row import PreferencePair, read_pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One path: all its token ids, and 1 for those that the loss counts."""
+    """One trajectory: all its token ids, and 1 for those that the loss counts."""
 
     ids: tuple[int, ...]
     mask: tuple[int, ...]
@@ -41,7 +39,7 @@ class Pair:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longer path."""
+        """Tokens of the longer side."""
         return max(len(self.chosen.ids), len(self.rejected.ids))
 
     def to_json(self) -> dict[str, Any]:
@@ -81,24 +79,3 @@ def mix_pairs(pairs: Sequence[Pair], mix: Mapping[str, Any], seed: int) -> list[
         places = [place for place, pair in enumerate(pairs) if pair.kind == kind]
         chosen |= set(random.Random(f"mix-{seed}-{kind}").sample(places, round(unit * share)))
     return [pair for place, pair in enumerate(pairs) if place in chosen]
-
-
-def outcome_pairs(rollouts: Sequence[Rollout], seed: int) -> list[Pair]:
-    """Return one pair for each problem whose graded rollouts ended both right and wrong (iterative DPO)."""
-    by_problem: dict[str, dict[float, list[Rollout]]] = {}
-    for rollout in rollouts:
-        reward = final_correctness(rollout.path)
-        if reward is not None and any(rollout.learned):
-            by_problem.setdefault(rollout.path.problem.id, {}).setdefault(reward, []).append(rollout)
-    pairs = []
-    for problem, groups in by_problem.items():
-        if groups.keys() == {0.0, 1.0}:
-            draw = random.Random(f"pair-{seed}-{problem}")
-            right, wrong = (draw.choice(groups[reward]) for reward in (1.0, 0.0))
-            pairs.append(Pair(problem, "outcome", rollout_side(right), rollout_side(wrong)))
-    return pairs
-
-
-def rollout_side(rollout: Rollout) -> Side:
-    """Return a rollout as a side: what the policy wrote and could matter is counted."""
-    return Side(rollout.prompt_ids + rollout.completion_ids, (0,) * len(rollout.prompt_ids) + rollout.learned)

@@ -21,7 +21,7 @@ EPSILON = 1e-4
 """Added to standard deviations, as in TRL."""
 
 
-def path_advantages(rewards_N: Tensor, generations: int, rule: Rule = "group", scale: Scale = "group") -> Tensor:
+def trajectory_advantages(rewards_N: Tensor, generations: int, rule: Rule = "group", scale: Scale = "group") -> Tensor:
     """Return one advantage a path, (N,).
 
     - ``group``: minus the group's mean, over its sample deviation ("batch": over the batch's, "none": over nothing):

@@ -1,4 +1,4 @@
-"""`PathGrpoTrainer`: TRL's GRPOTrainer, fed with the rows that matter, in micro-batches of like length.
+"""`TrajectoryTrainer`: TRL's GRPOTrainer, fed with the rows that matter, in micro-batches of like length.
 
 TRL keeps its loss, advantages, optimizer and logging. Ours is what happens between a scored rollout and the loss:
 
@@ -17,17 +17,27 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
-from selfcorrect.errors import GuardError
+from selfcorrect.errors import GuardError, RecipeError
+from selfcorrect.train.common import lean_cpu
+from selfcorrect.train.common.distributed import has_gpu, process_count
 from selfcorrect.train.common.lean_cpu import has_plain_head, log_probs_of
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.models import detach_from_file, load_model
+from selfcorrect.train.common.recipe import trl_config
+from selfcorrect.train.rl.recipe import RlRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction
+from selfcorrect.train.rl.scored_rollout import ScoredRollout, weigh
 from selfcorrect.train.rl.variants import ZeroVariance
 
-AdvantagesOfRollout = Callable[[int, Callable[[Tensor], Tensor]], Tensor | None]
+Step = Callable[["TrajectoryTrainer", Sequence[str]], list[dict[str, Any]]]
 
 _ROW_MEANS = {"grpo", "sapo", "dr_grpo", "luspo"}  # TRL divides by the rows of a micro-batch
 _PER_COMPLETION_TOKEN = (
@@ -83,12 +93,12 @@ class Gap:
         self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
 
 
-class PathGrpoTrainer(GRPOTrainer):
-    """See the module's text. Two functions speak of the rollout that was just scored:
+class TrajectoryTrainer(GRPOTrainer):
+    """TRL's GRPOTrainer on trajectories that are sampled and scored here; GRPO and its relatives.
 
-    ``outcomes_of_rollout()`` returns what decides which samples teach (see `teaches`); ``advantages_of_rollout(columns,
-    reduce)`` returns advantages (B,) or (B, columns), or None where TRL's own serve. Under RAFT++ (``positives_only``)
-    a sample without an advantage is counted in the mean and not computed.
+    ``step(trainer, prompts)`` is `program.step` of a run: TRL's loop asks for the inputs of each micro-batch, and where
+    a new rollout is due they come from there. Under RAFT++ (``loss.positives_only``) a sample without an advantage is
+    counted in the mean and not computed.
     """
 
     args: Any
@@ -96,24 +106,14 @@ class PathGrpoTrainer(GRPOTrainer):
     num_generations: int
     _buffered_inputs: Any
 
-    def __init__(
-        self,
-        *args: Any,
-        outcomes_of_rollout: Callable[[], Sequence[Hashable | None]],
-        advantages_of_rollout: AdvantagesOfRollout = lambda columns, reduce: None,
-        positives_only: bool = False,
-        zero_variance: ZeroVariance,
-        max_logprob_gap: float,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.outcomes_of_rollout = outcomes_of_rollout
-        self.advantages_of_rollout = advantages_of_rollout
-        self.positives_only = positives_only
-        self.zero_variance = zero_variance
-        self.max_logprob_gap = max_logprob_gap
+    def __init__(self, recipe: RlRecipe, step: Step, **of_trl: Any) -> None:
+        super().__init__(rollout_func=self._hand_over, reward_funcs=[_final_reward], **of_trl)
+        self.recipe, self.step = recipe, step
+        self.positives_only, self.zero_variance = recipe.loss.positives_only, recipe.loss.zero_variance
+        self.max_logprob_gap = recipe.max_logprob_gap
+        self.scored: ScoredRollout | None = None  # the latest
         self.used_rows = 0
-        self.measures: dict[str, float] = {}  # of the update, beside TRL's own
+        self.figures: dict[str, float] = {}  # of the update, beside TRL's own
         self.gap = Gap()
         self._latest_logps: Tensor | None = None
 
@@ -121,29 +121,47 @@ class PathGrpoTrainer(GRPOTrainer):
         """Take off what only the training needed, before the model is saved as the result."""
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if not self.model.training:
-            return super()._prepare_inputs(generation_batch)
+        """Return the inputs of the next micro-batch: TRL calls it before each forward pass of the update."""
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            self._buffered_inputs = self._micro_batches(self._scored_rollout(generation_batch))
+            self._buffered_inputs = self.step(self, [row["prompt"] for row in generation_batch])
             self.gap = Gap()
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-    def _scored_rollout(self, generation_batch: Any) -> dict[str, Tensor]:
-        """Roll out and score; the reference model is left to `_with_reference`, which scores fewer columns."""
+    def tensors(self, prompts: Sequence[str], scored: ScoredRollout) -> dict[str, Tensor]:
+        """Let TRL pad a rollout, and compute what it does of one: GRPO's advantages, log-probs before the update.
+
+        The reference model is left to `_with_reference`, which scores fewer columns.
+        """
+        self.scored = scored
+        for name, value in scored.figures.items():  # for TensorBoard, W&B and Trackio (`trainer.report_to`)
+            if isinstance(value, (int, float)):
+                self._metrics["train"][f"path/{name}"].append(value)
         beta, self.beta = self.beta, 0.0
         try:
-            batch: dict[str, Tensor] = self._generate_and_score_completions(generation_batch)
+            batch: dict[str, Tensor] = self._generate_and_score_completions([{"prompt": text} for text in prompts])
         finally:
             self.beta = beta
-        columns = batch["completion_ids"].shape[1]
-        ours = self.advantages_of_rollout(columns, lambda sums: self.accelerator.reduce(sums, "sum"))
-        if ours is not None:
-            batch["advantages"] = ours.to(batch["advantages"])
         return batch
 
-    def _micro_batches(self, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Split a rollout into optimizer steps of ``gradient_accumulation_steps`` micro-batches each."""
-        outcomes = self.outcomes_of_rollout()
+    def _hand_over(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """TRL's ``rollout_func``: what `tensors` was given."""
+        assert self.scored is not None
+        return self.scored.columns()
+
+    def weigh(self, scored: ScoredRollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that weigh each token's log-probability, in the place of TRL's; {} where those serve."""
+        ours = weigh(scored, self.recipe, batch["completion_ids"].shape[1], self._sum_over_processes)
+        return {} if ours is None else {"advantages": ours.to(batch["advantages"])}
+
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        summed: Tensor = self.accelerator.reduce(sums, "sum")
+        return summed
+
+    def micro_batches(self, batch: dict[str, Tensor], outcomes: Sequence[Hashable | None]) -> list[dict[str, Any]]:
+        """Split a rollout into optimizer steps of ``gradient_accumulation_steps`` micro-batches each.
+
+        ``outcomes`` say which samples teach (see `teaches`).
+        """
         used = counted = teaches(outcomes, self.num_generations, self.zero_variance)
         if self.positives_only:
             used = [use and bool(advantage > 0) for use, advantage in zip(used, batch["advantages"], strict=True)]
@@ -283,3 +301,77 @@ def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -
         micro["tool_mask"] = micro.get("tool_mask", torch.ones_like(micro["completion_mask"])).clone()
         micro["tool_mask"][-filling:] = 0
     return micro
+
+
+def _final_reward(prompts: Any, completions: Any, final_reward: list[float | None], **_: Any) -> list[float | None]:
+    """TRL's reward function: the rewards that came with the rollout."""
+    return final_reward
+
+
+# --- from a recipe ----------------------------------------------------------------------------------------------------
+
+T = TypeVar("T", bound=TrajectoryTrainer)
+
+
+def build(
+    kind: type[T],
+    recipe: RlRecipe,
+    rollout_function: RolloutFunction,
+    step: Callable[[RolloutFunction, TrajectoryTrainer, Sequence[str]], list[dict[str, Any]]],
+    folder: Path,
+    **own: Any,
+) -> T:
+    """Return a trainer on the recipe's model; ``own`` are settings of its kind."""
+    from datasets import Dataset
+
+    trainer = kind(
+        recipe=recipe,
+        step=partial(step, rollout_function),
+        model=load_model(recipe.model, recipe.attention),
+        args=grpo_config(recipe, folder),
+        train_dataset=Dataset.from_dict({"prompt": rollout_function.prompt_texts}),
+        processing_class=rollout_function.codec.tokenizer,
+        peft_config=peft_config(recipe.lora),
+        **own,
+    )
+    if trainer.ref_model is not None and not has_gpu():
+        detach_from_file(trainer.ref_model)
+        lean_cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
+    return trainer
+
+
+def grpo_config(recipe: RlRecipe, folder: Path) -> GRPOConfig:
+    """Return TRL's settings for a recipe."""
+    loss, processes = recipe.loss, process_count()
+    if recipe.prompts_per_step % processes:
+        raise RecipeError(f"prompts_per_step={recipe.prompts_per_step} does not split over {processes} processes")
+    rows = recipe.prompts_per_step * recipe.generations // processes
+    if rows % recipe.updates:
+        raise RecipeError(f"a rollout of {rows} paths a process does not split into updates={recipe.updates}")
+    per_update = rows // recipe.updates
+    accumulation = next(
+        n for n in range(1, per_update + 1) if per_update % n == 0 and per_update // n <= recipe.micro_rows
+    )
+    config: GRPOConfig = trl_config(
+        GRPOConfig,
+        recipe,
+        folder,
+        max_steps=recipe.steps * recipe.steps_per_rollout,
+        per_device_train_batch_size=per_update // accumulation,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation * recipe.updates,
+        num_iterations=recipe.passes,
+        num_generations=recipe.generations,
+        max_completion_length=recipe.sampling.budget,
+        shuffle_dataset=False,
+        loss_type=loss.aggregation,
+        importance_sampling_level=loss.level,
+        scale_rewards=loss.scale_rewards,
+        beta=recipe.beta,
+        epsilon=loss.epsilon,
+        epsilon_high=loss.epsilon_high,
+        logging_steps=1,
+        save_steps=recipe.save_every * recipe.steps_per_rollout,
+        save_total_limit=3,
+    )
+    return config

@@ -4,8 +4,8 @@
   ``reward.format`` prevents it (docs/training.md, "What holds the verdict");
 - ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (METHOD section 5.6);
 - ``always-correct``: the verifier waves everything through (wrong attempts that are judged wrong);
-- ``always-wrong``: it condemns everything, as without turn-independent returns (PAG, arXiv 2506.10406);
-- ``revise-always``, ``never-change``: every path is revised; revisions repeat the answer that was condemned;
+- ``always-wrong``: it judges everything wrong, as without turn-independent returns (PAG, arXiv 2506.10406);
+- ``revise-always``, ``never-change``: every trajectory is revised; revisions repeat the answer that was judged wrong;
 - ``length``, ``truncation``: padding (against the start), or running into the budget;
 - ``over-limits``: answers that the grader cannot work through in its limits grow more common (wrong, but odd);
 - ``kl``: the policy left the reference (nats a token).
@@ -33,7 +33,7 @@ from typing import Any, Literal
 from scipy.special import stdtr
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.metrics import is_correct, is_over_limits
+from selfcorrect.metrics import first_verdict, is_correct, is_over_limits
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
@@ -152,10 +152,10 @@ def _fall(rows: Rows, permitted: float) -> Fall:
     return Fall(len(rows), change, error, float(stdtr(max(1, problems - len(rows)), -t)), problems)
 
 
-def offenders(paths: Sequence[Trajectory], guard: str) -> list[Trajectory]:
-    """Return the graded paths that show what a guard found; all of them where no single path does."""
+def offenders(trajectories: Sequence[Trajectory], guard: str) -> list[Trajectory]:
+    """Return the graded trajectories that show what a guard found; all of them where no single one does."""
     shows = _SHOWS.get(guard)
-    return [path for path in paths if shows is None or shows(path)]
+    return [trajectory for trajectory in trajectories if shows is None or shows(trajectory)]
 
 
 def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
@@ -203,17 +203,13 @@ def _pooled(rows: Rows, name: str, count: str, least: int) -> float | None:
     return sum(value * n for value, n in known) / observed if observed >= least else None
 
 
-def _first_verdict(path: Trajectory) -> Verdict | None:
-    return path.evaluations[0].verdict if path.evaluations else None
-
-
 _SHOWS: dict[str, Callable[[Trajectory], bool]] = {
-    "unjudged": lambda path: _first_verdict(path) is None,
-    "turn1-floor": lambda path: not is_correct(path.first),
-    "always-correct": lambda path: not is_correct(path.first) and _first_verdict(path) is Verdict.CORRECT,
-    "always-wrong": lambda path: bool(is_correct(path.first)) and _first_verdict(path) is Verdict.WRONG,
-    "revise-always": lambda path: len(path.attempts) > 1,
-    "never-change": lambda path: len(path.attempts) > 1 and path.first.answer == path.attempts[1].answer,
-    "over-limits": lambda path: any(is_over_limits(attempt) for attempt in path.attempts),
-    "truncation": lambda path: path.stop == "length",
+    "unjudged": lambda found: first_verdict(found) is None,
+    "turn1-floor": lambda found: not is_correct(found.first),
+    "always-correct": lambda found: not is_correct(found.first) and first_verdict(found) is Verdict.CORRECT,
+    "always-wrong": lambda found: bool(is_correct(found.first)) and first_verdict(found) is Verdict.WRONG,
+    "revise-always": lambda found: len(found.attempts) > 1,
+    "never-change": lambda found: len(found.attempts) > 1 and found.first.answer == found.attempts[1].answer,
+    "over-limits": lambda found: any(is_over_limits(attempt) for attempt in found.attempts),
+    "truncation": lambda found: found.stop == "length",
 }

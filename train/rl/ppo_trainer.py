@@ -1,9 +1,9 @@
-"""`PpoTrainer`: PPO on `PathGrpoTrainer`'s rollouts, rewards, checks and micro-batches, with a value model.
+"""`PpoTrainer`: PPO on `TrajectoryTrainer`'s rollouts, rewards, checks and micro-batches, with a value model.
 
-What GRPO takes from a group of paths, PPO takes from a value model; all else is shared. Each equation:
+What GRPO takes from a group of trajectories, PPO takes from a value model; all else is shared. Each equation:
 
 - policy: the clipped surrogate of PPO (Schulman et al., arXiv 1707.06347, eq. 7), TRL's own code, mean over tokens;
-- reward of a token: -beta (log pi_old - log pi_ref), and the path's reward on its last token (Ziegler et al.,
+- reward of a token: -beta (log pi_old - log pi_ref), and the trajectory's reward on its last token (Ziegler et al.,
   arXiv 1909.08593, eq. 2, spread over tokens as in Stiennon et al., 2009.01325);
 - advantages: GAE(gamma, lambda) over the policy's own tokens (Schulman et al., arXiv 1506.02438, eq. 16), whitened;
 - value: 1/2 max((V - R)^2, (clip(V, V_old ± c) - R)^2), R = advantage + V_old (the clipping of OpenAI's baselines;
@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from selfcorrect.train.common.lora import is_adapted, unwrapped
 from selfcorrect.train.rl.advantages import gae, whiten
-from selfcorrect.train.rl.grpo_trainer import PathGrpoTrainer
+from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
+from selfcorrect.train.rl.recipe import Critic
+from selfcorrect.train.rl.scored_rollout import ScoredRollout
 
-Critic = Literal["separate", "head"]
 _VALUES = "value_model.safetensors"
 
 
@@ -48,12 +49,12 @@ class ValueModel(nn.Module):
         return self.head(hidden.to(self.head.weight.dtype))[..., 0].float()
 
 
-class PpoTrainer(PathGrpoTrainer):
+class PpoTrainer(TrajectoryTrainer):
     """See the module's text. ``beta`` of the configuration is the KL's weight in the reward; the loss has none."""
 
     def __init__(
         self,
-        *args: Any,
+        *,
         critic: Critic,
         gamma: float,
         lam: float,
@@ -61,9 +62,9 @@ class PpoTrainer(PathGrpoTrainer):
         value_weight: float,
         value_learning_rate: float,
         critic_warmup: int,
-        **kwargs: Any,
+        **shared: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(**shared)
         self.kl_weight, self.beta = self.beta, 0.0
         self.gamma, self.lam = gamma, lam
         self.value_clip, self.value_weight = value_clip, value_weight
@@ -109,10 +110,9 @@ class PpoTrainer(PathGrpoTrainer):
             values: Tensor = policy.value_model(unwrapped(policy).base_model, ids, mask, kept)
         return values
 
-    def _scored_rollout(self, generation_batch: Any) -> dict[str, Tensor]:
-        """Score the rollout, then give every learned token its value, reward, advantage and value target."""
-        batch = super()._scored_rollout(generation_batch)
-        rewards = [float("nan") if reward is None else reward for reward in self.outcomes_of_rollout()]  # type: ignore[arg-type]
+    def weigh(self, scored: ScoredRollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return every learned token's advantage, and the value and value target that the critic learns from."""
+        rewards = [float("nan") if reward is None else reward for reward in scored.rewards]
         rewards_B = torch.tensor(rewards, device=batch["completion_ids"].device)
         mask_BT = (batch["completion_mask"] * batch.get("tool_mask", 1)).float()
         mask_BT = mask_BT * ~rewards_B.isnan()[:, None]
@@ -127,12 +127,11 @@ class PpoTrainer(PathGrpoTrainer):
         rows = torch.arange(len(last_B), device=last_B.device)
         token_rewards_BT[rows, last_B] += rewards_B.nan_to_num(0.0)
         advantages_BT, returns_BT = gae(token_rewards_BT, values_BT, mask_BT, self.gamma, self.lam)
-        batch["advantages"] = whiten(advantages_BT, mask_BT, lambda sums: self.accelerator.reduce(sums, "sum"))
+        white_BT = whiten(advantages_BT, mask_BT, self._sum_over_processes)
         if self.state.global_step < self.critic_warmup:
-            batch["advantages"] = torch.zeros_like(batch["advantages"])
-        batch["old_values"], batch["returns"] = values_BT, returns_BT
-        self.measures = self._measured(gap_BT, values_BT, returns_BT, mask_BT)
-        return batch
+            white_BT = torch.zeros_like(white_BT)
+        self.figures = self._measured(gap_BT, values_BT, returns_BT, mask_BT)
+        return {"advantages": white_BT, "old_values": values_BT, "returns": returns_BT}
 
     def _chunks(self, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield ids, mask and completion width of a few rows at a time."""
@@ -164,7 +163,7 @@ class PpoTrainer(PathGrpoTrainer):
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes * share
         value_loss = (errors_BT * learned_BT).sum() / tokens
-        self.measures["value_loss"] = value_loss.item()
+        self.figures["value_loss"] = value_loss.item()
         return loss + self.value_weight * value_loss
 
 

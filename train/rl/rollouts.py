@@ -1,4 +1,4 @@
-"""Rollouts: paths sampled from a live model, token for token, with what of them may be learned.
+"""Rollouts: trajectories sampled from a live model, token for token, with what of them may be learned.
 
 Both formats of METHOD section 1, by the loop that evaluates (`correction.steps`). **long-cot**: a trajectory is one
 completion; tokens after the loop's stop decision can change nothing and are not learned. **two-turn**: the policy ends
@@ -10,9 +10,10 @@ Sampling is untruncated: what is optimised is what is sampled. Nothing is tokeni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from selfcorrect import prompts
 from selfcorrect.correction import LoopSettings, Method, advance, grade_trajectories, steps
@@ -26,14 +27,14 @@ Format = Literal["long-cot", "two-turn"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled path. ``completion_ids`` are all tokens after the opening, the user's among them.
+    """One sampled trajectory. ``completion_ids`` are all tokens after the opening, the user's among them.
 
     ``learned`` is 1 for a token that the policy sampled and that had a consequence. ``parts`` are the attempts,
-    self-evaluations and revisions of ``path``, in order, as spans of the completion; the token that ended a message
-    belongs to its last part. ``logprobs`` are the sampler's, 0.0 for tokens of the user.
+    self-evaluations and revisions of ``trajectory``, in order, as spans of the completion; the token that ended a
+    message belongs to its last part. ``logprobs`` are the sampler's, 0.0 for tokens of the user.
     """
 
-    path: Trajectory
+    trajectory: Trajectory
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -42,8 +43,8 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How paths are sampled. ``max_tokens`` bounds a completion: a whole path in long-CoT, a message in two turns."""
+class SamplingSettings:
+    """How trajectories are sampled. ``max_tokens`` bounds a completion: all in long-CoT, a message in two turns."""
 
     format: Format = "long-cot"
     max_tokens: int = 1024
@@ -52,7 +53,7 @@ class Sampling:
 
     @property
     def budget(self) -> int:
-        """The most tokens that the policy can write in one path."""
+        """The most tokens that the policy can write in one trajectory."""
         return self.max_tokens * (self.horizon if self.format == "two-turn" else 1)
 
     @property
@@ -62,12 +63,27 @@ class Sampling:
         return LoopSettings(method, self.horizon, self.temperature, max_tokens=self.max_tokens)
 
 
+class BatchSampler(Protocol):
+    """What rolls out: a `Sampler` of RL, which follows the trained weights, or an engine of our own."""
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together; None: no known limit."""
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+
+
 def roll_out(
-    engine: Any, codec: ChatCodec, problems: Sequence[Problem], seeds: Sequence[int], sampling: Sampling
+    sampler: BatchSampler,
+    codec: ChatCodec,
+    problems: Sequence[Problem],
+    seeds: Sequence[int],
+    sampling: SamplingSettings,
 ) -> list[Rollout]:
     """Return one ungraded trajectory for each problem and seed, in order, by THE loop (`correction.steps`).
 
-    ``engine`` has ``sample_many``: all trajectories under way are sampled together, message by message.
+    All trajectories under way are sampled together, message by message.
     """
     openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
     loops = [
@@ -76,7 +92,7 @@ def roll_out(
     ]
     states = [advance(loop) for loop in loops]
     last: dict[int, Sample] = {}
-    turn, context = 0, getattr(engine, "context", None)
+    turn, context = 0, sampler.context
     while asked := {n: state for n, state in enumerate(states) if isinstance(state, SampleRequest)}:
         for n, request in list(asked.items()):
             if context is not None and len(request.prompt_ids) + request.max_tokens > context:
@@ -86,7 +102,7 @@ def roll_out(
             replace(request, seed=sample_seed(seeds[n], turn) if sampling.format == "two-turn" else seeds[n])
             for n, request in asked.items()
         ]
-        for n, sample in zip(asked, engine.sample_many(seeded), strict=True):
+        for n, sample in zip(asked, sampler.sample_many(seeded), strict=True):
             states[n], last[n] = advance(loops[n], sample), sample
         turn += 1
     rollout = _two_turn_rollout if sampling.format == "two-turn" else long_cot_rollout
@@ -94,7 +110,7 @@ def roll_out(
 
 
 def within_context(
-    problems: Sequence[Problem], codec: ChatCodec, sampling: Sampling, context: int | None
+    problems: Sequence[Problem], codec: ChatCodec, sampling: SamplingSettings, context: int | None
 ) -> tuple[list[Problem], list[str]]:
     """Return the problems to which a message can be sampled in a context, and the ids of those that are too long.
 
@@ -111,8 +127,8 @@ def within_context(
 
 def graded(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Return the rollouts with every attempt graded."""
-    paths = grade_trajectories(rollout.path for rollout in rollouts)
-    return [replace(rollout, path=path) for rollout, path in zip(rollouts, paths, strict=True)]
+    trajectories = grade_trajectories(rollout.trajectory for rollout in rollouts)
+    return [replace(rollout, trajectory=found) for rollout, found in zip(rollouts, trajectories, strict=True)]
 
 
 def with_stop(sample: Sample) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -122,22 +138,32 @@ def with_stop(sample: Sample) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return (*sample.token_ids, sample.stop_id), (*sample.logprobs, sample.stop_logprob)
 
 
-def long_cot_rollout(path: Trajectory, sample: Sample) -> Rollout:
+def places_of(ids: Sequence[str], before: Mapping[str, int] | None = None) -> list[int]:
+    """Return for each problem id how many of it come before it; ``before`` counts those of other processes."""
+    seen = Counter(before or {})
+    places = []
+    for problem in ids:
+        places.append(seen[problem])
+        seen[problem] += 1
+    return places
+
+
+def long_cot_rollout(trajectory: Trajectory, sample: Sample) -> Rollout:
     """Return a trajectory that was read from one completion; it is learned up to the loop's stop decision."""
-    whole, _, spans = path.whole()
+    whole, _, spans = trajectory.whole()
     ids, logprobs = with_stop(sample)
-    offset = path.spans[0].end
+    offset = trajectory.spans[0].end
     kept = len(whole) - offset
     learned = (1,) * kept + (0,) * (len(ids) - kept)
-    return Rollout(path, path.token_ids[:offset], ids, logprobs, learned, _parts(spans))
+    return Rollout(trajectory, trajectory.token_ids[:offset], ids, logprobs, learned, _parts(spans))
 
 
-def _two_turn_rollout(path: Trajectory, sample: Sample) -> Rollout:
+def _two_turn_rollout(trajectory: Trajectory, sample: Sample) -> Rollout:
     """Return a trajectory of several messages; all of the policy's own tokens are learned."""
-    ids, logprobs, spans = path.whole()
+    ids, logprobs, spans = trajectory.whole()
     offset = spans[0].end
     learned = tuple(int(span.sampled) for span in spans[1:] for _ in range(span.start, span.end))
-    return Rollout(path, ids[:offset], ids[offset:], logprobs[offset:], learned, _parts(spans))
+    return Rollout(trajectory, ids[:offset], ids[offset:], logprobs[offset:], learned, _parts(spans))
 
 
 def _parts(spans: Sequence[Span]) -> tuple[Span, ...]:

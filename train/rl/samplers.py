@@ -1,4 +1,4 @@
-"""Where RL samples its paths: from the trainer's own model, or from vLLM with its weights.
+"""Where RL samples its trajectories: from the trainer's own model, or from vLLM with its weights.
 
 ``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``vllm`` runs vLLM in a
 process of its own and hands it the weights before every rollout, through a folder in memory; its prefix cache is
@@ -24,21 +24,21 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.common.distributed import has_gpu, process_count
 from selfcorrect.train.common.lora import is_adapted, unwrapped
 from selfcorrect.train.common.models import save_merged
+from selfcorrect.train.rl.rollouts import BatchSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from selfcorrect.engines.transformers import TransformersEngine
+
 SamplerKind = Literal["live", "vllm"]
 
 
-class Sampler(Protocol):
-    """Samples many requests from the weights that `follow` last saw."""
+class Sampler(BatchSampler, Protocol):
+    """Samples many requests at once from the weights that `follow` last saw."""
 
     def follow(self, model: Any) -> None:
         """Sample from the trainer's ``model`` as it is now."""
-
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
 
     def close(self) -> None:
         """Free what only sampling needs."""
@@ -60,7 +60,7 @@ class LiveSampler:
 
     def __init__(self, codec: ChatCodec, max_batch: int) -> None:
         self._codec, self._max_batch = codec, max_batch
-        self._engine: Any = None
+        self._engine: TransformersEngine | None = None
 
     def follow(self, model: Any) -> None:
         """Bind to the module; its weights are read where they are."""
@@ -73,8 +73,8 @@ class LiveSampler:
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
-        samples: list[Sample] = self._engine.sample_many(requests)
-        return samples
+        assert self._engine is not None, "follow a model first"
+        return self._engine.sample_many(requests)
 
     @property
     def context(self) -> int | None:

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from selfcorrect.printing import show
-from selfcorrect.train.rl.advantages import gae, path_advantages, returns_to_go, role_advantages
+from selfcorrect.train.rl.advantages import gae, returns_to_go, role_advantages, trajectory_advantages
 
 STATES = ("right", "wrong", "sandbagged")
 DECISIONS = ("attempt", *(f"verdict|{state}" for state in STATES), *(f"revision|{state}" for state in STATES))
@@ -219,13 +219,13 @@ def token_weights(loss_type: str, tokens_B: Sequence[int], budget: int) -> list[
 
 
 def per_path(rule: str, scale: str, loss_type: str = "sum", drop: bool = False) -> Estimator:
-    """One advantage a path (`path_advantages`), weighted as a loss of TRL does; ``drop``: dynamic sampling."""
+    """One advantage a path (`trajectory_advantages`), weighted as a loss of TRL does; ``drop``: dynamic sampling."""
 
     def estimate(group: Sequence[Path], reward: Reward) -> Weights:
         rewards = torch.tensor([reward(path) for path in group], dtype=torch.float64)
         if drop and len(set(rewards.tolist())) == 1:
             return [[0.0] * len(path.parts) for path in group]
-        advantages = path_advantages(rewards, len(group), rule, scale)  # type: ignore[arg-type]
+        advantages = trajectory_advantages(rewards, len(group), rule, scale)  # type: ignore[arg-type]
         weights = token_weights(loss_type, [path.tokens for path in group], budget=9)
         return [
             [weight * advantage] * len(path.parts)

@@ -24,23 +24,23 @@ from selfcorrect.train.common.memory import model_size
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.data.pairs import Pair, Side
 from selfcorrect.train.dpo import DpoRecipe
-from selfcorrect.train.grpo import GrpoRecipe, build_trainer, problem_order
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer
 from selfcorrect.train.ppo import PpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
-from selfcorrect.train.rl.rollout_function import Rollouts
+from selfcorrect.train.rl.recipe import RlRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction
 from selfcorrect.train.sft import SftRecipe
-from selfcorrect.types import Problem
+from tests.train.conftest import Stale, rollout_function_of
 
-PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
 LORA = LoraRecipe(rank=4, alpha=8)
 IDS = torch.tensor([[5, 60, 7, 33, 90, 12, 8]])
 
 
-def trainer_of(recipe: GrpoRecipe, folder: Path) -> tuple[Any, Rollouts]:
-    rollouts = Rollouts(recipe, ChatCodec.load(recipe.model), problem_order(recipe, PROBLEMS))
-    trainer = build_trainer(recipe, rollouts, folder)
+def trainer_of(recipe: GrpoRecipe, folder: Path, sampler: Any = None) -> tuple[Any, RolloutFunction]:
+    rollout_function = rollout_function_of(recipe, sampler=sampler)
+    trainer = build_trainer(recipe, rollout_function, folder)
     trainer.model.train()
-    return trainer, rollouts
+    return trainer, rollout_function
 
 
 def push(model: Any) -> None:
@@ -90,22 +90,20 @@ def test_rollouts_sample_from_the_adapted_weights(recipe: GrpoRecipe, tmp_path: 
     trainer, rollouts = trainer_of(replace(recipe, lora=LORA), tmp_path)
     push(trainer.model)
     texts = [text for text in rollouts.prompt_texts[:3] for _ in range(4)]
-    sampled = rollouts(texts, trainer)
+    sampled = rollouts.roll_out(texts, trainer.model, 0).rollouts
     save = tmp_path / "saved"
     save_model(trainer, rollouts.codec, save)
     merged = load_model(str(save), "eager").eval()
-    for prompt, ids, logprobs in zip(
-        sampled["prompt_ids"], sampled["completion_ids"], sampled["logprobs"], strict=True
-    ):
+    for rollout in sampled:
+        prompt, ids = list(rollout.prompt_ids), list(rollout.completion_ids)
         with torch.no_grad():
             scores = merged(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         expected = scores.gather(1, torch.tensor(ids)[:, None])[:, 0]
-        assert logprobs == pytest.approx(expected.tolist(), abs=1e-3)
+        assert list(rollout.logprobs) == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_the_canary_sees_an_engine_without_the_adapters(recipe: GrpoRecipe, tmp_path: Path) -> None:
-    trainer, rollouts = trainer_of(replace(recipe, lora=LORA, zero_variance="keep"), tmp_path)
-    rollouts.sampler._engine = TransformersEngine.load(recipe.model)  # type: ignore[attr-defined]
+    trainer, _ = trainer_of(replace(recipe, lora=LORA, zero_variance="keep"), tmp_path, Stale(recipe.model))
     push(trainer.model)
     with pytest.raises(GuardError, match="samples from other weights"):
         trainer.train()
@@ -117,8 +115,7 @@ def test_the_reference_has_the_adapters_off(recipe: GrpoRecipe, tmp_path: Path, 
     if program == "grpo":
         trainer, _ = trainer_of(recipe, tmp_path)
     else:
-        rollouts = Rollouts(recipe, ChatCodec.load(recipe.model), problem_order(recipe, PROBLEMS))
-        trainer = ppo.build_trainer(ppo_recipe(recipe), rollouts, tmp_path)
+        trainer = ppo.build_trainer(ppo_recipe(recipe), rollout_function_of(ppo_recipe(recipe)), tmp_path)
     assert trainer.ref_model is None
     push(trainer.model)
     found = trainer._reference_log_probs(IDS, torch.ones_like(IDS), 4)
@@ -130,8 +127,8 @@ def test_the_reference_has_the_adapters_off(recipe: GrpoRecipe, tmp_path: Path, 
 
 
 def ppo_recipe(recipe: GrpoRecipe, **own: Any) -> PpoRecipe:
-    shared = {field.name: getattr(recipe, field.name) for field in fields(GrpoRecipe)}
-    return PpoRecipe(**(shared | {"name": "ppo", "zero_variance": "keep", "updates": 2, "beta": 0.05} | own))
+    shared = {field.name: getattr(recipe, field.name) for field in fields(RlRecipe)}
+    return PpoRecipe(**(shared | {"name": "ppo", "updates": 2, "beta": 0.05} | own))
 
 
 @pytest.mark.parametrize("program", ["grpo", "ppo-separate"])

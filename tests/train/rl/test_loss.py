@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, problem_order
-from selfcorrect.train.rl.advantages import path_advantages, role_advantages
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer
+from selfcorrect.train.rl.advantages import role_advantages, trajectory_advantages
 from selfcorrect.train.rl.toy_mdp import token_weights
 from selfcorrect.train.rl.variants import VARIANTS
 from selfcorrect.types import Problem
+from tests.train.conftest import rollout_function_of
 
 EPSILON, EPSILON_HIGH, CAP, BETA = 0.2, 0.3, 1.3, 0.04
 GENERATIONS = 4
@@ -78,10 +78,9 @@ def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         precision="fp32", zero_variance="keep", epsilon=EPSILON, epsilon_high=EPSILON_HIGH, beta=BETA,
         trainer={"importance_sampling_level": "token"},
     )  # fmt: skip
-    codec = ChatCodec.load(recipe.model)
     problems = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(3)]
     folder = tmp_path_factory.mktemp("loss")
-    made = build_trainer(recipe, Rollouts(recipe, codec, problem_order(recipe, problems)), folder)
+    made = build_trainer(recipe, rollout_function_of(recipe, problems), folder)
     made.model.train()
     made._with_reference = lambda micro: micro  # the batch brings its reference log-probabilities
     return made
@@ -167,7 +166,7 @@ def reference_loss(
 
 
 def our_loss(trainer: Any, batch: dict[str, Any]) -> float:
-    micro_batches = trainer._micro_batches(batch)
+    micro_batches = trainer.micro_batches(batch, REWARDS)
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     return float(sum(trainer.compute_loss(trainer.model, micro).item() for micro in micro_batches))
 
@@ -181,14 +180,13 @@ def spread(values: torch.Tensor, paths: list[Ragged]) -> list[list[float]]:
 def test_each_variant(trainer: Any, paths: list[Ragged], loss: str, off: float) -> None:
     """Token by token through the model; tests/train/rl/test_variants.py has the papers' own settings and gradients."""
     aggregation, rule = VARIANTS[loss].aggregation, VARIANTS[loss].rule
-    advantages = path_advantages(torch.tensor(REWARDS), GENERATIONS, rule)
+    advantages = trajectory_advantages(torch.tensor(REWARDS), GENERATIONS, rule)
     used = [True] * 12
     if loss == "raft++":  # the others are in the mean, with a loss of their KL only where they are computed
         used = [False] * 5 + [True] + [False] * 6
         used[0] = used[2] = used[3] = used[9] = used[10] = True
     trainer.loss_type, trainer.positives_only = aggregation, loss == "raft++"
     trainer.epsilon_high = CAP if loss == "cispo" else EPSILON_HIGH
-    trainer.outcomes_of_rollout = lambda: REWARDS
     logps = [float64_log_probs(trainer.model, path) for path in paths]
     expected = reference_loss(aggregation, paths, logps, spread(advantages, paths), used, off)
     assert our_loss(trainer, padded_batch(paths, logps, advantages, off)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
@@ -210,7 +208,6 @@ def test_advantages_by_role_reach_their_own_tokens(trainer: Any, paths: list[Rag
     columns = max(len(path.ids) for path in paths)
     advantages = torch.tensor([row + [0.0] * (columns - len(row)) for row in weights])
     trainer.loss_type, trainer.positives_only = "dapo", False
-    trainer.outcomes_of_rollout = lambda: REWARDS
     logps = [float64_log_probs(trainer.model, path) for path in paths]
     expected = reference_loss("dapo", paths, logps, weights, [True] * 12, 1.0)
     assert our_loss(trainer, padded_batch(paths, logps, advantages, 1.0)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
@@ -220,9 +217,8 @@ def test_advantages_by_role_reach_their_own_tokens(trainer: Any, paths: list[Rag
 def test_the_toy_games_token_weights_are_those_of_the_loss(trainer: Any, paths: list[Ragged], loss: str) -> None:
     """On-policy, the loss moves each token's log-probability by -advantage x `toy_mdp.token_weights`."""
     trainer.loss_type, trainer.positives_only = loss, False
-    trainer.outcomes_of_rollout = lambda: REWARDS
     beta, trainer.beta = trainer.beta, 0.0
-    advantages = path_advantages(torch.tensor(REWARDS), GENERATIONS)
+    advantages = trajectory_advantages(torch.tensor(REWARDS), GENERATIONS)
     logps = [float64_log_probs(trainer.model, path) for path in paths]
     try:
         batch = padded_batch(paths, logps, advantages, 0.0)
@@ -237,7 +233,7 @@ def test_the_toy_games_token_weights_are_those_of_the_loss(trainer: Any, paths: 
             (lambda inputs: None),
             torch.zeros_like(batch["ref_per_token_logps"]),
         )
-        micro_batches = trainer._micro_batches(batch)
+        micro_batches = trainer.micro_batches(batch, REWARDS)
         trainer.current_gradient_accumulation_steps = len(micro_batches)
         moved: dict[float, float] = {}
         for micro in micro_batches:
@@ -258,7 +254,7 @@ def test_the_toy_games_token_weights_are_those_of_the_loss(trainer: Any, paths: 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_our_advantages_are_trls(scale: str) -> None:
-    """The toy game studies `path_advantages`; TRL's own code computes those of its variants (grpo_trainer.py)."""
+    """The toy game studies `trajectory_advantages`; TRL's own code computes those of its variants (grpo_trainer.py)."""
     from trl.trainer.utils import nanstd
 
     rewards = torch.tensor([*REWARDS[:5], math.nan, *REWARDS[6:]])
@@ -266,5 +262,5 @@ def test_our_advantages_are_trls(scale: str) -> None:
     mean = torch.nanmean(groups, dim=1).repeat_interleave(GENERATIONS)
     deviation = nanstd(groups, dim=1).repeat_interleave(GENERATIONS) if scale == "group" else nanstd(rewards)
     expected = (rewards - mean) if scale == "none" else (rewards - mean) / (deviation + 1e-4)
-    ours = path_advantages(rewards, GENERATIONS, "group", scale)  # type: ignore[arg-type]
+    ours = trajectory_advantages(rewards, GENERATIONS, "group", scale)  # type: ignore[arg-type]
     torch.testing.assert_close(ours, expected.nan_to_num(0.0), rtol=0, atol=1e-6)

@@ -17,7 +17,7 @@ from selfcorrect.correction import solve
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.data.rows import encode_again
-from selfcorrect.train.rl.rollouts import Format, Rollout, Sampling, roll_out
+from selfcorrect.train.rl.rollouts import Format, Rollout, SamplingSettings, roll_out
 from selfcorrect.training_row import TrainingRow
 from selfcorrect.types import Problem, Role, Trajectory
 
@@ -65,6 +65,8 @@ def family(request: pytest.FixtureRequest, byte_tokenizer: Callable[[], Any]) ->
 class Speaker:
     """An engine that says the next of its lines."""
 
+    context = None
+
     def __init__(self, codec: ChatCodec, *lines: str) -> None:
         self.codec, self.lines, self.asked = codec, list(lines), []  # type: ignore[var-annotated]
 
@@ -87,7 +89,7 @@ class Speaker:
     async def close(self) -> None: ...
 
 
-def rolled(codec: ChatCodec, sampling: Sampling, *lines: str) -> tuple[Rollout, Speaker]:
+def rolled(codec: ChatCodec, sampling: SamplingSettings, *lines: str) -> tuple[Rollout, Speaker]:
     engine = Speaker(codec, *lines)
     (rollout,) = roll_out(engine, codec, [PROBLEM], [0], sampling)
     return rollout, engine
@@ -110,7 +112,7 @@ SECOND = f"It is \\boxed{{4}}. {prompts.SELF_QUESTION} Yes"
 
 def test_two_turn_rollouts_learn_the_assistants_messages_and_their_ends(family: tuple[ChatCodec, str, str]) -> None:
     codec, end, between = family
-    rollout, engine = rolled(codec, Sampling("two-turn"), FIRST, SECOND)
+    rollout, engine = rolled(codec, SamplingSettings("two-turn"), FIRST, SECOND)
     user = between.format(prompts.CHAT_WRONG)
     assert codec.decode(rollout.completion_ids) == FIRST + end + user + SECOND + end
     assert learned_text(codec, rollout.completion_ids, rollout.learned) == [FIRST + end, SECOND + end]
@@ -129,16 +131,16 @@ def test_two_turn_rollouts_learn_the_assistants_messages_and_their_ends(family: 
 
 def test_a_two_turn_path_that_is_judged_correct_is_one_message(family: tuple[ChatCodec, str, str]) -> None:
     codec, end, _ = family
-    rollout, _ = rolled(codec, Sampling("two-turn"), SECOND)
-    assert rollout.path.stop == "verdict"
+    rollout, _ = rolled(codec, SamplingSettings("two-turn"), SECOND)
+    assert rollout.trajectory.stop == "verdict"
     assert learned_text(codec, rollout.completion_ids, rollout.learned) == [SECOND + end]
 
 
 def test_a_message_without_a_verdict_is_final(family: tuple[ChatCodec, str, str]) -> None:
-    rollout, _ = rolled(family[0], Sampling("two-turn"), "It is \\boxed{5}.")
-    assert rollout.path.stop == "no-verdict"
+    rollout, _ = rolled(family[0], SamplingSettings("two-turn"), "It is \\boxed{5}.")
+    assert rollout.trajectory.stop == "no-verdict"
     assert [part.role for part in rollout.parts] == [Role.ATTEMPT]
-    assert not rollout.path.evaluations
+    assert not rollout.trajectory.evaluations
 
 
 def test_a_message_that_is_cut_in_its_question_is_all_attempt(family: tuple[ChatCodec, str, str]) -> None:
@@ -149,8 +151,8 @@ def test_a_message_that_is_cut_in_its_question_is_all_attempt(family: tuple[Chat
         def sample_many(self, requests: list[SampleRequest]) -> list[Sample]:
             return [replace(sample, finish="length", stop_id=None) for sample in super().sample_many(requests)]
 
-    (rollout,) = roll_out(Cut(codec, text), codec, [PROBLEM], [0], Sampling("two-turn"))
-    assert rollout.path.stop == "length"
+    (rollout,) = roll_out(Cut(codec, text), codec, [PROBLEM], [0], SamplingSettings("two-turn"))
+    assert rollout.trajectory.stop == "length"
     assert learned_text(codec, rollout.completion_ids, rollout.learned) == [text]
     assert [part.role for part in rollout.parts] == [Role.ATTEMPT]
     assert rollout.parts[0].end == len(rollout.completion_ids)
@@ -165,10 +167,10 @@ def test_evaluation_and_rl_make_the_same_record(
     codec = family[0]
     said = (FIRST, SECOND, "It is \\boxed{5}.") if form == "two-turn" else (LONG, SECOND_LONG, "It is \\boxed{5}.")
     spoken = [said[n] for n in lines] if form == "two-turn" else [said[lines[0]]]
-    sampling = Sampling(form, temperature=0.0)
+    sampling = SamplingSettings(form, temperature=0.0)
     rollout, _ = rolled(codec, sampling, *spoken)
     evaluated = asyncio.run(solve(PROBLEM, Speaker(codec, *spoken), codec, sampling.settings, seed=0))
-    assert rollout.path == evaluated
+    assert rollout.trajectory == evaluated
     assert [e.p_correct for e in evaluated.evaluations] == [pytest.approx(0.2)] * len(evaluated.evaluations)
     assert len(evaluated.evaluations) == (0 if lines == (2,) else len(evaluated.attempts))
     texts = [codec.decode(evaluated.token_ids[s.start : s.end]).strip() for s in evaluated.spans[1:] if s.sampled]
@@ -183,7 +185,7 @@ LONG = "It is \\boxed{5}.\n\nNo.\n[VERIFY] wrong.\n\nIt is \\boxed{4}.\n\nYes.\n
 
 def test_long_cot_rollouts_learn_up_to_the_stop_decision(family: tuple[ChatCodec, str, str]) -> None:
     codec, end, _ = family
-    rollout, _ = rolled(codec, Sampling("long-cot"), LONG)
+    rollout, _ = rolled(codec, SamplingSettings("long-cot"), LONG)
     assert learned_text(codec, rollout.completion_ids, rollout.learned) == [LONG + end]
     assert [codec.decode(rollout.completion_ids[part.start : part.end]) for part in rollout.parts] == [
         "It is \\boxed{5}.",
@@ -192,7 +194,7 @@ def test_long_cot_rollouts_learn_up_to_the_stop_decision(family: tuple[ChatCodec
         f"\n\nYes.\n[VERIFY] correct.{end}",
     ]
     chatter = LONG + "\n\nIt is \\boxed{7}."
-    rollout, _ = rolled(codec, Sampling("long-cot"), chatter)
+    rollout, _ = rolled(codec, SamplingSettings("long-cot"), chatter)
     assert learned_text(codec, rollout.completion_ids, rollout.learned) == [LONG]
 
 

@@ -1,13 +1,12 @@
-"""One scripted rollout through `Rollouts`: every rule, credit and treatment of cut paths, against written numbers."""
+"""One scripted rollout, scored and weighed: every rule, credit and treatment of cut paths, against written numbers."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,12 @@ from selfcorrect.engines import Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.rewards import RewardRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts
+from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
-from selfcorrect.train.rl.rollout_function import known_returns, places_of
-from selfcorrect.train.rl.rollout_metrics import measures, part_means, turn1_by_problem
-from selfcorrect.train.rl.rollouts import Rollout, graded, roll_out
+from selfcorrect.train.rl.rollout_function import RolloutFunction
+from selfcorrect.train.rl.rollout_metrics import measure, part_means, turn1_by_problem
+from selfcorrect.train.rl.rollouts import Rollout, graded, places_of, roll_out
+from selfcorrect.train.rl.scored_rollout import ScoredRollout, known_returns, score, weigh
 from selfcorrect.types import Grade, Outcome, Problem
 
 PROBLEMS = [Problem("p", "Guess.", "3", "arithmetic"), Problem("q", "Guess again.", "3", "arithmetic")]
@@ -45,6 +45,8 @@ GRADES = {"r": Grade(Outcome.CORRECT), "w": Grade(Outcome.WRONG), "?": Grade(Out
 class Script:
     """Writes the paths in turn, whatever it is asked; remembers the seeds."""
 
+    context = None
+
     def __init__(self, codec: ChatCodec) -> None:
         self.codec, self.seeds = codec, list[int]()
 
@@ -54,7 +56,7 @@ class Script:
     def close(self) -> None:
         """Nothing to close."""
 
-    def sample_many(self, requests: list[SampleRequest]) -> list[Sample]:
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         self.seeds += [request.seed for request in requests]
         return [self._written(PATHS[place % len(PATHS)][0], place) for place in range(len(requests))]
 
@@ -64,27 +66,29 @@ class Script:
         return Sample(ids, (-0.5,) * len(ids), "length" if cut else "stop", None if cut else self.codec.turn_end, -0.5)
 
 
-def rolled(codec: ChatCodec, **settings: Any) -> Rollouts:
-    """Return a `Rollouts` whose latest paths are the scripted ones, graded as written."""
-    recipe = GrpoRecipe(prompts_per_step=2, generations=4, max_tokens=100, **settings)
-    rollouts = Rollouts(recipe, codec, PROBLEMS)
+def recipe_of(**settings: Any) -> GrpoRecipe:
+    return GrpoRecipe(prompts_per_step=2, generations=4, max_tokens=100, **settings)
+
+
+def scored(codec: ChatCodec, **settings: Any) -> ScoredRollout:
+    """Return the scripted trajectories, graded as written, with their rewards under a recipe's settings."""
+    recipe = recipe_of(**settings)
     problems = [problem for problem in PROBLEMS for _ in range(4)]
     found = roll_out(Script(codec), codec, problems, [0] * 8, recipe.sampling)
-    rollouts.take([_with_grades(rollout, signs) for rollout, (_, signs) in zip(found, PATHS, strict=True)])
-    return rollouts
+    return score([_with_grades(rollout, signs) for rollout, (_, signs) in zip(found, PATHS, strict=True)], recipe)
 
 
 def _with_grades(rollout: Rollout, signs: str) -> Rollout:
     attempts = tuple(
-        replace(attempt, grade=GRADES[sign]) for attempt, sign in zip(rollout.path.attempts, signs, strict=True)
+        replace(attempt, grade=GRADES[sign]) for attempt, sign in zip(rollout.trajectory.attempts, signs, strict=True)
     )
-    return replace(rollout, path=replace(rollout.path, attempts=attempts))
+    return replace(rollout, trajectory=replace(rollout.trajectory, attempts=attempts))
 
 
-def by_part(rollouts: Rollouts, values_BT: list[list[float]]) -> list[list[float]]:
+def by_part(found_rollout: ScoredRollout, values_BT: list[list[float]]) -> list[list[float]]:
     """Return the one value that every token of each part has; tokens of no part must have 0."""
     found: list[list[float]] = []
-    for rollout, row in zip(rollouts.latest, values_BT, strict=True):
+    for rollout, row in zip(found_rollout.rollouts, values_BT, strict=True):
         left = list(row)
         found.append([])
         for part in rollout.parts:
@@ -95,25 +99,26 @@ def by_part(rollouts: Rollouts, values_BT: list[list[float]]) -> list[list[float
     return found
 
 
-def advantages_by_part(rollouts: Rollouts) -> list[list[float]]:
-    columns = max(len(rollout.completion_ids) for rollout in rollouts.latest) + 3
-    values_BT = rollouts.advantages(columns, lambda sums: sums)
+def advantages_by_part(codec: ChatCodec, **settings: Any) -> list[list[float]]:
+    found = scored(codec, **settings)
+    columns = max(len(rollout.completion_ids) for rollout in found.rollouts) + 3
+    values_BT = weigh(found, recipe_of(**settings), columns)
     assert values_BT is not None
     assert values_BT.shape == (8, columns)
-    return by_part(rollouts, values_BT.tolist())
+    return by_part(found, values_BT.tolist())
 
 
 def flat(rows: list[list[float]]) -> list[float]:
     return [value for row in rows for value in row]
 
 
-def masked_parts(rollouts: Rollouts) -> list[list[float]]:
-    return by_part(rollouts, [[float(m) for m in row] for row in rollouts.output()["env_mask"]])
+def masked_parts(found: ScoredRollout) -> list[list[float]]:
+    return by_part(found, [[float(m) for m in row] for row in found.loss_masks])
 
 
 def test_the_script_is_read_as_it_is_written(codec: ChatCodec) -> None:
-    rollouts = rolled(codec)
-    spans = [[(part.role.value, part.start, part.end) for part in rollout.parts] for rollout in rollouts.latest]
+    rollouts = scored(codec)
+    spans = [[(part.role.value, part.start, part.end) for part in rollout.parts] for rollout in rollouts.rollouts]
     assert spans[0] == [("attempt", 0, 9), ("self-evaluation", 9, 29)]  # the end of the message is in the last part
     assert spans[1] == [
         ("attempt", 0, 9),
@@ -122,7 +127,7 @@ def test_the_script_is_read_as_it_is_written(codec: ChatCodec) -> None:
         ("self-evaluation", 37, 57),
     ]
     assert spans[CUT] == [("attempt", 0, 10)]
-    assert [rollout.path.stop for rollout in rollouts.latest] == ["verdict"] * 3 + ["length"] + ["verdict"] * 4
+    assert [rollout.trajectory.stop for rollout in rollouts.rollouts] == ["verdict"] * 3 + ["length"] + ["verdict"] * 4
 
 
 ONE = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, None]
@@ -146,15 +151,15 @@ ONE = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, None]
     ],
 )
 def test_credit_to_the_path(codec: ChatCodec, loss_type: str, overlong: str, expected: list[float] | None) -> None:
-    rollouts = rolled(codec, loss_type=loss_type, overlong=overlong)
+    rollout = scored(codec, loss_type=loss_type, overlong=overlong)
     rewards = ONE[:CUT] + [None] + ONE[CUT + 1 :] if overlong == "drop" else ONE
-    assert rollouts.rewards == rollouts.outcomes == rollouts.output()["final_reward"] == rewards
-    found = rollouts.advantages(60, lambda sums: sums)
+    assert list(rollout.rewards) == list(rollout.outcomes) == rollout.columns()["final_reward"] == rewards
+    found = weigh(rollout, recipe_of(loss_type=loss_type, overlong=overlong), 60)
     assert (found is None) == (expected is None)
     if found is not None and expected is not None:
         assert found.tolist() == pytest.approx(expected, abs=1e-6)
     learned = [[1.0] * 2, [1.0] * 4, [1.0] * 4, [float(overlong == "keep")], [1.0] * 4, [1.0] * 2, [1.0] * 2, [0.0] * 2]
-    assert masked_parts(rollouts) == learned  # the last path has no reward
+    assert masked_parts(rollout) == learned  # the last trajectory has no reward
 
 
 # Baselines are means over the other paths of the group with that role (the only revision of the second group: of the
@@ -191,22 +196,22 @@ PAID = RewardRecipe(correctness=1.0, verdict=0.5)
 @pytest.mark.parametrize("credit", ["path", "turn"])
 def test_advantages_by_role(codec: ChatCodec, credit: str, overlong: str) -> None:
     reward = PAID if credit == "turn" else RewardRecipe()
-    rollouts = rolled(codec, credit=credit, overlong=overlong, normalise="role", scale_rewards="none", reward=reward)
+    settings = {"credit": credit, "overlong": overlong, "normalise": "role", "scale_rewards": "none", "reward": reward}
     kept = {"path": PATH_CREDIT, "turn": TURN_CREDIT}[credit]
     dropped = {"path": PATH_CREDIT_DROPPED, "turn": TURN_CREDIT_DROPPED}[credit]
     expected = dropped if overlong == "drop" else kept
-    assert flat(advantages_by_part(rollouts)) == pytest.approx(flat(expected), abs=1e-6)
+    assert flat(advantages_by_part(codec, **settings)) == pytest.approx(flat(expected), abs=1e-6)
     learned = [list(row) for row in LEARNED]
     learned[CUT] = [float(overlong == "keep")]
     if credit == "turn":  # the ungradable attempt and the verdict on it; its revision stays
         learned[4] = [0.0, 0.0, 1.0, 1.0]
-    assert masked_parts(rollouts) == learned
+    assert masked_parts(scored(codec, **settings)) == learned
 
 
 def test_the_ungradable_parts_leave_the_update_and_the_rest_of_the_path_stays(codec: ChatCodec) -> None:
-    rollouts = rolled(codec, credit="turn", normalise="role", reward=PAID)
-    assert rollouts.earned[4] == [None, None, 1.0, 0.5]
-    assert rollouts.outcomes == [
+    rollouts = scored(codec, credit="turn", normalise="role", reward=PAID)
+    assert rollouts.returns[4] == (None, None, 1.0, 0.5)
+    assert list(rollouts.outcomes) == [
         (1.0, 0.5),
         (0.0, 0.5, 1.0, 0.5),
         (0.0, 0.5, 0.0, 0.0),
@@ -216,11 +221,11 @@ def test_the_ungradable_parts_leave_the_update_and_the_rest_of_the_path_stays(co
         (0.0, 0.0),
         None,
     ]
-    assert rolled(codec, credit="turn", normalise="role", overlong="drop").outcomes[CUT] is None
+    assert scored(codec, credit="turn", normalise="role", overlong="drop").outcomes[CUT] is None
 
 
 def test_scaling_divides_each_role_by_its_own_root_mean_square(codec: ChatCodec) -> None:
-    found = advantages_by_part(rolled(codec, normalise="role", scale_rewards="group"))
+    found = advantages_by_part(codec, normalise="role", scale_rewards="group")
     plain = PATH_CREDIT
     attempts = math.sqrt((4 * 4 / 9 + 0.25 + 0.25 + 1) / 7) + 1e-4  # the last path has no reward
     revisions = math.sqrt((1 + 1 + 0.25) / 3) + 1e-4
@@ -231,8 +236,8 @@ def test_scaling_divides_each_role_by_its_own_root_mean_square(codec: ChatCodec)
 
 
 def test_a_discount_pays_a_part_for_what_follows(codec: ChatCodec) -> None:
-    rollouts = rolled(codec, credit="turn", normalise="role", turn_discount=1.0, reward=PAID)
-    assert rollouts.earned == [
+    rollouts = scored(codec, credit="turn", normalise="role", turn_discount=1.0, reward=PAID)
+    assert [list(values) for values in rollouts.returns] == [
         [1.5, 0.5],
         [2.0, 2.0, 1.5, 0.5],
         [0.5, 0.5, 0.0, 0.0],
@@ -247,82 +252,80 @@ def test_a_discount_pays_a_part_for_what_follows(codec: ChatCodec) -> None:
     assert known_returns([1.0, 2.0, None], 0.5) == [None, None, None]
 
 
-def fake_trainer(step: int = 0) -> Any:
-    return SimpleNamespace(model=None, state=SimpleNamespace(global_step=step), _metrics={"train": defaultdict(list)})
-
-
-def test_a_call_samples_grades_rewards_and_measures(codec: ChatCodec) -> None:
-    rollouts = Rollouts(GrpoRecipe(prompts_per_step=2, generations=4, max_tokens=100), codec, PROBLEMS)
-    script = rollouts.sampler = Script(codec)  # type: ignore[assignment]
-    texts = [text for text in rollouts.prompt_texts for _ in range(4)]
-    output = rollouts(texts, fake_trainer())
-    assert output["final_reward"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
-    assert [len(row) for row in output["env_mask"]] == [len(row) for row in output["completion_ids"]]
-    assert output["logprobs"][0] == [-0.5] * 29
-    assert [codec.decode(ids) for ids in output["prompt_ids"]] == texts
-    assert rollouts.paths == [rollout.path for rollout in rollouts.latest]
+def test_a_rollout_is_sampled_graded_rewarded_and_measured(codec: ChatCodec) -> None:
+    script = Script(codec)
+    rollout_function = RolloutFunction(recipe_of(), codec, PROBLEMS, script)
+    texts = [text for text in rollout_function.prompt_texts for _ in range(4)]
+    found = rollout_function.score(rollout_function.roll_out(texts, None, 0))
+    columns = found.columns()
+    assert columns["final_reward"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert [len(row) for row in columns["env_mask"]] == [len(row) for row in columns["completion_ids"]]
+    assert columns["logprobs"][0] == [-0.5] * 29
+    assert [codec.decode(ids) for ids in columns["prompt_ids"]] == texts
+    assert found.trajectories == tuple(rollout.trajectory for rollout in found.rollouts)
     figures = ("turn1", "final", "ungradable", "without_reward", "truncated", "reward")
-    assert [rollouts.row[name] for name in figures] == [25.0, 50.0, 0, 0, 12.5, 0.5]
+    assert [found.figures[name] for name in figures] == [25.0, 50.0, 0, 0, 12.5, 0.5]
     assert script.seeds == [
         sample_seed(0, "grpo", 0, 0, problem.id, place) for problem in PROBLEMS for place in range(4)
     ]
 
 
 def test_the_start_model_attempts_the_problems_of_every_rollout(codec: ChatCodec, tmp_path: Path) -> None:
-    """Two rollouts of one problem, two paths each: the script writes r w | w w of them."""
+    """Two rollouts of one problem, two trajectories each: the script writes correct, wrong | wrong, wrong of them."""
     guard = GuardRecipe(start_paths=2)
     recipe = GrpoRecipe(seed=5, steps=2, prompts_per_step=1, generations=2, max_tokens=100, guard=guard)
-    rollouts = Rollouts(recipe, codec, PROBLEMS)
-    script = rollouts.sampler = Script(codec)  # type: ignore[assignment]
-    rollouts.measure_start(fake_trainer(), tmp_path / "start.json")
+    script = Script(codec)
+    rollout_function = RolloutFunction(recipe, codec, PROBLEMS, script)
+    rollout_function.measure_start(None, tmp_path / "start.json")
     assert script.seeds == [sample_seed(5, "start", place, n) for place in range(2) for n in range(2)]
     assert json.loads((tmp_path / "start.json").read_text()) == [0.5, 0.0]
-    assert rollouts.start == [{"p": 0.5}, {"q": 0.0}]
-    again = Rollouts(recipe, codec, PROBLEMS)
-    again.measure_start(fake_trainer(), tmp_path / "start.json")  # a resumed run reads it
-    assert again.start == rollouts.start
-    trainer = fake_trainer(step=1)
-    rollouts([rollouts.prompt_texts[1]] * 2, trainer)
-    assert (rollouts.row["turn1_start"], rollouts.row["turn1_change"], rollouts.row["sampled_at"]) == (0.0, 50.0, 1)
-    assert trainer._metrics["train"]["path/turn1_change"] == [50.0]
-    assert 0 <= rollouts.row["rollout_s"] < 100
-    assert 0 <= rollouts.row["grading_s"] < 100
-    assert rollouts.row["reward/correctness"] == 1.0
+    assert rollout_function.start == [{"p": 0.5}, {"q": 0.0}]
+    again = RolloutFunction(recipe, codec, PROBLEMS, script)
+    again.measure_start(None, tmp_path / "start.json")  # a resumed run reads it
+    assert again.start == rollout_function.start
+    sampled = rollout_function.roll_out([rollout_function.prompt_texts[1]] * 2, None, 1)
+    figures = rollout_function.score(sampled).figures
+    assert (figures["turn1_start"], figures["turn1_change"], figures["sampled_at"]) == (0.0, 50.0, 1)
+    assert figures["rollout_s"] == sampled.seconds
+    assert 0 <= sampled.seconds < 100
+    assert 0 <= figures["grading_s"] < 100
+    assert figures["reward/correctness"] == 1.0
 
 
 def test_a_problem_that_comes_twice_in_a_rollout_is_sampled_anew(codec: ChatCodec) -> None:
     """Its first group keeps the seeds that it has alone."""
-    rollouts = Rollouts(GrpoRecipe(prompts_per_step=2, generations=2), codec, [PROBLEMS[0]] * 2)
-    script = rollouts.sampler = Script(codec)  # type: ignore[assignment]
-    rollouts(rollouts.prompt_texts[:1] * 4, fake_trainer(step=7))
+    script = Script(codec)
+    recipe = GrpoRecipe(prompts_per_step=2, generations=2)
+    rollout_function = RolloutFunction(recipe, codec, [PROBLEMS[0]] * 2, script)
+    rollout_function.roll_out(rollout_function.prompt_texts[:1] * 4, None, 7)
     assert script.seeds == [sample_seed(0, "grpo", 7, 0, "p", place) for place in range(4)]
     assert len(set(script.seeds)) == 4
     assert places_of(["a", "a", "b", "b", "a", "a"]) == [0, 1, 0, 1, 2, 3]
-    assert places_of(["a", "b"], {"a": 4}) == [4, 0]  # four paths in the processes before
+    assert places_of(["a", "b"], {"a": 4}) == [4, 0]  # four trajectories in the processes before
 
 
 def test_a_failing_grader_is_counted_and_is_no_fall_of_turn_1(codec: ChatCodec) -> None:
-    rollouts = rolled(codec)
-    paths = [rollout.path for rollout in rollouts.latest]
+    rollouts = scored(codec)
+    paths = [rollout.trajectory for rollout in rollouts.rollouts]
     assert turn1_by_problem(paths, 4) == [("p", 0.25), ("q", 0.5)]
-    row = measures(paths, rollouts.rewards, 4, start={"p": 0.25, "q": 0.5})
+    row = measure(paths, rollouts.rewards, 4, start={"p": 0.25, "q": 0.5})
     assert (row["ungradable"], row["without_reward"], row["turn1_change"], row["problems"]) == (2, 1, 0.0, 2)
     assert row["turn1_start"] == 37.5
     assert row["reward"] == pytest.approx(4 / 7)
-    failed = [_with_grades(rollout, "?" * len(rollout.path.attempts)).path for rollout in rollouts.latest[:4]]
+    failed = [_with_grades(rollout, "?" * len(rollout.trajectory.attempts)).path for rollout in rollouts.rollouts[:4]]
     assert turn1_by_problem(failed, 4) == [("p", None)]
-    row = measures(failed + paths[4:], [None] * 4 + rollouts.rewards[4:], 4, start={"p": 1.0, "q": 0.5})
+    row = measure(failed + paths[4:], [None] * 4 + list(rollouts.rewards[4:]), 4, start={"p": 1.0, "q": 0.5})
     assert (row["problems"], row["turn1_change"], row["turn1_start"]) == (1, 0.0, 50.0)
-    assert measures(failed, [None] * 4, 4)["turn1"] is None
-    unknown = measures(paths, rollouts.rewards, 4, start={"p": None, "q": 0.25})  # the grader failed at the start
+    assert measure(failed, [None] * 4, 4)["turn1"] is None
+    unknown = measure(paths, rollouts.rewards, 4, start={"p": None, "q": 0.25})  # the grader failed at the start
     assert (unknown["turn1_change"], unknown["problems"]) == (25.0, 2)
 
 
 def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
     """Six of the eight paths are graded at both ends."""
-    rollouts = rolled(codec)
-    paths = [rollout.path for rollout in rollouts.latest]
-    row = measures(paths, rollouts.rewards, 4, start={"p": 0.5, "q": 0.0})
+    rollouts = scored(codec)
+    paths = [rollout.trajectory for rollout in rollouts.rollouts]
+    row = measure(paths, rollouts.rewards, 4, start={"p": 0.5, "q": 0.0})
     assert {name: value if value is None else round(value, 4) for name, value in row.items()} == {
         "reward": 0.5714,
         "ungradable": 2,
@@ -355,26 +358,26 @@ def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
 
 
 def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
-    paths = [rollout.path for rollout in rolled(codec).latest]
+    paths = [rollout.trajectory for rollout in scored(codec).latest]
     one = [paths[0]] * 4 + [paths[6]] * 4
-    row = measures(one, [1.0] * 5 + [0.0] * 2 + [None], 4)
+    row = measure(one, [1.0] * 5 + [0.0] * 2 + [None], 4)
     assert (row["zero_variance"], row["revisions"], row["unchanged"], row["verdict_rate"]) == (0.5, 0, None, 100.0)
-    assert measures(one, [1.0] * 7 + [None], 4)["zero_variance"] == 1.0
-    assert measures(one, [1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], 2)["zero_variance"] == 0.5
+    assert measure(one, [1.0] * 7 + [None], 4)["zero_variance"] == 1.0
+    assert measure(one, [1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], 2)["zero_variance"] == 0.5
     assert turn1_by_problem([paths[0], paths[6]], 1) == [("p", 1.0), ("q", 0.0)]
-    assert measures(one[:4], [1.0] * 4, 4)["turn1_se"] == 50.0  # one problem says nothing of others
-    assert round(measures([*one, *[paths[6]] * 4], [1.0] * 12, 4)["turn1_se"], 3) == 33.333
+    assert measure(one[:4], [1.0] * 4, 4)["turn1_se"] == 50.0  # one problem says nothing of others
+    assert round(measure([*one, *[paths[6]] * 4], [1.0] * 12, 4)["turn1_se"], 3) == 33.333
     refused = [replace(path, stop="prompt-too-long") for path in one[:2]] + one[2:]
-    assert measures(refused, [1.0] * 8, 4)["prompt_too_long"] == 25.0
+    assert measure(refused, [1.0] * 8, 4)["prompt_too_long"] == 25.0
     huge = replace(one[0], attempts=(replace(one[0].first, grade=Grade(Outcome.UNGRADABLE, method="limit")),))
-    assert measures([huge, *one[1:]], [1.0] * 8, 4)["over_limits"] == 12.5
+    assert measure([huge, *one[1:]], [1.0] * 8, 4)["over_limits"] == 12.5
     sure = [
         replace(path, evaluations=(replace(path.evaluations[0], p_correct=p),))
         for path, p in zip(one[:2], (0.5, 1.0), strict=True)
     ]
-    assert measures([*sure, *one[2:]], [1.0] * 8, 4)["p_correct"] == 0.75
-    half_graded = [_with_grades(rollout, "r?") for rollout in rolled(codec).latest[1:3]]
-    row = measures([rollout.path for rollout in half_graded], [None, None], 2)
+    assert measure([*sure, *one[2:]], [1.0] * 8, 4)["p_correct"] == 0.75
+    half_graded = [_with_grades(rollout, "r?") for rollout in scored(codec).latest[1:3]]
+    row = measure([rollout.trajectory for rollout in half_graded], [None, None], 2)
     assert (row["turn1"], row["reward"]) == (None, None)  # nothing is graded at both ends
 
 
@@ -388,20 +391,22 @@ def test_the_means_of_the_parts_are_over_the_paths_that_have_them() -> None:
 
 
 def test_a_dropped_path_is_not_called_ungradable(codec: ChatCodec) -> None:
-    rollouts = rolled(codec, overlong="drop")
-    row = measures([rollout.path for rollout in rollouts.latest], rollouts.rewards, 4)
+    rollouts = scored(codec, overlong="drop")
+    row = measure([rollout.trajectory for rollout in rollouts.rollouts], rollouts.rewards, 4)
     assert (row["ungradable"], row["without_reward"]) == (2, 2)
 
 
 def test_two_ids_of_one_text_are_refused(codec: ChatCodec) -> None:
     with pytest.raises(InputError, match=r"^two problems have the same text and different ids; remove duplicates$"):
-        Rollouts(GrpoRecipe(), codec, [PROBLEMS[0], replace(PROBLEMS[0], id="again")])
+        RolloutFunction(GrpoRecipe(), codec, [PROBLEMS[0], replace(PROBLEMS[0], id="again")], Script(codec))
 
 
 def test_real_grades_are_what_the_script_says(codec: ChatCodec) -> None:
     recipe = GrpoRecipe(max_tokens=100)
     problems = [problem for problem in PROBLEMS for _ in range(4)]
-    paths = [rollout.path for rollout in graded(roll_out(Script(codec), codec, problems, [0] * 8, recipe.sampling))]
+    paths = [
+        rollout.trajectory for rollout in graded(roll_out(Script(codec), codec, problems, [0] * 8, recipe.sampling))
+    ]
     outcomes = ["".join(attempt.grade.outcome.value[0] for attempt in path.attempts if attempt.grade) for path in paths]
     assert outcomes[:3] == ["c", "wc", "ww"]
     assert [len(path.attempts) for path in paths] == [1, 2, 2, 1, 2, 1, 1, 1]

@@ -1,7 +1,7 @@
 """Every named loss, with the recipe's defaults, against a loop written from its paper: loss and gradient, by token.
 
 The log-probabilities are leaves in float64, so nothing rests on a model, a BLAS or a thread count; advantages come out
-of TRL, or of `path_advantages`, in float32, which is what the tolerance is for.
+of TRL, or of `trajectory_advantages`, in float32, which is what the tolerance is for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer
 from selfcorrect.train.ppo import PpoRecipe
+from selfcorrect.train.rl.grpo_trainer import grpo_config
+from selfcorrect.train.rl.rollouts import Rollout
+from selfcorrect.train.rl.scored_rollout import ScoredRollout
 from selfcorrect.train.rl.variants import VARIANTS, variant_of
-from selfcorrect.types import Problem
+from selfcorrect.types import Attempt, Problem, Trajectory
+from tests.train.conftest import rollout_function_of
 
 G, BUDGET = 4, 40
 # A mixed group with one path that could not be graded, an all-right and an all-wrong group, and an uneven one.
@@ -30,19 +33,15 @@ LENGTHS = [5, 9, 3, 6, 4, 7, 2, 8, 6, 3, 5, 4, 11, 2, 6, 7]
 LEARNED = [[int(t % 5 != 3) for t in range(length)] for length in LENGTHS]  # every fourth or so is a user's
 
 
-class Told(Rollouts):
-    """Rollouts that were told their tokens and rewards; a path's first token is its number."""
-
-    def __call__(self, prompt_texts: list[str], trainer: Any) -> dict[str, Any]:
-        self.rewards = list(REWARDS)
-        ids = [[100 + n] + [5] * (length - 1) for n, length in enumerate(LENGTHS)]
-        return {
-            "prompt_ids": [[7, 8]] * len(ids),
-            "completion_ids": ids,
-            "logprobs": [[-1.0] * length for length in LENGTHS],
-            "env_mask": LEARNED,
-            "final_reward": self.rewards,
-        }
+def told() -> ScoredRollout:
+    """Return a scored rollout of known tokens and rewards; a trajectory's first token is its number."""
+    trajectory = Trajectory(Problem("p", "Guess.", "3", "arithmetic"), (Attempt("3", "3"),))
+    rollouts = tuple(
+        Rollout(trajectory, (7, 8), (100 + n, *[5] * (length - 1)), (-1.0,) * length, tuple(learned), ())
+        for n, (length, learned) in enumerate(zip(LENGTHS, LEARNED, strict=True))
+    )
+    rewards = tuple(REWARDS)
+    return ScoredRollout(rollouts, rewards, ((),) * len(rewards), rewards, tuple(tuple(mask) for mask in LEARNED))
 
 
 def trainer_of(tiny_model: Path, folder: Path, **settings: Any) -> Any:
@@ -51,7 +50,7 @@ def trainer_of(tiny_model: Path, folder: Path, **settings: Any) -> Any:
         max_tokens=BUDGET, precision="fp32", **settings,
     )  # fmt: skip
     problems = [Problem(f"p{n}", f"Guess {n}.", "3", "arithmetic") for n in range(len(REWARDS) // G)]
-    trainer = build_trainer(recipe, Told(recipe, ChatCodec.load(recipe.model), problems), folder)
+    trainer = build_trainer(recipe, rollout_function_of(recipe, problems), folder)
     trainer.model.train()
     return trainer
 
@@ -67,17 +66,18 @@ def log_probs(off: float) -> tuple[Tensor, Tensor]:
 def trained(trainer: Any, off: float) -> tuple[list[float], list[list[int]], Tensor]:
     """Return the loss of each optimizer step, its paths, and the gradient of all by every log-probability."""
     new, old = log_probs(off)
-    texts = trainer.rollout_func.prompt_texts
-    batch = trainer._scored_rollout([{"prompt": text} for text in texts for _ in range(G)])
+    scored = told()
+    batch = trainer.tensors(["prompt"] * len(REWARDS), scored)
+    batch |= trainer.weigh(scored, batch)
     batch["old_per_token_logps"] = old[:, : batch["completion_ids"].shape[1]]
 
-    def told(model: Any, ids: Any, mask: Any, kept: int, **_: Any) -> Any:
+    def given(model: Any, ids: Any, mask: Any, kept: int, **_: Any) -> Any:
         numbers = ids[:, -kept] - 100
         return new[numbers][:, :kept], torch.zeros(len(ids), kept), None
 
-    trainer._get_per_token_logps_and_entropies = told
+    trainer._get_per_token_logps_and_entropies = given
     trainer._check_gap = lambda inputs: None
-    micro_batches = trainer._micro_batches(batch)
+    micro_batches = trainer.micro_batches(batch, scored.outcomes)
     each = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = each
     losses, paths = [], []
