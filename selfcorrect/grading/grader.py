@@ -7,7 +7,6 @@ goes to the guarded worker pool (`pool`), which may be killed without harm.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,27 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from selfcorrect.errors import GraderError
 from selfcorrect.grading import wording
-from selfcorrect.grading.equivalence import Equivalence, Slow
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
-from selfcorrect.grading.nodes import Node, num, show
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.readings import other_readings
+from selfcorrect.grading.maths.equivalence import Equivalence, Slow
+from selfcorrect.grading.maths.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.readings import other_readings
+from selfcorrect.grading.maths.tree import Node, num, show
 from selfcorrect.grading.references import read_reference, reference_text
 from selfcorrect.grading.rules import MATH, Rules, rules_for
 from selfcorrect.grading.spelling import ascii_digits
 from selfcorrect.types import Grade, Outcome
 
 if TYPE_CHECKING:
-    from selfcorrect.grading.pool import Decision
-
-VERSION = "1"
-"""Raise it with every change of a rule; `grader_fingerprint` hashes the rules' code as well."""
+    from selfcorrect.grading.workers.pool import Decision
 
 GOLD_UNREADABLE = "gold-unreadable"
 NOTHING_EXTRACTED = "nothing-extracted"
@@ -119,7 +114,7 @@ def grade_many(
             cut=cuts[index],
         )
 
-    from selfcorrect.grading.pool import WORKERS, close_pool
+    from selfcorrect.grading.workers.pool import WORKERS, close_pool
 
     threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="grade")
     try:
@@ -152,16 +147,6 @@ def answers_agree(left: str, right: str, *, source: str = "math") -> bool | None
     """Compare two extracted answers (majority voting): equal, different, or None where undecided."""
     outcome = _compare(left, right, rules_for(source), None, _ask_pool).outcome
     return None if outcome is Outcome.UNGRADABLE else outcome is Outcome.CORRECT
-
-
-@lru_cache(maxsize=1)
-def grader_fingerprint() -> str:
-    """Return a short hash of the grader's version and the code of its rules: part of every result file."""
-    digest = hashlib.blake2b(VERSION.encode(), digest_size=6)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("command", "reward_functions", "pool"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _exact(tolerance: Tolerance) -> Fraction | None:
@@ -400,12 +385,12 @@ class _Workers:
         self.decided: dict[tuple[Node, ...], Decision] = {}
 
     def compare(self, response: Node, gold: Node, positive: bool) -> Decision:
-        from selfcorrect.grading import pool
+        from selfcorrect.grading.workers import pool
 
         return self._asked((response, gold, num(positive)), lambda: pool.compare(response, gold, positive=positive))
 
     def has_value(self, tree: Node, positive: bool) -> bool:
-        from selfcorrect.grading import pool
+        from selfcorrect.grading.workers import pool
 
         found = self._asked((tree, num(positive)), lambda: pool.has_value(tree, positive=positive))
         return found.verdict is True

@@ -12,12 +12,12 @@ from functools import lru_cache
 
 from selfcorrect.grading import wording
 from selfcorrect.grading.extraction import extract, sentence_value
-from selfcorrect.grading.limits import TooLarge, Unreadable
-from selfcorrect.grading.nodes import Node
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.readings import without_parameters
+from selfcorrect.grading.maths.limits import TooLarge, Unreadable
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.readings import without_parameters
+from selfcorrect.grading.maths.tree import Node
+from selfcorrect.grading.maths.vocabulary import words_of
 from selfcorrect.grading.spelling import ascii_digits
-from selfcorrect.grading.vocabulary import words_of
 
 _WHOLE_MATHS = re.compile(r"\$\$(.+)\$\$|\$([^$]+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")

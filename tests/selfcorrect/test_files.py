@@ -24,7 +24,7 @@ OURS = {  # file → the calls that may stand in it, and why
     "selfcorrect/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
     "selfcorrect/runs.py": {"replace"},  # DONE put aside, then its folder synced
     "selfcorrect/cli.py": {"open"},  # the null device
-    "selfcorrect/grading/worker.py": {"open"},  # the null device
+    "selfcorrect/grading/workers/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
     "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
     "train/common/models.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE

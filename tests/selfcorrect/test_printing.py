@@ -29,7 +29,7 @@ HOSTILE = (
 )
 OBEYED = ("\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\u2028", "\ud83d", "\x00", "\r")
 
-PAST = ["selfcorrect/grading/worker.py", "selfcorrect/printing.py"]
+PAST = ["selfcorrect/grading/workers/worker.py", "selfcorrect/printing.py"]
 """What prints by itself: the one way, and the grader's workers, which speak JSON lines to their pool."""
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from selfcorrect.grading import extract_answer, gold_is_readable, grade
 from selfcorrect.grading.extraction import STATED, extract
+from selfcorrect.grading.maths.units import conversion
 from selfcorrect.grading.rules import ANYWHERE, rules_for
-from selfcorrect.grading.units import conversion
 from selfcorrect.types import Outcome
 
 KINDS: dict[str, list[dict[str, Any]]] = defaultdict(list)
