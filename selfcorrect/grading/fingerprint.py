@@ -19,6 +19,7 @@ RULE_FILES = (
     "spelling.py",
     "wording.py",
     "maths/algebra.py",
+    "maths/common_units.py",
     "maths/equivalence.py",
     "maths/exact.py",
     "maths/lexer.py",

@@ -45,6 +45,8 @@ _INTEGER = re.compile(r"-?[0-9]+")
 _WORDY = re.compile(r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：]|\\(?:emptyset|varnothing|\{)")
 _INFINITY = re.compile(r"\s*\+?\s*(?:\\infty|∞|infinity)\s*")
 _SHOWN = 2_000
+_BLANKS = " \t\r\n"
+"""Not the form feed, which may be what is left of ``\\frac``."""
 _MAX_READINGS = 12
 Tolerance: TypeAlias = str | float | Fraction | None
 """An allowed absolute error; text such as ``1e-1`` is taken exactly."""
@@ -135,7 +137,7 @@ def extract_answer(
 ) -> str | None:
     """Return the answer text that `grade` would judge, None where no allowed place holds one."""
     found = extract(ascii_digits(response), extraction or rules_for(source).extraction, cut=cut)
-    return found[0].strip() if found else None
+    return found[0].strip(_BLANKS) if found else None
 
 
 def gold_is_readable(gold: str, source: str = "math") -> bool:
@@ -203,7 +205,7 @@ def _grade(
     found = extract(ascii_digits(response), extraction or rules.extraction, cut=cut)
     if found is None:
         return Grade(Outcome.UNGRADABLE, "no answer found in the response", method=NOTHING_EXTRACTED)
-    return _compare(found[0].strip(), reference_text(gold), rules, tolerance, slow)
+    return _compare(found[0].strip(_BLANKS), reference_text(gold), rules, tolerance, slow)
 
 
 def _compare(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, slow: Slow | None) -> Grade:

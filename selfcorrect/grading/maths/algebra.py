@@ -34,7 +34,8 @@ from selfcorrect.grading.maths.limits import (
 )
 from selfcorrect.grading.maths.tree import Node
 
-Monomial: TypeAlias = tuple[tuple[str, Fraction], ...]
+Exponent: TypeAlias = Fraction | int
+Monomial: TypeAlias = tuple[tuple[str, Exponent], ...]
 Poly: TypeAlias = dict[Monomial, Fraction]
 
 ONE = Fraction(1)
@@ -56,7 +57,7 @@ class Quotient:
         if len(bottom) == 1 and bottom is not _UNIT:
             (monomial, coefficient), *_ = bottom.items()
             if monomial or coefficient != 1:
-                top = _times(top, {_power_monomial(monomial, Fraction(-1)): 1 / coefficient})
+                top = _times(top, {_power_monomial(monomial, -1): 1 / coefficient})
             bottom = _UNIT
         self.top = top
         self.bottom = bottom
@@ -75,7 +76,7 @@ def constant(value: Fraction | int) -> Quotient:
     return Quotient({(): Fraction(value)} if value else {})
 
 
-def atom(name: str, exponent: Fraction = ONE) -> Quotient:
+def atom(name: str, exponent: Exponent = 1) -> Quotient:
     """Return a symbol or opaque value as a quotient."""
     return Quotient({((name, exponent),): ONE})
 
@@ -83,11 +84,11 @@ def atom(name: str, exponent: Fraction = ONE) -> Quotient:
 # -- polynomials -----------------------------------------------------------------------------------------
 
 
-def _power_monomial(monomial: Monomial, exponent: Fraction) -> Monomial:
+def _power_monomial(monomial: Monomial, exponent: Exponent) -> Monomial:
     return tuple((name, power * exponent) for name, power in monomial)
 
 
-def _reduce(exponents: dict[str, Fraction]) -> tuple[Monomial, Fraction]:
+def _reduce(exponents: dict[str, Exponent]) -> tuple[Monomial, Fraction]:
     """Return the monomial and the rational factor that i² = −1 and p^(1/2)·p^(1/2) = p free from it."""
     factor = ONE
     kept = []
@@ -101,7 +102,7 @@ def _reduce(exponents: dict[str, Fraction]) -> tuple[Monomial, Fraction]:
                     factor = -factor
                 if turns % 2 == 0:
                     continue
-                exponent = ONE
+                exponent = 1
             elif name[1] == "p" and name[2:].isdigit():
                 whole = exponent.numerator // exponent.denominator
                 if whole:
@@ -115,6 +116,8 @@ def _reduce(exponents: dict[str, Fraction]) -> tuple[Monomial, Fraction]:
 
 
 def _times(left: Poly, right: Poly) -> Poly:
+    if left is _UNIT or right is _UNIT:
+        return right if left is _UNIT else left
     if len(left) * len(right) > MAX_TERMS * 20:
         raise TooLarge("a product of long sums")
     products = len(left) * len(right)
@@ -179,7 +182,8 @@ def _plus(left: Poly, right: Poly, sign: int = 1) -> Poly:
     spend(1 + len(right))
     result = dict(left)
     for monomial, coefficient in right.items():
-        total = result.get(monomial, 0) + sign * coefficient
+        own = coefficient if sign > 0 else -coefficient
+        total = result[monomial] + own if monomial in result else own
         if total:
             result[monomial] = total
         else:
@@ -237,7 +241,7 @@ def _integer_power(base: Quotient, exponent: int) -> Quotient:
         return divide(constant(1), _integer_power(base, -exponent))
     if len(base.top) == 1 and base.bottom is _UNIT:
         (monomial, coefficient), *_ = base.top.items()
-        poly = {_power_monomial(monomial, Fraction(exponent)): rational_power(coefficient, exponent)}
+        poly = {_power_monomial(monomial, exponent): rational_power(coefficient, exponent)}
         return Quotient(_settle(poly) if exponent else dict(_UNIT))
     if not base.top:
         if not exponent:
@@ -442,11 +446,11 @@ def _pythagoras(poly: Poly) -> Poly:
             piece: Poly = {(): coefficient}
             for name, exponent in monomial:
                 if name.startswith("@sin(") and exponent >= 2 and exponent.denominator == 1 and exponent <= 20:
-                    square: Poly = {(): ONE, (("@cos(" + name[5:], Fraction(2)),): -ONE}
+                    square: Poly = {(): ONE, (("@cos(" + name[5:], 2),): -ONE}
                     for _ in range(int(exponent) // 2):
                         piece = _times(piece, square)
                     if exponent % 2:
-                        piece = _times(piece, {((name, ONE),): ONE})
+                        piece = _times(piece, {((name, 1),): ONE})
                 else:
                     piece = _times(piece, {((name, exponent),): ONE})
             result = _plus(result, piece)
@@ -478,7 +482,7 @@ def positively_proportional(left: Quotient, right: Quotient) -> bool:
 
 
 def _without_negative_powers(poly: Poly) -> Poly:
-    lowest: dict[str, Fraction] = {}
+    lowest: dict[str, Exponent] = {}
     for monomial in poly:
         for name, exponent in monomial:
             if name[0] != "#" and exponent < lowest.get(name, Fraction(0)):
@@ -493,12 +497,16 @@ def _without_negative_powers(poly: Poly) -> Poly:
 
 def number(text: str) -> Fraction:
     """Return a decimal text (``12``, ``.5``, ``1.``, ``1e-5``) exactly, within MAX_DIGITS."""
+    if text.isdecimal() and len(text) <= MAX_DIGITS:
+        return Fraction(int(text))
     mantissa, _, exponent = text.lower().partition("e")
     if len(mantissa) > MAX_DIGITS or len(exponent) > 6 or (exponent and abs(int(exponent)) > MAX_DIGITS):
         raise TooLarge("a long number")
     whole, _, decimals = mantissa.partition(".")
     value = Fraction(int((whole + decimals) or "0"))
     shift = (int(exponent) if exponent else 0) - len(decimals)
+    if not shift:
+        return value
     return value * 10**shift if shift >= 0 else value / 10**-shift
 
 
@@ -532,7 +540,7 @@ def normal_form(node: Node, *, positive: bool = False, inside: bool = False) -> 
         return power(base, normal_form(args[1], positive=positive, inside=True), positive=positive)
     if kind == "deg":
         value = normal_form(args[0], positive=positive, inside=inside)
-        return multiply(value, Quotient({(("#pi", ONE),): Fraction(1, 180)}))
+        return multiply(value, Quotient({(("#pi", 1),): Fraction(1, 180)}))
     if kind == "pct":
         return multiply(normal_form(args[0], positive=positive), constant(Fraction(1, 100)))
     if kind == "unit":
@@ -732,7 +740,7 @@ def _sum_tree(poly: Poly) -> Node | None:
     return terms[0] if len(terms) == 1 else Node("add", "", tuple(terms))
 
 
-def _fraction_tree(value: Fraction) -> Node:
+def _fraction_tree(value: Exponent) -> Node:
     top = Node("num", str(abs(value.numerator)))
     size = top if value.denominator == 1 else Node("div", "", (top, Node("num", str(value.denominator))))
     return Node("neg", "", (size,)) if value < 0 else size

@@ -13,9 +13,8 @@ The rules, in the order a reader would ask for them:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 ROUNDED_DIGITS = 9
 """A decimal with this many significant digits equals the non-integer constant whose rounding it is."""
 _LONG_LIST = 8
-_NAME = re.compile(r"[^\W\d]\w*")
 
 
 class Slow(Protocol):
@@ -97,6 +95,9 @@ class Equivalence:
                 return True
             if self._variables(response, gold) is False:
                 return False
+        if _is_nested(response) or _is_nested(gold):
+            self._by("structure")
+            return self._nested_sets(response, gold)
         response, gold = shapes.settle(response), shapes.settle(gold)
         if response == gold:
             self._by("identical")
@@ -130,29 +131,18 @@ class Equivalence:
             return self.same(response, values[0])
         assert stated_r is not None
         name, values = stated_r
-        if name is None:
-            if (len(values) > 2 or values[1] != shapes.ZERO) and self._is_quantity(values[0]):
-                values = values[1:]
-            elif len(values) == 2 and any(numeric.has_symbols(value) for value in values):
-                self._by("equation")
-                if not _is_scalar(gold):
-                    return False
-                answer = self._all(values, lambda value: self.same(value, gold))
-                return answer
-        return self._all(values, lambda value: self.same(value, gold))
-
-    def _is_quantity(self, member: Node) -> bool:
-        """True for an expression in letters that do not cancel: what a chain may begin with."""
-        letters = numeric.letters(member)
-        if not letters or not shapes.is_quantity(member):
+        if name is None and not _is_scalar(gold):
+            self._by("equation")
             return False
-        try:
-            return not letters.isdisjoint(_NAME.findall(algebra.key(self._form(member))))
-        except (TooLarge, Unreadable):
-            return False
+        if name is not None and name.kind in ("tuple", "list"):
+            values = [shapes.in_natural_order(name.args, value) for value in values]
+        return self._last_of_chain(values, gold) if name else self._all(values, lambda value: self.same(value, gold))
 
     def _all(self, values: list[Node], judge: Callable[[Node], bool | None]) -> bool | None:
         """True where there are values and every one is right: what compares nothing is equal to nothing."""
+        if self.tolerance is not None and not self._one_value(values):
+            self._by("several values")
+            return False
         undecided = False
         for value in values:
             verdict = judge(value)
@@ -160,6 +150,34 @@ class Equivalence:
                 return False
             undecided |= verdict is None
         return None if undecided else bool(values)
+
+    def _last_of_chain(self, values: list[Node], gold: Node) -> bool | None:
+        """Compare what a chain gives its name: of ``x = 3 + 4 = 7`` the 7. What comes before must have a value."""
+        *steps, last = values
+        if not steps or not all(map(_is_scalar, values)) or self.tolerance is not None:
+            return self._all(values, lambda value: self.same(value, gold))
+        verdict = self.same(last, gold)
+        if not verdict:
+            return verdict
+        method, how = self.method, self.how
+        try:
+            for step in steps:  # a division by zero shows here; what algebra does not see, at the gate
+                self._form(step)
+        except Unreadable:
+            self._by("a member of the chain without a value")
+            return False
+        verdict = self._equal(steps[0] if len(steps) == 1 else Node("add", "", tuple(steps)), gold)
+        self._by(method, how)
+        return verdict
+
+    def _one_value(self, values: list[Node]) -> bool:
+        """True where all say the same: a tolerance is for one value, and makes no answer of ``49 or 50``."""
+        exact_part = self._exact()
+        return all(exact_part.same(value, values[0]) or _is_rounding(value, values) for value in values[1:])
+
+    def _exact(self) -> Equivalence:
+        """Return a comparison by the same rules without the tolerance."""
+        return replace(self, tolerance=None, method="structure", how="", limit="", blame="")
 
     def _two_equations(
         self,
@@ -171,7 +189,7 @@ class Equivalence:
         (name_r, values_r), (name_g, values_g) = stated_r, stated_g
         named = name_r is not None and name_g is not None
         if named and (name_r == name_g or _function_and_letter(name_r, name_g)):
-            verdict = self._all(values_r, lambda value: self.same(value, values_g[-1]))
+            verdict = self._last_of_chain(values_r, values_g[-1])
             if verdict:
                 return True
         if len(response.args) != 2 or len(gold.args) != 2:
@@ -252,7 +270,11 @@ class Equivalence:
             return self._in_order(response.args, gold.args)
         if "matrix" in kinds:
             return self._vectors(response, gold)
+        if "tuple" in kinds and kinds != ("tuple", "tuple"):
+            response, gold = shapes.by_their_names(response), shapes.by_their_names(gold)
         if kinds == ("tuple", "tuple"):
+            if not (_has_names(response) and _has_names(gold)):
+                response, gold = _plain_tuple(response), _plain_tuple(gold)
             if len(response.args) != len(gold.args):
                 return False
             if len(gold.args) == 2 and response.value != gold.value:
@@ -280,6 +302,32 @@ class Equivalence:
             return response.value == gold.value and self._in_order(response.args, gold.args)
         return False
 
+    def _nested_sets(self, response: Node, gold: Node) -> bool | None:
+        """Compare sets of sets: there a set is equal to a set only, and ``{∅}`` is not ∅."""
+        if not _is_set(response) or not _is_set(gold):
+            return False
+        if len(response.args) != len(gold.args):
+            return False
+        rest = list(response.args)
+        undecided = False
+        for wanted in gold.args:
+            verdicts = [self._members(candidate, wanted) for candidate in rest]
+            if True in verdicts:
+                rest.pop(verdicts.index(True))
+            elif None in verdicts:
+                undecided = True
+                rest.pop(verdicts.index(None))
+            else:
+                return False
+        return None if undecided else True
+
+    def _members(self, response: Node, gold: Node) -> bool | None:
+        if _is_set(response) != _is_set(gold):
+            return False
+        if _is_nested(response) or _is_nested(gold) or (_is_set(gold) and not (response.args and gold.args)):
+            return self._nested_sets(response, gold)
+        return self.same(response, gold)
+
     def _in_order(self, left: tuple[Node, ...], right: tuple[Node, ...]) -> bool | None:
         if len(left) != len(right) or not left:
             return False
@@ -299,6 +347,7 @@ class Equivalence:
         if len(left) < len(right) or not right:
             return False
         rest, wanted_items, matched = self._without_equal_forms(left, right)
+        chosen: list[Node] = []
         undecided = False
         for wanted in wanted_items:
             place = unknown = -1
@@ -314,9 +363,10 @@ class Equivalence:
                     return False
                 undecided = True
                 place = unknown
-            rest.pop(place)
+            chosen.append(rest.pop(place))
+        exact_part = self if self.tolerance is None else self._exact()
         for repeated in rest:
-            verdict = self._any(repeated, [*wanted_items, *matched])
+            verdict = exact_part._any(repeated, [*chosen, *matched])
             if verdict is False:
                 return False
             undecided |= verdict is None
@@ -594,6 +644,24 @@ def _is_scalar(node: Node) -> bool:
     )
 
 
+def _is_set(node: Node) -> bool:
+    return node.kind == "set" or node == sym("EMPTY")
+
+
+def _is_nested(node: Node) -> bool:
+    """True for a set that has a set among its elements."""
+    return node.kind == "set" and any(map(_is_set, node.args))
+
+
+def _has_names(node: Node) -> bool:
+    return any(arg.kind == "rel" for arg in node.args)
+
+
+def _plain_tuple(node: Node) -> Node:
+    """Return a tuple of equations as the tuple of its values, its brackets aside; other tuples as they are."""
+    return shapes.by_their_names(node) if _has_names(node) else node
+
+
 def _words(node: Node) -> str | None:
     """Return the words of a text, None for what is no words; a bare word was read as a product of letters."""
     if node.kind == "mul" and all(arg.kind == "sym" for arg in node.args):
@@ -659,6 +727,15 @@ def _plain_number(node: Node) -> Fraction | None:
     except TooLarge:
         return None
     return None
+
+
+def _is_rounding(value: Node, others: list[Node]) -> bool:
+    """True for a decimal within one unit of its last place of another value: ``148/3 = 49.33``."""
+    decimal = _decimal(value)
+    reals = [numeric.real_value(other) for other in others if other is not value]
+    return decimal is not None and any(
+        real is not None and abs(Fraction(real) - decimal[0]) <= decimal[1] for real in reals
+    )
 
 
 def _decimal(node: Node) -> tuple[Fraction, Fraction, int] | None:

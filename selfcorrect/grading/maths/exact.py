@@ -7,6 +7,7 @@ taken as equal. The primes, and the letters' values, are drawn from both texts: 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -18,6 +19,7 @@ BITS = 127
 PRIMES = 2
 _LARGEST_FACTORIAL = 50_000
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+_SMALL_PRIMES = math.prod(n for n in range(3, 1000, 2) if all(n % k for k in range(3, 32, 2) if k < n))
 
 
 class NotRational(Exception):
@@ -33,6 +35,8 @@ def same(left: Node, right: Node) -> bool | None:
 
     A tree that divides by zero is equal to nothing.
     """
+    if not (_is_arithmetic(left) and _is_arithmetic(right)):
+        return None
     seed = blake2b(repr((left, right)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
     try:
         for index in range(PRIMES):
@@ -44,6 +48,17 @@ def same(left: Node, right: Node) -> bool | None:
     except NoValue:
         return False
     return True
+
+
+_LEAVES = frozenset(["num", "sym", "apply", "base", "fact"])
+_ARITHMETIC = frozenset(["add", "mul", "neg", "div", "pct", "unit"])
+
+
+def _is_arithmetic(node: Node) -> bool:
+    """True for numbers, letters and arithmetic; what an exponent or a factorial holds is looked at later."""
+    if node.kind == "pow":
+        return _is_arithmetic(node.args[0])
+    return node.kind in _LEAVES or (node.kind in _ARITHMETIC and all(map(_is_arithmetic, node.args)))
 
 
 def _value(node: Node, prime: int, seed: bytes) -> int:
@@ -144,7 +159,7 @@ def _prime(seed: bytes, index: int) -> int:
 
 def _is_prime(number_: int) -> bool:
     """Miller and Rabin's test to twelve bases."""
-    if any(number_ % small == 0 for small in _WITNESSES):
+    if math.gcd(number_, _SMALL_PRIMES) > 1:
         return False
     odd, twos = number_ - 1, 0
     while odd % 2 == 0:

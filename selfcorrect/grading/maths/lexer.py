@@ -33,26 +33,38 @@ from selfcorrect.grading.spelling import respell, respell_unicode
 Token: TypeAlias = tuple[str, str]
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?"
+_ONE_NUMBER = re.compile(_NUMBER)
 _TOKEN = re.compile(
-    r"(?P<grouped>\d{1,3}(?:(?:,\\!\s*|\{,\}\s?|\\,|\\;|\\:|\\ |\\!|~)\d{3})+(?!\d)(?:\.\d*)?)"
+    r"\s*+(?:(?P<grouped>\d{1,3}(?:(?:,\\!\s*|\{,\}\s?|\\,|\\;|\\:|\\ |\\!|~)\d{3})+(?!\d)(?:\.\d*)?)"
     r"|(?P<comma>\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?)"
     r"|(?P<blank>\d{1,3}(?: \d{3})+(?!\d| \d)(?:\.\d+)?)"
     rf"|(?P<num>{_NUMBER})"
     r"|(?P<dots>\.\.\.+|…)"
     r"|(?P<cmd>\\q?quad(?=[a-z])|\\[a-zA-Z]+\*?|\\\\(?:\[[^\]]{0,9}\])?|\\[^a-zA-Z])"
     r"|(?P<word>[a-zA-Z]+)"
-    r"|(?P<op><=|>=|!=|==|=>|->|\*\*|[^\s])",
+    r"|(?P<op><=|>=|!=|==|=>|->|\*\*|[^\s]))",
     re.DOTALL,
 )
 _ARGUMENT = re.compile(r"\s*(?:\\left\s*)?\(")
+_PLAIN_SIGNS = frozenset("+-*/^_{}=<>!%|:'")
+_LETTERS_TOO = frozenset(["Gamma", "zeta"])
+"""Functions only where a bracket follows: letters else."""
 _SPACES = re.compile(r"\s+")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z]{2})")
 _DOLLAR_SIGN = re.compile(r"(?:\b(?:US|A|C|HK|NZ|S))?\\\$")
 _HTML = re.compile(r"<su([bp])>([^<>]{1,40})</su[bp]>")
+_LOST_ESCAPE = re.compile(
+    r"\\?(?:\x0c(?=rac|box)|[\b](?=egin|inom|ar|eta)|\t(?=ext|imes|heta|frac)|\r(?=ight|ho)|\x0b(?=ec))"
+)
+_ESCAPES = {"\x0c": "\\f", "\x08": "\\b", "\t": "\\t", "\r": "\\r", "\x0b": "\\v"}
+"""What is left of ``\\frac``, ``\\begin`` … where TeX went through a string whose backslashes were escapes."""
+_GLUED_OR = re.compile(r"(?<=[\d)}])(or|and)(?=[A-Z(\d\\-])")
 _DOLLARS = re.compile(r"\$\s?(?=[\d.])")
 _SIMPLE = re.compile(
-    r"\s*-?\d+(?:[./]\d+)?\s*|(?:[-+*/=<>{}0-9, ]|(?:\\(?:frac|dfrac|sqrt|pi)(?![a-zA-Z]))|[a-z](?![a-z])){0,60}"
+    r"\s*-?\d+(?:[./]\d+)?\s*|(?![-0-9].*\))(?:[-+*/=<>{}0-9, )]|\((?! *=)|\^(?! *\{? *o)"
+    r"|\\(?:frac|dfrac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z])|[a-z](?![a-z]| *10)){0,120}"
 )
+"""Answers in which `respell` has nothing to do."""
 _OTHER_NUMBER = re.compile(r"(?:and|or)\s+[-\d.,/]+\s*%?")
 _ONLY_MATHS = re.compile(r"[-+*/^=<>(){}\[\]|.,:!\d\s%]*")
 _CONTENT = re.compile(r"\s*\(?\s*[a-zA-Z]\s*\)?\s*\.?\s*")
@@ -64,6 +76,8 @@ def clean(text: str) -> str:
         text = respell_unicode(text).translate(UNICODE)
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text).translate(UNICODE)
+    if not text.isprintable():
+        text = _LOST_ESCAPE.sub(lambda found: _ESCAPES[found.group()[-1]], text)
     if "<su" in text:
         text = _HTML.sub(lambda found: f"{'^' if found[1] == 'p' else '_'}{{{found[2]}}}", text)
     if "$" in text:
@@ -74,6 +88,8 @@ def clean(text: str) -> str:
         text = text.replace("$", " ")
     if "\\\\" in text and r"\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
+    if "or" in text or "and" in text:
+        text = _GLUED_OR.sub(r" \1 ", text)
     text = text.strip() if _SIMPLE.fullmatch(text) else respell(text)
     if text.startswith(("np.", "math.")):
         text = text.partition(".")[2]
@@ -112,31 +128,29 @@ def _cut(text: str, tokens: list[Token], thousands: bool, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise TooLarge("nested text commands")
     while position < length:
-        spaces = _SPACES.match(text, position)
-        if spaces:
-            position = spaces.end()
-            if position >= length:
-                return
         found = match_token(text, position)
-        if found is None:
-            raise Unreadable(f"character {text[position]!r}")
-        kind = found.lastgroup
-        value = found.group()
+        if found is None:  # blanks alone
+            return
+        kind = found.lastgroup or ""
+        start = found.start(kind)
+        value = text[start : found.end()]
         if (kind == "comma" and (brackets or not thousands)) or (
             kind == "blank" and (brackets or not thousands or (tokens and tokens[-1][0] == "num"))
         ):
-            found = re.compile(_NUMBER).match(text, position)
+            found = _ONE_NUMBER.match(text, start)
             assert found is not None
             kind, value = "num", found.group()
-        position = found.end()
+        spaced, position = start > position, found.end()
         if len(tokens) > MAX_TOKENS:
             raise TooLarge("too many tokens")
-        if kind in ("num", "comma", "blank", "grouped"):
+        if kind == "op" and value in _PLAIN_SIGNS:
+            tokens.append(("op", value))
+        elif kind in ("num", "comma", "blank", "grouped"):
             tokens.append(("num", value if kind == "num" else re.sub(r"[^\d.]", "", value)))
         elif kind == "dots":
             tokens.append(("op", "..."))
         elif kind == "word":
-            _word(value, tokens, spaced=spaces is not None)
+            _word(value, tokens, spaced=spaced)
         elif kind == "cmd":
             position = _command(value, text, position, tokens, thousands, depth)
             if value in (r"\{", r"\lbrace"):
@@ -196,7 +210,7 @@ def _word(word: str, tokens: list[Token], *, spaced: bool) -> None:
         tokens.extend(("sym", letter) for letter in word)
 
 
-def _group_end(text: str, start: int) -> int:
+def group_end(text: str, start: int) -> int:
     """Return the position after the brace that closes the one at ``start``; raises Unreadable."""
     level, position = 0, start
     while position < len(text):
@@ -225,7 +239,7 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         place = after.end() if after else position
         if name in ("rm", "bf", "it") or text[place : place + 1] != "{":
             return position
-        end = _group_end(text, place)
+        end = group_end(text, place)
         _styled(name, text[place + 1 : end - 1], tokens, thousands, depth)
         return end
     function = FUNCTION_SPELLINGS.get(name, name)
@@ -238,7 +252,7 @@ def _command(value: str, text: str, position: int, tokens: list[Token], thousand
         tokens.append(("op", r"\\"))
     elif name in SYMBOL_COMMANDS:
         tokens.append(("sym", SYMBOL_COMMANDS[name]))
-    elif function in FUNCTIONS and (name != "Gamma" or _ARGUMENT.match(text, position)):
+    elif function in FUNCTIONS and (name not in _LETTERS_TOO or _ARGUMENT.match(text, position)):
         tokens.append(("fn", function))
     elif name in GREEK:
         tokens.append(("sym", name))
@@ -280,6 +294,8 @@ def _styled(font: str, content: str, tokens: list[Token], thousands: bool, depth
         tokens.extend([("text", plain[:-3].strip()), ("sep", "and")])
     elif not plain:
         return
+    elif not any(map(str.isprintable, plain)):
+        raise Unreadable("control characters for words")
     elif _ONLY_MATHS.fullmatch(plain) or "\\" in plain or "$" in plain:
         _cut("{" + plain.replace("$", " ") + "}" if len(plain) > 1 else plain, tokens, thousands, depth + 1)
     elif _CONTENT.fullmatch(plain):

@@ -80,6 +80,10 @@ _DIGIT = re.compile(r"[0-9]")
 _WORDY = re.compile(r"[ {~0-9][A-Za-z][A-Za-z]{2}|^[A-Za-z]{3}|[0-9 }{~][apAP]\.?\s?[mM]")
 
 
+_WHOLE_ONLY = re.compile(r"\b(?:for|where|with)\b.*\b(?:integer|natural|whole)")
+_ORDINALS = frozenset(["st", "nd", "rd", "th"])
+
+
 class InWords(Exception):
     """Words after a number change its value (``12 or more``): the answer must be compared as words."""
 
@@ -211,7 +215,10 @@ class Reader:
     # -- relations, unions, sums -------------------------------------------------------------------------
 
     def relation(self) -> Node:
-        members, operators = [self.ratio()], []
+        first = self.ratio()
+        if self.tokens[self.position][0] not in ("op", "cmd"):
+            return first
+        members, operators = [first], []
         while self.peek()[0] == "op" and self.peek()[1] in _RELATIONS:
             operator = self.take()[1]
             if operator in ("<", ">") and self.skip("="):
@@ -229,15 +236,17 @@ class Reader:
         return Node("rel", " ".join(operators), tuple(members))
 
     def ratio(self) -> Node:
-        parts = [self.union()]
-        while self.at(":"):
-            self.position += 1
+        first = self.union()
+        if not self.at(":"):
+            return first
+        parts = [first]
+        while self.skip(":"):
             parts.append(self.union())
-        return parts[0] if len(parts) == 1 else Node("ratio", "", tuple(parts))
+        return Node("ratio", "", tuple(parts))
 
     def union(self) -> Node:
         left = self.sum()
-        while self.peek()[0] == "op" and self.peek()[1] in ("cup", "cap", "setminus"):
+        while self.tokens[self.position][1] in ("cup", "cap", "setminus") and self.peek()[0] == "op":
             kind = {"cup": "union", "cap": "inter", "setminus": "minus"}[self.take()[1]]
             right = self.sum()
             left = Node(kind, "", (*left.args, right) if left.kind == kind else (left, right))
@@ -246,7 +255,7 @@ class Reader:
     def sum(self) -> Node:
         terms = [self.term()]
         while True:
-            token = self.peek()
+            token = self.tokens[self.position]
             if token[0] != "op":
                 break
             if token[1] == "+":
@@ -268,8 +277,9 @@ class Reader:
 
     def term(self) -> Node:
         """A product: explicit signs and juxtaposition bind alike, from left to right."""
-        sign = self.take()[1] if self.peek()[0] == "op" and self.peek()[1] in ("-", "+", "+-", "-+") else ""
-        if sign:
+        kind, sign = self.tokens[self.position]
+        if kind == "op" and sign in ("-", "+", "+-", "-+"):
+            self.position += 1
             self.deeper()
             inner = self.term()
             self.depth -= 1
@@ -278,7 +288,9 @@ class Reader:
             return inner if sign == "+" else Node("pm", sign, (inner,))
         left = self.factor()
         while True:
-            kind, text = self.peek()
+            kind, text = self.tokens[self.position]
+            if kind == "end" or kind == "sep":
+                return left
             if kind == "op" and text in ("*", "/"):
                 self.position += 1
                 right = self.signed_factor()
@@ -317,7 +329,7 @@ class Reader:
         return self.factor()
 
     def begins_factor(self) -> bool:
-        kind, text = self.peek()
+        kind, text = self.tokens[self.position]
         if kind in ("num", "sym", "fn"):
             return True
         if kind == "cmd":
@@ -411,6 +423,8 @@ class Reader:
             r"(?<!\^)(?<!\^-)(?<!\^\{)(?<!\^\{-)\d", lowered
         ):
             raise InWords(name)
+        if _WHOLE_ONLY.search(lowered):
+            raise InWords(name)
         return Node("unit", name, (value,))
 
     # -- factors -----------------------------------------------------------------------------------------
@@ -420,7 +434,7 @@ class Reader:
 
     def postfix(self, base: Node) -> Node:
         while True:
-            kind, text = self.peek()
+            kind, text = self.tokens[self.position]
             if kind != "op":
                 return base
             if text == "^":
@@ -476,8 +490,8 @@ class Reader:
             exponent = Node("neg", "", (exponent,)) if negative else exponent
         else:
             exponent = self.argument()
-        if exponent == Node("text", "st") or exponent.kind == "text":
-            return base
+        if exponent.kind == "text":
+            return base if exponent.value.strip().lower() in _ORDINALS else self.fail("words in an exponent")
         return Node("pow", "", (base, exponent))
 
     def subscript(self, base: Node) -> Node:
@@ -543,7 +557,7 @@ class Reader:
     def primary(self) -> Node:
         kind, text = self.take()
         if kind == "num":
-            return self.repeating(text)
+            return self.repeating(text) if "." in text else num(text)
         if kind == "sym":
             return self.symbol(text)
         if kind == "fn":
@@ -554,6 +568,8 @@ class Reader:
             return self.text_value(text)
         if kind == "op":
             if text == "{":
+                if self.peek()[0] == "sym" and self.tokens[self.position + 1] in (("op", "|"), ("op", ":")):
+                    return self.braces("}")
                 return Node("set") if self.skip("}") else self.group_rest()
             if text in ("(", "["):
                 return self.bracket(text)
@@ -586,7 +602,7 @@ class Reader:
 
     def repeating(self, text: str) -> Node:
         """Return a number, with its repeating decimals where ``\\overline{..}`` follows."""
-        if "." in text and self.peek() == ("cmd", "overline"):
+        if self.peek() == ("cmd", "overline"):
             self.position += 1
             digits = self.raw_argument()
             if not digits.isdigit() or len(digits) > 50 or len(text) > 50:
@@ -651,10 +667,10 @@ class Reader:
             return items[0] if opening != "<<" else Node("tuple", "()", (items[0],))
         return Node("tuple", "()" if opening == "<<" else opening + end, tuple(items))
 
-    def braces(self) -> Node:
+    def braces(self, closing: str = r"\}") -> Node:
         """A set; ``{x | condition}`` is read as its condition."""
         self.deeper()
-        if self.skip(r"\}"):
+        if self.skip(closing):
             self.depth -= 1
             return sym("EMPTY")
         bars, self.bars = self.bars, 1
@@ -668,7 +684,7 @@ class Reader:
             while self.peek()[0] == "sep":
                 self.position += 1
                 conditions.append(self.relation())
-            self.expect(r"\}")
+            self.expect(closing)
             self.depth -= 1
             return conditions[0] if len(conditions) == 1 else Node("inter", "", tuple(conditions))
         if within is not None:
@@ -680,7 +696,7 @@ class Reader:
             items.append(self.relation())
             if len(items) > MAX_LIST:
                 raise TooLarge("a set")
-        self.expect(r"\}")
+        self.expect(closing)
         self.depth -= 1
         return Node("set", "", tuple(items))
 
@@ -713,6 +729,8 @@ class Reader:
             arguments = self.function_arguments(name)
             if power == Node("neg", "", (num("1"),)) and name in _INVERSES:
                 name, power = "arc" + name, None
+            elif power == Node("neg", "", (num("1"),)):
+                self.fail(f"an inverse of {name}")
             if base is not None:
                 arguments = (*arguments, base)
             result = Node("call", name, arguments)
@@ -726,6 +744,8 @@ class Reader:
         """In brackets: exactly these; without: the product that follows, up to the next function or sign."""
         if self.at("(") or self.at("["):
             inner = self.bracket(self.take()[1])
+            if self.tokens[self.position - 2][0] == "sep":
+                self.fail("an argument that is missing")
             return inner.args if inner.kind == "tuple" else (inner,)
         if self.at(r"\{") and name in ("max", "min", "gcd", "lcm"):
             self.position += 1
@@ -991,7 +1011,14 @@ def _call(name: str, *args: Node) -> Node:
     return Node("call", name, args)
 
 
+def _is_unit_letter(node: Node) -> bool:
+    """True below words: for other words, and for h and s of ``\\frac{\\text{km}}{\\text{h}}``."""
+    return node.kind == "text" or (node.kind == "sym" and node.value in SINGLE_LETTER_UNITS)
+
+
 def _product(left: Node, right: Node) -> Node:
-    if right.kind == "div" and all(arg.kind == "text" for arg in right.args):
+    if right.kind == "div" and right.args[0].kind == "text" and _is_unit_letter(right.args[1]):
+        if right.args[0] == right.args[1]:
+            raise Unreadable("words divided by themselves")
         return Node("unit", "/".join(arg.value for arg in right.args), (left,))
     return Node("mul", "", (*left.args, right) if left.kind == "mul" else (left, right))

@@ -14,13 +14,14 @@ Each changes the form of an answer, never its value: the pair is then compared b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 
 from selfcorrect.grading import wording
 from selfcorrect.grading.extraction import sentence_value
 from selfcorrect.grading.maths import shapes
+from selfcorrect.grading.maths.common_units import may_be_unit
 from selfcorrect.grading.maths.lexer import clean
 from selfcorrect.grading.maths.limits import SHORT_ANSWER_CHARS, TooLarge, Unreadable
 from selfcorrect.grading.maths.parser import read
@@ -34,7 +35,7 @@ _DECIMAL_COMMA = re.compile(r"([-+]?)(?:(\d{1,3}(?:[. ]\d{3})+)|(\d+)),(\d+)\s*(
 _THOUSANDS = re.compile(r"(?:\\text\{USD\}\s*)?([-+]?\d+(?:\.\d+)?)\s?(k|K|M|B|mil|mn|bn)\.?")
 _SCALES = {"k": 3, "K": 3, "M": 6, "mil": 6, "mn": 6, "B": 9, "bn": 9}
 _BARE_UNIT = re.compile(
-    r"([-+]?[\d.,]+(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d+))?)(?:\s|~|\\[,;: ])*"
+    r"([-+]?[\d.,]*\d\.?(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d+))?)(?:\s|~|\\[,;: ])*"
     r"([A-Za-z][A-Za-z/ *^{}\-\d\\]{0,40})"
 )
 _LABEL = re.compile(
@@ -56,6 +57,8 @@ _FOR_ALL = re.compile(
     r"\s*\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*"
 )
 _SAYS = re.compile(r"[^\W\d_]{2,}.*\b(?:is|are|was|were|has|have|equals|comes|gives)\b")
+_PLAIN = re.compile(r"(?:[-+*/^.,0-9{}()\[\] ]|\\(?:d?frac|tfrac|sqrt|pi|cdot|times|left|right|infty)(?![a-zA-Z]))*")
+"""Answers without letters: only their commas have another reading."""
 _FREE = frozenset(["k", "m", "n", "l", "t", "r", "s", "c", "C", "p", "q", "j", "ell", "lambda", "mu", "alpha", "beta"])
 """Letters that stand for any number in the solution of an equation."""
 
@@ -64,8 +67,11 @@ def other_readings(answer: str, gold: str, node_r: Node | None, node_g: Node) ->
     """Yield further (response, gold) trees; ``node_r`` is None where the response could not be read as it stands."""
     if len(answer) > SHORT_ANSWER_CHARS or len(gold) > SHORT_ANSWER_CHARS:
         return
+    plain = bool(_PLAIN.fullmatch(answer) and _PLAIN.fullmatch(gold))
+    if plain and "," not in answer and "," not in gold:
+        return
     yield from _texts(answer, gold, node_r, node_g)
-    if node_r is None:
+    if node_r is None or plain:
         return
     forms_r, forms_g = _forms(node_r, answer), _forms(node_g, gold)
     for form_g in (node_g, *forms_g):
@@ -73,6 +79,7 @@ def other_readings(answer: str, gold: str, node_r: Node | None, node_g: Node) ->
             if form_r is not node_r or form_g is not node_g:
                 yield form_r, form_g
     yield from _named_values(node_r, node_g)
+    yield from _bound(answer, gold, node_r, node_g)
     yield from _renamed(answer, gold, node_r, node_g)
 
 
@@ -101,8 +108,7 @@ def _texts(answer: str, gold: str, node_r: Node | None, node_g: Node) -> Iterato
             continue
         for reading in (*_numbers(text, other), *_unlabelled(text)):
             yield (reading, other) if is_response else (other, reading)
-    bare_r, bare_g = _bare_unit(cleaned_r), _bare_unit(cleaned_g)
-    yield from _pairs(bare_r, bare_g)
+    yield from _bare_units(cleaned_r, cleaned_g)
     if _SAYS.search(answer) and not CHANGING & set(re.findall(r"[a-z]+", answer.lower())):
         value = sentence_value(answer, money=False)
         yield from _pairs(_read(value) if value is not None else None, node_g)
@@ -143,10 +149,17 @@ _COMPOUND = re.compile(r"(?:\d[\d.,]*\s*[A-Za-z]{1,7}\s*){2,4}")
 _UNITS = frozenset(["unit", "text"])
 
 
+def _bare_units(response: str, gold: str) -> Iterator[Pair]:
+    """Yield ``72 km/h`` and ``20 m/s`` as quantities; the same letters after both are compared as they are."""
+    bare_r, bare_g = _BARE_UNIT.fullmatch(response), _BARE_UNIT.fullmatch(gold)
+    if bare_r and bare_g and bare_r[2] != bare_g[2] and may_be_unit(bare_g[2]):
+        yield from _pairs(_bare_unit(response), _bare_unit(gold))
+
+
 def _bare_unit(text: str) -> Node | None:
     """Read ``72 km/h``, ``5 N``: letters after a number as a unit."""
     bare = _BARE_UNIT.fullmatch(text)
-    number = _read(bare[1]) if bare and known_unit(bare[2]) is not None else None
+    number = _read(bare[1]) if bare and may_be_unit(bare[2]) and known_unit(bare[2]) is not None else None
     return Node("unit", bare[2].strip(), (number,)) if bare and number is not None else None
 
 
@@ -180,7 +193,7 @@ def _forms(node: Node, text: str) -> tuple[Node, ...]:
         _without_marks(node),
         _branched(node),
         _conjoined(node, text),
-        _vector(node),
+        _vector(node) if _UNIT_VECTOR.search(text) else None,
         _uncircled(node),
     )
     return tuple(form for form in forms if form is not None and form != node)
@@ -226,6 +239,9 @@ def _branched(node: Node) -> Node | None:
     if node.kind == "tuple" and contains(node, frozenset(["pm"])):
         return Node("list", "", tuple(shapes.branches(node)))
     return None
+
+
+_UNIT_VECTOR = re.compile(r"hat|vec|bar|\u0302|\u20d7|[îĵ]")
 
 
 def _vector(node: Node) -> Node | None:
@@ -351,9 +367,9 @@ def _named_values(node_r: Node, node_g: Node) -> Iterator[Pair]:
             names = sorted(named_g[0], key=str)
             yield _tuples(named_r, names), _tuples(named_g, names)
     elif named_r and node_g.kind in ("tuple", "list"):
-        yield _tuples(named_r, sorted(named_r[0], key=str)), node_g
+        yield _tuples(named_r, _in_natural_order(named_r[0])), node_g
     elif named_g and node_r.kind in ("tuple", "list"):
-        yield node_r, _tuples(named_g, sorted(named_g[0], key=str))
+        yield node_r, _tuples(named_g, _in_natural_order(named_g[0]))
 
 
 def _assignments(node: Node) -> list[dict[Node, Node]] | None:
@@ -384,12 +400,43 @@ def _assignments(node: Node) -> list[dict[Node, Node]] | None:
     return solutions if complete else None
 
 
+def _in_natural_order(names: Iterable[Node]) -> list[Node]:
+    """Return names in the order of a tuple of their values: see `shapes.natural_order`."""
+    by_text = {name.value if name.kind == "sym" else str(name): name for name in names}
+    return [by_text[text] for text in shapes.natural_order(list(by_text))]
+
+
 def _tuples(solutions: list[dict[Node, Node]], names: list[Node]) -> Node:
     rows = [Node("tuple", "()", tuple(one[name] for name in names)) for one in solutions]
     return rows[0] if len(rows) == 1 else Node("list", "", tuple(rows))
 
 
 # -- letters ---------------------------------------------------------------------------------------------
+
+
+_BUILDER = re.compile(
+    r"\s*\$?\s*(?:\\left\s*)?(?:\\?\{|\\lbrace)\s*\(?\s*([a-zA-Z](?:\s*,\s*[a-zA-Z])*)\s*\)?\s*"
+    r"(?:(?:\\in\b|∈)[^|:]{0,40}?)?(?:\\mid\b|\\vert\b|\\colon\b|\\[mM]iddle\s*\||\\,|\||:)"
+)
+_ONE_VARIABLE = re.compile(r"[a-zA-Z]")
+
+
+def _bound(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
+    """Yield ``{t | t > 3}`` with its bound letters named as those of ``{x | x > 3}``, or as the one of ``x > 3``."""
+    builder_r = _BUILDER.match(answer)
+    if builder_r is None:
+        return
+    builder_g = _BUILDER.match(gold)
+    old = _ONE_VARIABLE.findall(builder_r[1])
+    new = _ONE_VARIABLE.findall(builder_g[1]) if builder_g else sorted(_letters(node_g))
+    if len(old) != len(new) or old == new or (_letters(node_r) - set(old)) & set(new):
+        return
+    for letter in old:  # in two steps: {(y,x) | …} may name its letters the other way round
+        node_r = _replace(node_r, letter, f"bound {letter}")
+    for letter, name in zip(old, new, strict=True):
+        node_r = _replace(node_r, f"bound {letter}", name)
+    yield node_r, node_g
+    yield from ((form, node_g) for form in _forms(node_r, answer))
 
 
 def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pair]:
@@ -403,11 +450,20 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
     tree_g = _read(core_g) if changed_g else node_g
     if tree_r is None or tree_g is None:
         return
+    if (
+        set_r != set_g
+        and {set_r, set_g} & _DISCRETE
+        and any(_is_range(tree, said_r | said_g) for tree in (tree_r, tree_g))
+    ):
+        return
     if changed_r or changed_g:
         yield tree_r, tree_g
         yield from _named_values(tree_r, tree_g)
+    defined = _defined(tree_g)
+    if not (said_r or said_g or defined or _NAMED_ARGUMENT.search(gold) or "c" in gold or "C" in gold):
+        return
     letters_r, letters_g = _letters(tree_r), _letters(tree_g)
-    names = _defined(tree_g) | _defined(tree_r)
+    names = defined | _defined(tree_r)
     only_r, only_g = letters_r - letters_g - names, letters_g - letters_r - names
     if len(only_r) != 1 or len(only_g) != 1:
         return
@@ -415,11 +471,27 @@ def _renamed(answer: str, gold: str, node_r: Node, node_g: Node) -> Iterator[Pai
     bound = new in _arguments(tree_g) and old in _arguments(tree_r)
     declared = old in said_r or new in said_g
     constant = old.lower() == new.lower() and old.lower() == "c"
-    free = bool(_defined(tree_g)) and new in _FREE and old in _FREE and not _arguments(tree_g)
+    free = bool(defined) and new in _FREE and old in _FREE and not _arguments(tree_g)
     if bound or declared or constant or free:
         renamed = _replace(tree_r, old, new)
         yield renamed, tree_g
         yield from _named_values(renamed, tree_g)
+
+
+_NAMED_ARGUMENT = re.compile(r"\(\s*\\?[a-zA-Z]")
+"""What every value of a function at a letter has."""
+
+
+_DISCRETE = frozenset(["Z", "N", "Q"])
+
+
+def _is_range(node: Node, parameters: frozenset[str]) -> bool:
+    """True for what says where a number lies, whose whole numbers are another set; not for a tuple in parameters."""
+    if node.kind == "rel":
+        return not {"<", ">", "<=", ">=", "!="}.isdisjoint(node.value.split())
+    if node.kind in ("union", "inter", "list"):
+        return any(_is_range(arg, parameters) for arg in node.args)
+    return node.kind == "tuple" and len(node.args) == 2 and not _letters(node) & parameters
 
 
 def without_parameters(text: str) -> tuple[str, frozenset[str], str]:

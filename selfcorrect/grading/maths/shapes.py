@@ -29,42 +29,85 @@ def is_letter(node: Node) -> bool:
 
 def is_name(node: Node) -> bool:
     """True for what a value is given to: a letter, f(x), a tuple or ratio of names, a segment AB, |AB|, sin A."""
-    if is_letter(node) or node.kind in ("apply", "text") or node == sym("e"):
+    if is_letter(node) or node.kind == "apply" or node == sym("e"):
         return True
-    if node.kind in ("tuple", "list", "ratio", "div") and node.args:
+    if node.kind == "text":
+        return any(map(str.isalpha, node.value))
+    if node.kind in ("tuple", "list", "ratio") and node.args:
         return all(is_name(arg) for arg in node.args)
+    if node.kind == "div":
+        return all(is_name(arg) and arg.value not in _UNKNOWNS for arg in node.args)
     if node.kind == "mul":
         return all(is_letter(arg) and arg.value[0].isupper() for arg in node.args) or (
             len(node.args) == 2
             and (is_letter(node.args[0]) or _is_inverse(node.args[0]))
             and (node.args[1].kind == "tuple" or (_is_inverse(node.args[0]) and is_letter(node.args[1])))
         )
-    if node.kind == "call":
-        return node.value != "root" and all(is_name(arg) for arg in node.args)
-    return False
+    return node.kind == "call" and _is_named_value(node)
+
+
+_UNKNOWNS = frozenset(["x", "y", "t", "n", "m", "k"])
+_OF_FUNCTIONS = frozenset(["max", "min"])
+
+
+def _is_named_value(node: Node) -> bool:
+    """True for |AB|, |z|, sin A, cos θ, max f: values that a problem asks for; ``|x|``, ``sin x`` make an equation."""
+    if node.value == "root" or not node.args:
+        return False
+    if node.value in _OF_FUNCTIONS or (node.value == "abs" and node.args[0].kind == "mul"):
+        return all(map(is_name, node.args))
+    if node.value == "abs":
+        return is_name(node.args[0]) and node.args[0].value not in _UNKNOWNS
+    return all(is_name(arg) and not _is_small_letter(arg) for arg in node.args)
+
+
+def _is_small_letter(node: Node) -> bool:
+    """True for a letter that may be an unknown: x, but not A, θ or v_0."""
+    return is_letter(node) and len(node.value) == 1 and node.value.islower()
 
 
 def _is_inverse(node: Node) -> bool:
     return node.kind == "pow" and is_letter(node.args[0]) and node.args[1] == Node("neg", "", (num("1"),))
 
 
+def by_their_names(node: Node) -> Node:
+    """Return ``y=4, x=9`` as (9, 4): equations that give values to letters in the order of the letters.
+
+    That is the alphabet's for x, y, z, neighbours (a, b, c) and numbered letters, else the order as written.
+    """
+    if len(node.args) < 2 or not all(
+        arg.kind == "rel" and arg.value == "=" and is_letter(arg.args[0]) for arg in node.args
+    ):
+        return node
+    names = [arg.args[0].value for arg in node.args]
+    if len(set(names)) < len(names) or any(len(arg.args) != 2 for arg in node.args):
+        return node
+    given = {arg.args[0].value: arg.args[1] for arg in node.args}
+    return Node("tuple", "()", tuple(given[name] for name in natural_order(names)))
+
+
+def in_natural_order(names: tuple[Node, ...], value: Node) -> Node:
+    """Return the value of ``(y, x) = (3, 8)`` as (8, 3)."""
+    if value.kind not in ("tuple", "list") or len(value.args) != len(names) or not all(map(is_letter, names)):
+        return value
+    given = dict(zip((name.value for name in names), value.args, strict=True))
+    ordered = natural_order([name.value for name in names])
+    return value._replace(args=tuple(given[name] for name in ordered)) if len(given) == len(names) else value
+
+
+def natural_order(names: list[str]) -> list[str]:
+    """Return names in the order in which a tuple of their values is written."""
+    ordered = sorted(names, key=lambda name: (name.partition("_")[0], len(name), name))
+    if all(len(name) == 1 for name in names):
+        codes = [ord(name) for name in ordered]
+        return ordered if set(names) <= set("xyz") or codes == list(range(codes[0], codes[0] + len(codes))) else names
+    return ordered if len({name.partition("_")[0] for name in names}) == 1 else names
+
+
 def in_order_of(names: tuple[Node, ...], items: tuple[Node, ...]) -> tuple[Node, ...]:
     """Return ``b=2, a=1`` in the order of the names (a, b); items that do not give each name a value as they are."""
     given = {item.args[0]: item for item in items if item.kind == "rel" and item.value == "="}
     return tuple(given[name] for name in names) if set(given) == set(names) else items
-
-
-def is_quantity(node: Node) -> bool:
-    """True for an expression in letters with no number of its own except as an exponent: x + y, a^2 + b^2, abc."""
-    if node.kind == "num":
-        return False
-    if node.kind == "pow":
-        return is_quantity(node.args[0])
-    if node.kind == "sym":
-        return node.value not in CONSTANTS or node.value in ("e", "i")
-    return node.kind in ("add", "mul", "neg", "div", "apply", "call") and all(
-        is_quantity(arg) or (node.value == "root" and arg.kind == "num") for arg in node.args
-    )
 
 
 def settle(node: Node) -> Node:
@@ -78,6 +121,15 @@ def settle(node: Node) -> Node:
         return _matrix(node) or node
     if kind == "minus":
         return _without_points(node) or node
+    if (
+        kind == "add"
+        and node.args[0] in (sym("RR"), sym("R"))
+        and node.args[1].args[:1]
+        and node.args[1].args[0].kind == "set"
+        and len(node.args) == 2
+        and node.args[1].kind == "neg"
+    ):
+        return _without_points(Node("minus", "", (node.args[0], node.args[1].args[0]))) or node
     if kind == "ratio" and all(arg.kind == "num" for arg in node.args):
         return node
     if kind not in ("list", "set", "tuple", "union", "rel") and contains(node, _PM):
@@ -105,6 +157,8 @@ def _settle_relation(node: Node) -> Node:
     if operators == ["in"] and is_name(members[0]):
         return settle(members[1])
     if operators[-1] == "in" and members[-1].kind == "sym" and members[-1].value in _NUMBER_SETS:
+        if members[-1].value != "RR" and not {"<", ">", "<=", ">=", "!="}.isdisjoint(operators):
+            return node  # the whole numbers of an interval are not the interval
         return settle(Node("rel", " ".join(operators[:-1]), members[:-1]) if len(members) > 2 else members[0])
     if operators[-1] == "mod":
         return settle(members[-2])
@@ -159,7 +213,9 @@ def _uses(node: Node, variable: Node) -> bool:
 def _without_points(node: Node) -> Node | None:
     """Return R minus finitely many numbers as a union of open intervals."""
     base, removed = node.args[0], node.args[-1]
-    if len(node.args) != 2 or settle(base) != REALS or removed.kind != "set":
+    if removed.kind == "num" or (removed.kind == "neg" and removed.args[0].kind == "num"):
+        removed = Node("set", "", (removed,))  # the braces of ``R \\setminus {4}`` are not seen in TeX
+    if len(node.args) != 2 or (settle(base) != REALS and base != sym("R")) or removed.kind != "set":
         return None
     placed = [(real_value(point), point) for point in removed.args]
     if any(value is None for value, _ in placed):

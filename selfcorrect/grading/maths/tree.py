@@ -55,15 +55,21 @@ def from_lists(row: list[Any]) -> Node:
 
 def contains(node: Node, kinds: frozenset[str]) -> bool:
     """True where any node of the tree has one of the kinds."""
-    return node.kind in kinds or any(contains(arg, kinds) for arg in node.args)
+    kind, _, args = node
+    if kind in kinds:
+        return True
+    for arg in args:  # noqa: SIM110 (no generator: this runs several times for every node of every answer)
+        if contains(arg, kinds):
+            return True
+    return False
 
 
 def show(node: Node) -> str:
     """Return a compact, readable form of a tree: what ``--explain`` prints."""
+    if node.kind in ("num", "sym"):
+        return node.value
     args = [show(arg) for arg in node.args]
     match node.kind:
-        case "num" | "sym":
-            return node.value
         case "text":
             return f'"{node.value}"'
         case "add":

@@ -2,7 +2,8 @@
 
 ``5 m`` equals ``500 cm``, not ``5 cm``; ``5 kg`` is not ``5 m``; ``4.5 W`` is not ``4.5 erg/s``. Currencies
 are units of their own, without rates. What pint does not know is a description (``ways``, ``red apples``); two
-descriptions must share a word. pint is asked about single words only, the first time that two units differ.
+descriptions must share a word. pint is asked about single words only, and only about those that `common_units` does not
+know: the first time that two units differ and one of them is rare.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from selfcorrect.grading.maths.common_units import COMMON
 from selfcorrect.grading.maths.vocabulary import words_of
 
 Dimensions: TypeAlias = tuple[tuple[str, Fraction], ...]
@@ -88,6 +90,8 @@ def word_unit(word: str) -> Unit | None:
 
 
 def _pint(word: str) -> Unit | None:
+    if word in COMMON:
+        return COMMON[word]
     registry = _registry()
     readings = registry.parse_unit_name(word)
     if not readings:

@@ -11,7 +11,8 @@ def words_of(text: str) -> frozenset[str]:
 UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ",
-        "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ",
+        "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "√": r"\sqrt ",
+        "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "∞": r"\infty ", "≤": r"\le ",
         "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
         "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "½": r"\frac12 ",
         "¼": r"\frac14 ", "¾": r"\frac34 ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ",
@@ -28,10 +29,10 @@ UNICODE = str.maketrans(
 
 FUNCTIONS = words_of(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh "
-    "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma sup inf floor ceil abs "
-    "sqrt cis"
+    "arctanh arccoth ln log lg exp gcd lcm min max det deg dim ker arg Re Im sgn sign erf Gamma zeta sup inf floor "
+    "ceil abs sqrt cis"
 )
-COMMAND_ONLY_FUNCTIONS = words_of("deg dim ker arg Re Im sup inf Gamma sign")
+COMMAND_ONLY_FUNCTIONS = words_of("deg dim ker arg Re Im sup inf Gamma sign zeta")
 """Functions that need their backslash: as bare letters they are products or words."""
 FUNCTION_SPELLINGS = {
     "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos", "tg": "tan",

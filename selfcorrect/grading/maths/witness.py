@@ -26,6 +26,8 @@ _WORDS = {
     "inequality": ("equal as inequalities, up to a positive factor", "different inequalities"),
     "congruence": ("equal as residues", "different residues"),
     "base": ("equal digits in the same base", "other digits, or another base"),
+    "a member of the chain without a value": ("", "wrong: a member of the chain has no value"),
+    "several values": ("", "several values, and the tolerance is for one"),
     "unit": ("", "another unit"),
     "infinity": ("the same infinity", "only one is infinite"),
     "structure": ("equal part by part", "different in kind or in number of parts"),

@@ -34,7 +34,7 @@ _METHODS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh", "cosh": "cosh",
     "tanh": "tanh", "coth": "coth", "sech": "sech", "csch": "csch", "arcsin": "asin", "arccos": "acos",
     "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "exp": "exp", "erf": "erf",
-    "Gamma": "gamma", "ln": "log",
+    "Gamma": "gamma", "ln": "log", "zeta": "zeta",
 }  # fmt: skip
 _OF_INVERSE = {"arccot": "atan", "arcsec": "acos", "arccsc": "asin", "arccoth": "atanh"}
 
@@ -120,6 +120,8 @@ class Balls:
         if name == "lg" or (name == "log" and len(args) == 1):
             return first.log() / acb(10).log() if name == "lg" else first.log()
         if name == "log":
+            if not args[1].real > 0 or not args[1].imag.is_zero():
+                raise Undefined("a base that is not positive")
             return self.divide(first.log(), args[1].log())
         if name in ("Re", "Im"):
             return acb(first.real if name == "Re" else first.imag)

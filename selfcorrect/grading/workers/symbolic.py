@@ -14,7 +14,7 @@ import sympy
 
 from selfcorrect.grading.maths.algebra import based_number, number
 from selfcorrect.grading.maths.limits import Unreadable
-from selfcorrect.grading.maths.tree import Node, show
+from selfcorrect.grading.maths.tree import Node, num, show
 
 _FUNCTIONS: dict[str, Any] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
@@ -24,7 +24,7 @@ _FUNCTIONS: dict[str, Any] = {
     "exp": sympy.exp, "ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
     "binom": sympy.binomial, "gcd": sympy.gcd, "lcm": sympy.lcm, "max": sympy.Max, "min": sympy.Min,
     "Gamma": sympy.gamma, "erf": sympy.erf, "sgn": sympy.sign, "Re": sympy.re, "Im": sympy.im, "mod": sympy.Mod,
-    "fact2": sympy.factorial2,
+    "fact2": sympy.factorial2, "zeta": sympy.zeta,
 }  # fmt: skip
 _CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}
 _MAX_POWER = 2_000
@@ -138,10 +138,21 @@ def _built(node: Node, positive: bool) -> Any:
             _refuse_zero(values[0])
             return sympy.real_root(values[1], values[0]) if values[1].is_number else values[1] ** (1 / values[0])
         if node.value in ("log", "lg"):
-            return sympy.log(values[0], *(values[1:] or ([10] if node.value == "lg" else [])))
+            return _logarithm(values[0], (values[1:] or [10 if node.value == "lg" else sympy.E])[0])
         if node.value in _FUNCTIONS:
             return _FUNCTIONS[node.value](*values)
     raise Unreadable(f"{kind} {node.value}")
+
+
+def _logarithm(value: Any, base: Any) -> Any:
+    """Return a logarithm; raises NotFinite for a base, or a value, that has none."""
+    if base.is_number and base.is_positive is not True:
+        raise NotFinite("a base that is not positive")
+    top, bottom = sympy.log(value), sympy.log(base)
+    _refuse_zero(bottom)
+    if top.has(*_INFINITE) or bottom.has(*_INFINITE):
+        raise NotFinite("a logarithm of zero")
+    return top / bottom
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -179,8 +190,29 @@ def _big(node: Node, positive: bool) -> Any:
             raise Unreadable("a long sum or product")
         if span < 0 if node.value != "int" else span == 0:
             raise NotFinite("a sum without terms, or an integral over nothing")
+        if node.value != "int" and span <= _WRITTEN_OUT:
+            return _written_out(node, int(bounds[0]), int(bounds[1]), positive)
     operator = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}[node.value]
     return _settled(operator(inside, (name, *bounds)).doit())
+
+
+_WRITTEN_OUT = 100
+"""Sums and products of at most this many terms are written out: a term without a value is not lost."""
+
+
+def _written_out(node: Node, first: int, last: int, positive: bool) -> Any:
+    variable, _, _, body = node.args
+    terms = [to_sympy(_put(body, variable, number_), positive) for number_ in range(first, last + 1)]
+    return sympy.Add(*terms) if node.value == "sum" else sympy.Mul(*terms)
+
+
+def _put(node: Node, variable: Node, value: int) -> Node:
+    """Return a tree with a whole number in the place of a variable, but not where that is bound again."""
+    if node == variable:
+        return num(value) if value >= 0 else Node("neg", "", (num(-value),))
+    if node.kind == "big" and node.args[0] == variable:
+        return node._replace(args=(variable, *(_put(arg, variable, value) for arg in node.args[1:3]), node.args[3]))
+    return node._replace(args=tuple(_put(arg, variable, value) for arg in node.args)) if node.args else node
 
 
 def _settled(value: Any) -> Any:

@@ -13,11 +13,13 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 from selfcorrect.grading.maths.limits import MAX_WORKER_STEPS, TooLarge, Unreadable, budget
-from selfcorrect.grading.maths.tree import Node, contains, from_lists
+from selfcorrect.grading.maths.numeric import letters
+from selfcorrect.grading.maths.tree import Node, contains, from_lists, sym
 
 MEMORY_BYTES = 1 << 30
 """Address space of a worker; its resident memory stays far below."""
@@ -26,6 +28,7 @@ SYMPY_S = 0.3
 WALL_S = 10.0
 """Seconds of the clock on the wall for one decision; the pool kills a little later."""
 _BIG = frozenset(["big"])
+_INFINITE_BOUNDS = (sym("oo"), Node("neg", "", (sym("oo"),)), sym("NONE"))
 
 
 class OutOfTime(BaseException):
@@ -90,6 +93,9 @@ def decide(response: Node, gold: Node, deadline: Deadline, state: dict[str, str]
     state["blame"] = "response" if highprecision.has_value(gold) else "reference"
     if not (contains(response, _BIG) or contains(gold, _BIG)):
         return None
+    if not _parts_exist(response):
+        state["how"], state["blame"] = "a part of it has no finite value that could be found", "response"
+        return None
     return _load_symbolic(deadline).equal(response, gold, positive=positive, state=state)
 
 
@@ -99,7 +105,34 @@ def has_value(tree: Node, deadline: Deadline, *, positive: bool) -> bool:
 
     if highprecision.has_value(tree):
         return True
-    return contains(tree, _BIG) and _load_symbolic(deadline).has_value(tree, positive=positive)
+    return contains(tree, _BIG) and _parts_exist(tree) and _load_symbolic(deadline).has_value(tree, positive=positive)
+
+
+def _parts_exist(tree: Node) -> bool:
+    """True where every part outside and inside sums, integrals and limits that depends on no bound letter has a value.
+
+    SymPy drops ``1^{\\ln 0}`` and a bound such as ``k = \\cot 0``: to it they are numbers that it need not look at.
+    """
+    from selfcorrect.grading.workers import highprecision
+
+    return all(highprecision.has_value(part) for part in free_parts(tree, frozenset()))
+
+
+def free_parts(tree: Node, bound: frozenset[str]) -> Iterator[Node]:
+    """Yield the largest parts of a tree without sums, integrals, limits and bound letters; infinite bounds aside."""
+    if tree.kind in ("num", "sym", "apply", "base"):
+        return
+    if tree.kind == "big":
+        variable, lower, upper, body = tree.args
+        for end in (lower, upper):
+            if end not in _INFINITE_BOUNDS:
+                yield from free_parts(end, bound)
+        yield from free_parts(body, bound | {variable.value})
+    elif contains(tree, _BIG) or not bound.isdisjoint(letters(tree)):
+        for arg in tree.args:
+            yield from free_parts(arg, bound)
+    elif not (tree.kind == "call" and tree.value in ("side+", "side-")):
+        yield tree
 
 
 def _load_symbolic(deadline: Deadline) -> ModuleType:
