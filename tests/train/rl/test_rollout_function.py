@@ -312,7 +312,9 @@ def test_a_failing_grader_is_counted_and_is_no_fall_of_turn_1(codec: ChatCodec) 
     assert (row["ungradable"], row["without_reward"], row["turn1_change"], row["problems"]) == (2, 1, 0.0, 2)
     assert row["turn1_start"] == 37.5
     assert row["reward"] == pytest.approx(4 / 7)
-    failed = [_with_grades(rollout, "?" * len(rollout.trajectory.attempts)).path for rollout in rollouts.rollouts[:4]]
+    failed = [
+        _with_grades(rollout, "?" * len(rollout.trajectory.attempts)).trajectory for rollout in rollouts.rollouts[:4]
+    ]
     assert turn1_by_problem(failed, 4) == [("p", None)]
     row = measure(failed + paths[4:], [None] * 4 + list(rollouts.rewards[4:]), 4, start={"p": 1.0, "q": 0.5})
     assert (row["problems"], row["turn1_change"], row["turn1_start"]) == (1, 0.0, 50.0)
@@ -358,7 +360,7 @@ def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
 
 
 def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
-    paths = [rollout.trajectory for rollout in scored(codec).latest]
+    paths = [rollout.trajectory for rollout in scored(codec).rollouts]
     one = [paths[0]] * 4 + [paths[6]] * 4
     row = measure(one, [1.0] * 5 + [0.0] * 2 + [None], 4)
     assert (row["zero_variance"], row["revisions"], row["unchanged"], row["verdict_rate"]) == (0.5, 0, None, 100.0)
@@ -376,7 +378,7 @@ def test_figures_of_other_rollouts(codec: ChatCodec) -> None:
         for path, p in zip(one[:2], (0.5, 1.0), strict=True)
     ]
     assert measure([*sure, *one[2:]], [1.0] * 8, 4)["p_correct"] == 0.75
-    half_graded = [_with_grades(rollout, "r?") for rollout in scored(codec).latest[1:3]]
+    half_graded = [_with_grades(rollout, "r?") for rollout in scored(codec).rollouts[1:3]]
     row = measure([rollout.trajectory for rollout in half_graded], [None, None], 2)
     assert (row["turn1"], row["reward"]) == (None, None)  # nothing is graded at both ends
 
