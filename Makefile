@@ -32,7 +32,7 @@ test-install: $(STAMP)  ## wheel and sdist in clean environments, beside verl; n
 
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
 test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)
-	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/test_samplers.py
+	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/rl/test_samplers.py
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .

@@ -157,7 +157,7 @@ def train_stage(
                 "train", args, getattr(import_module(f"selfcorrect.train.{program}"), schema), default
             )  # refuse before launching
         with resumable():
-            import_module("selfcorrect.train.launch").relaunch(launch, sys.argv[1:])
+            import_module("selfcorrect.train.common.launch").relaunch(launch, sys.argv[1:])
     stage(f"selfcorrect.train.{program}", schema, "train", args, default, run, dry_run)
 
 

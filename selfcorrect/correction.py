@@ -2,7 +2,7 @@
 
 `steps` is the loop without an engine: it yields what it wants sampled (`SampleRequest`) or judged (`JudgeRequest`), is
 sent the answer, and returns the trajectory. `solve` drives it with an asynchronous `Engine`; RL drives many at once
-with a synchronous one (`train.rollouts`). Many problems run together: nothing waits for a turn to end everywhere.
+with a synchronous one (`train.rl.rollouts`). Many problems run together: nothing waits for a turn to end everywhere.
 
 `METHODS` says who judges an attempt and which user message asks for a revision. A model that was trained to judge
 itself in the same completion does so in any chat, too: it is misled, or given the gold verdict, by

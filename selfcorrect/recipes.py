@@ -2,7 +2,8 @@
 
 The dataclass is the schema: unknown keys name the nearest known one, values are checked against the
 annotations (str, int, float, bool, ``X | None``, tuples, string enums via Literal, nested recipes and
-``dict[str, Any]`` for settings that pass through to a library).
+``dict[str, Any]`` for settings that pass through to a library). Keys that a schema once had, and that
+could have one value alone, are named in its ``SETTLED``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from selfcorrect.errors import RecipeError, nearest
 from selfcorrect.redaction import redacted, redacted_command
 
 R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settled:
+    """A key that a schema had and that can have one value alone: still read with it, refused with another."""
+
+    value: Any
+    otherwise: str  # the error for another value
 
 
 def load_recipe(schema: type[R], path: Path | None, overrides: Sequence[str] = ()) -> R:
@@ -75,6 +84,7 @@ def build_recipe(schema: type[R], values: Mapping[str, Any], where: str = "recip
     """Return ``schema(**values)`` with every key and value checked."""
     hints = get_type_hints(schema)
     known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    values = _without_settled(schema, values, where)
     for key in values:
         if key not in known:
             raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, known)}; known keys: {', '.join(known)}")
@@ -89,6 +99,15 @@ def build_recipe(schema: type[R], values: Mapping[str, Any], where: str = "recip
     if missing:
         raise RecipeError(f"{where}: missing {', '.join(missing)}; set it in the recipe or as {missing[0]}=...")
     return schema(**checked)
+
+
+def _without_settled(schema: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values without the keys that the schema's ``SETTLED`` names, where it has any."""
+    settled: Mapping[str, Settled] = getattr(schema, "SETTLED", {})
+    for key, only in settled.items():
+        if key in values and values[key] != only.value:
+            raise RecipeError(f"{where}: {only.otherwise}")
+    return {key: value for key, value in values.items() if key not in settled}
 
 
 def to_values(recipe: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -48,6 +49,23 @@ def test_library_imports_no_stage(path: Path) -> None:
 def test_stages_do_not_import_one_another(stage: str) -> None:
     for path in (ROOT / stage).rglob("*.py"):
         assert stages(path) <= {stage}, path
+
+
+@pytest.mark.parametrize("stage", ["train"])
+def test_no_circle_of_imports(stage: str) -> None:
+    """Counting imports inside functions and those for type checkers: what needs one another is one module."""
+    modules = {
+        ".".join(["selfcorrect", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in (ROOT / stage).rglob("*.py")
+    }
+    graph = {name: imports(path) & modules.keys() - {name} for name, path in modules.items()}
+    assert sum(map(len, graph.values())) > len(graph), "the imports were not found"
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_the_folder_of_training_shows_what_a_user_can_type() -> None:
+    shown = {path.stem for path in (ROOT / "train").glob("*.py")} - {"__init__"}
+    assert shown == {"sft", "dpo", "grpo", "ppo", "orm"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -26,15 +26,14 @@ OURS = {  # file → the calls that may stand in it, and why
     "selfcorrect/cli.py": {"open"},  # the null device
     "selfcorrect/grading/workers/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
-    "train/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
-    "train/checkpoint.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
-    "train/lora.py": {"save_pretrained"},  # the same folder
+    "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
+    "train/common/models.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
     "train/dpo.py": {"copy2", "save_model"},  # the same
     "train/sft.py": {"save_model"},
     "train/orm.py": {"save_model"},
-    "train/grpo.py": {"save_model"},
+    "train/rl/program.py": {"save_model"},
     "train/embedded/pretrain.py": {"save_pretrained", "savez"},  # the same; and tokens, which every start writes anew
-    "train/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
+    "train/rl/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
 }
 STREAM = {"save", "dump", "savefig", "write_table", "print"}
 """Calls that write to what they are given: right where it is a stream of `whole_file`."""

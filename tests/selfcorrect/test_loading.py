@@ -15,7 +15,7 @@ from selfcorrect.engines.transformers import TransformersEngine
 from selfcorrect.errors import ModelError
 from selfcorrect.loading import near
 from selfcorrect.tokens import EMBEDDED, ChatCodec, model_path
-from selfcorrect.train.checkpoint import load_model
+from selfcorrect.train.common.models import load_model
 
 
 @pytest.fixture

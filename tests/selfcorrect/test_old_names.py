@@ -21,7 +21,7 @@ def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("folder", ["elsewhere", "checkout"])
-@pytest.mark.parametrize(("stage", "module"), [("train", "advantages"), ("eval", "lm_eval"), ("data_gen", "classes")])
+@pytest.mark.parametrize(("stage", "module"), [("train", "sft"), ("eval", "lm_eval"), ("data_gen", "classes")])
 def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, module: str, tmp_path: Path) -> None:
     code = (
         f"import selfcorrect, {stage}.{module} as old, selfcorrect.{stage}.{module} as new; "
@@ -48,7 +48,7 @@ def test_a_module_that_moved_is_imported_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_an_old_name_in_a_checkout_works_without_importing_selfcorrect_first() -> None:
-    done = run("import train.advantages as old, selfcorrect.train.advantages as new; print(old is new)", ROOT)
+    done = run("import train.sft as old, selfcorrect.train.sft as new; print(old is new)", ROOT)
     assert done.stdout == "True\n", done.stderr
 
 

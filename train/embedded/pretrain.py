@@ -38,8 +38,8 @@ from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.progress import meter
 from selfcorrect.recipes import to_yaml
 from selfcorrect.runs import finished, mark_done, stage_folder
+from selfcorrect.train.common.finite import largest, require_finite
 from selfcorrect.train.embedded import corpus
-from selfcorrect.train.finite import largest, require_finite
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)

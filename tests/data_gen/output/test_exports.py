@@ -104,7 +104,7 @@ def test_exported_prompts_are_problems_again(finished, codec, trainer, file) -> 
 
 def test_the_error_that_a_problem_allows_goes_with_it_to_rl(tmp_path) -> None:
     from selfcorrect.data_gen.output.rows import write_prompts
-    from selfcorrect.train.data import read_problems
+    from selfcorrect.train.data.rows import read_problems
     from selfcorrect.types import Problem
 
     problems = [Problem("a", "q", "4.2", "olympiadbench", {"tolerance": "1e-1"}), Problem("b", "r", "1", "math", {})]

@@ -23,7 +23,7 @@ from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.rollouts import Sampling, roll_out, within_context
+from selfcorrect.train.rl.rollouts import SamplingSettings, roll_out, within_context
 from selfcorrect.types import Problem, Role, SelfEvaluation, Verdict
 from tests.data_gen.worlds import WORLD, grade, write_problems
 
@@ -183,7 +183,7 @@ def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: Cha
     said_no = f"\\boxed{{4}} {prompts.SELF_QUESTION} No."
     said_yes = f"\\boxed{{5}} {prompts.SELF_QUESTION} Yes."
     room = len(codec.opening(prompts.solve_messages("2+3?"))) + 110
-    sampling = Sampling("two-turn", max_tokens=100)
+    sampling = SamplingSettings("two-turn", max_tokens=100)
     kept, beyond = within_context(problems, codec, sampling, room)
     assert ([problem.id for problem in kept], beyond) == (["a"], ["b"])
     with pytest.raises(DataError, match="no prompt can be sampled from: 1 of 1 prompts"):
@@ -194,10 +194,10 @@ def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: Cha
 
     engine = ScriptedEngine(script, codec, context=room)
     rollouts = roll_out(Sampler(engine), codec, kept * 20, list(range(20)), sampling)
-    stops = {rollout.path.stop for rollout in rollouts}
+    stops = {rollout.trajectory.stop for rollout in rollouts}
     assert stops == {"prompt-too-long", "verdict"}
     for rollout in rollouts:
-        assert len(rollout.path.attempts) == 1
+        assert len(rollout.trajectory.attempts) == 1
         assert len(rollout.completion_ids) == len(rollout.learned) == sum(rollout.learned)
 
 
