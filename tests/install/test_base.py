@@ -122,7 +122,7 @@ def test_a_missing_extra_is_one_line_with_the_command(
 @pytest.mark.parametrize(
     ("extra", "code"),
     [
-        ("report", "from selfcorrect.eval import report, figures, reports, commands, voting, paper_tables"),
+        ("report", "from selfcorrect.eval import commands, page, tables; from selfcorrect.eval.analysis import voting"),
         (
             "openai",
             "from selfcorrect.engines import openai; from selfcorrect.eval import run; from selfcorrect.data_gen import"
@@ -161,9 +161,9 @@ def test_names_in_a_users_folder_are_neither_run_nor_in_the_way(base: Environmen
     assert base.selfcorrect("grade", r"\boxed{\int_0^1 x^2 dx}", r"\frac13", **here).stdout.startswith("correct: ")
     assert "[train]" in base.selfcorrect("train", "sft", **here).stderr
     assert base.selfcorrect("doctor", **here).returncode == 0
-    code = "import selfcorrect.train.sft, selfcorrect.data_gen.pipeline; from selfcorrect.eval import rows; print(rows)"
+    code = "import selfcorrect.train.sft, selfcorrect.data_gen.pipeline; from selfcorrect.eval import results; print(results)"
     done = base.run("-c", code, **here)
-    assert str(ROOT / "selfcorrect" / "eval" / "rows.py") in done.stdout, done.stderr
+    assert str(ROOT / "selfcorrect" / "eval" / "results.py") in done.stdout, done.stderr
     assert list(tmp_path.rglob("*.ran")) == []
     assert "ours" in base.run("-c", "import train; print('ours')", **here).stdout  # theirs is still theirs
     assert (tmp_path / "train.ran").exists()
