@@ -32,12 +32,12 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # beside this file, ``eval`` would be this file
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine
 from selfcorrect.eval.run import TRAJECTORIES_A_PLACE, EvalRecipe, sample_trajectories
-from selfcorrect.jsonl import Journal
 from selfcorrect.problems import ProblemsRecipe, load_problems
-from selfcorrect.progress import Meter
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import Journal
+from selfcorrect.runs.progress import Meter
 
 
 class Recording:
@@ -128,7 +128,7 @@ def main() -> None:
     """Parse the arguments, measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded", help="model folder, hub id, or 'embedded'")
-    parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction")
+    parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction.loop")
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--source", default="arithmetic", help="a problem set (selfcorrect.problems)")
     parser.add_argument("--batch", type=int, default=64)

@@ -37,8 +37,8 @@ from selfcorrect.data_gen.pipeline import GenRecipe, Quota
 from selfcorrect.data_gen.sampling.passes import Models, library_grader, load, open_models, sample
 from selfcorrect.data_gen.sampling.rejection import GRADED
 from selfcorrect.data_gen.sampling.samples import PartSampler, SamplingSettings
-from selfcorrect.jsonl import Journal, read_jsonl
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.jsonl import Journal, read_jsonl
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.types import Problem, Verdict
 
 RECIPES = Path(__file__).parent.parent / "data_gen" / "recipes"

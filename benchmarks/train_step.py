@@ -33,12 +33,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfcorrect.correction import grade_trajectories
+from selfcorrect.chat import ChatCodec, model_path
+from selfcorrect.correction.loop import grade_trajectories
+from selfcorrect.correction.parsing import parse_path
 from selfcorrect.engines import Sample
-from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.train.common.checkpoints import remove_printer
 from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import quiet_libraries

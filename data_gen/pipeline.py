@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import printing, prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.output.data_card import show, write_readme
 from selfcorrect.data_gen.output.leak import leak
@@ -45,11 +46,10 @@ from selfcorrect.data_gen.sampling.requests import Examples, RequestBuilder
 from selfcorrect.data_gen.sampling.samples import GradeMany
 from selfcorrect.engines import Engine
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import Loaded
-from selfcorrect.recipes import recorded, to_values
-from selfcorrect.runs import finished, mark_done, stage_folder
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import finished, mark_done, stage_folder
+from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.runs.recipes import recorded, to_values
 from selfcorrect.types import Problem
 
 __all__ = ["GenRecipe", "PairQuota", "Quota", "plan", "run"]

@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from selfcorrect.chat import EMBEDDED, model_path
+from selfcorrect.correction.stop_rule import CALIBRATION_FILE
 from selfcorrect.errors import InputError
 from selfcorrect.eval import lm_eval
 from selfcorrect.eval.analysis.calibration import Fit, Target, tune
@@ -23,14 +25,12 @@ from selfcorrect.eval.run import EvalRecipe, regrade, run, summary
 from selfcorrect.eval.tables.columns import headings
 from selfcorrect.eval.tables.demo_table import show_rows
 from selfcorrect.eval.tables.paper_tables import QUALITY, quality_cells
-from selfcorrect.jsonl import write_journal, write_json, write_jsonl
 from selfcorrect.metrics import PairedTest, compare, is_correct, power_note
 from selfcorrect.printing import Command, clean
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs import mark_done, stage_folder
-from selfcorrect.stopping import CALIBRATION_FILE
+from selfcorrect.runs.folder import mark_done, stage_folder
+from selfcorrect.runs.jsonl import write_journal, write_json, write_jsonl
 from selfcorrect.table import DASH, Table
-from selfcorrect.tokens import EMBEDDED, model_path
 from selfcorrect.types import Trajectory, to_json
 
 FLIPS_SHOWN = 12

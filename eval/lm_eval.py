@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
-from selfcorrect.correction import grade_trajectories
+from selfcorrect.correction.loop import grade_trajectories
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SamplingSettings
 from selfcorrect.grading import extract_answer, gold_is_readable
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
 from selfcorrect.problems import MATCHED, OddRow, read_problem
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
 

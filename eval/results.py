@@ -25,12 +25,12 @@ from typing import Any
 import yaml
 
 from selfcorrect.errors import DataError
-from selfcorrect.jsonl import read_journal, read_json
 from selfcorrect.keys import Keys
 from selfcorrect.metrics import Scores, Share, power_note
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.recipes import to_values
-from selfcorrect.runs import finished
+from selfcorrect.runs.folder import finished
+from selfcorrect.runs.jsonl import read_journal, read_json
+from selfcorrect.runs.recipes import to_values
 from selfcorrect.types import Trajectory
 
 SCHEMA = 2
@@ -183,7 +183,7 @@ class Fingerprints:
 class EvalResult:
     """The content of ``scores.json``: what was measured, how it was sampled, and what made it.
 
-    ``method``, ``stop`` and ``judge`` are those of the recipe (`selfcorrect.correction`, `selfcorrect.stopping`,
+    ``method``, ``stop`` and ``judge`` are those of the recipe (`correction.loop`, `correction.stop_rule`,
     ``"orm: runs/x/checkpoints/orm"``); ``method`` is empty where a file of the first versions does not say it.
     ``dropped`` counts the problems that were left out, by reason; ``budget`` is the error budget as `Budget.row` gives
     it; ``imported`` the log of another tool that the row was read from.

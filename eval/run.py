@@ -26,8 +26,11 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.choices import check_choices
-from selfcorrect.correction import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
+from selfcorrect.correction.judges import Judge, JudgeRecipe, open_judge
+from selfcorrect.correction.loop import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
+from selfcorrect.correction.stop_rule import Stop, StopRule, load_rule, rule_file
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
 from selfcorrect.eval.analysis.calibration import refuse_seen
@@ -45,17 +48,23 @@ from selfcorrect.eval.results import (
 )
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import Journal, read_json, write_journal, write_json
-from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
-from selfcorrect.progress import Meter, meter
-from selfcorrect.recipes import to_yaml
 from selfcorrect.redaction import redacted_text
-from selfcorrect.runs import finished, is_reopened, locked, mark_done, plain_name, provenance, reopen, stage_folder
-from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
+from selfcorrect.runs.folder import (
+    finished,
+    is_reopened,
+    locked,
+    mark_done,
+    plain_name,
+    provenance,
+    reopen,
+    stage_folder,
+)
+from selfcorrect.runs.jsonl import Journal, read_json, write_journal, write_json
+from selfcorrect.runs.progress import Meter, meter
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.thinking import thinking_tokens
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
@@ -71,7 +80,7 @@ class EvalRecipe:
 
     row: str = "self-rewarding"  # folder name of this row under <run>/eval/
     label: str = ""  # the row's name in tables; "": the method, and the stop decision where it is not "sampled"
-    method: Method = "self-rewarding"  # see selfcorrect.correction
+    method: Method = "self-rewarding"  # see selfcorrect.correction.loop
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
     temperature: float = 0.0  # 0 is greedy
@@ -81,7 +90,7 @@ class EvalRecipe:
     max_tokens: int = 512  # of one completion
     path_tokens: int | None = None  # sampled for a whole trajectory; None: max_tokens alone
     one_pass: bool = True  # long-CoT trajectories in one completion (False: stop and continue at each mark)
-    stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
+    stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.correction.stop_rule
     calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
 

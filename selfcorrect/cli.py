@@ -28,8 +28,8 @@ from selfcorrect.explained import explained
 from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
-from selfcorrect.progress import loading, meter, quiet_bars
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.progress import loading, meter, quiet_bars
+from selfcorrect.runs.recipes import load_recipe
 
 app = typer.Typer(
     help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
@@ -536,7 +536,7 @@ def doctor(
 ) -> None:
     """Print versions, devices, which engines work here and how to install the others; or look a run folder over."""
     if run is not None:
-        from selfcorrect.inspection import inspect
+        from selfcorrect.runs.inspection import inspect
 
         inspected = inspect(run)
         event(inspected.to_json()) if as_json else show(inspected)

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfcorrect.printing import Command
-from selfcorrect.runs import is_done
+from selfcorrect.runs.folder import is_done
 
 STAGES = Path(__file__).parent
 

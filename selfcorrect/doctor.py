@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import __version__
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.children import PYTHON
 from selfcorrect.extras import EXTRAS, install_command
-from selfcorrect.runs import PACKAGES, git_revision, package_version
-from selfcorrect.tokens import EMBEDDED
+from selfcorrect.runs.folder import PACKAGES, git_revision, package_version
 
 ENGINES = {  # engine: (distributions of which one provides it, what must be importable, extra that brings it)
     "transformers": (("transformers",), "torch", "train"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import token_position
 from selfcorrect.grading.thoughts import MARK, closes, thought_spans
-from selfcorrect.parsing import token_position
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Role, Trajectory
 
 _OPENING_TOKENS = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.chat import ChatCodec
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 TEMPLATE = (

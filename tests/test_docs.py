@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 import pytest
 
-from selfcorrect.correction import Method
-from selfcorrect.recipes import load_recipe
+from selfcorrect.correction.loop import Method
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.types import StopReason
 
 ROOT = Path(__file__).parent.parent
@@ -169,7 +169,7 @@ def test_the_map_of_modules_names_modules_that_exist() -> None:
         for name in re.findall(r"`([\w/]+)`", line.split("|")[2]) if line.startswith("| ") else []:
             stem = name.strip("/")
             found = [
-                *(ROOT / package).rglob(f"{stem}.py"),
+                *(ROOT / package).glob(f"**/{stem}.py"),
                 *(path for path in (ROOT / package).rglob(stem) if path.is_dir()),
             ]
             assert found, f"nothing in {package}/ is named {stem}"

@@ -29,16 +29,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, RecipeError
-from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.metrics import score
 from selfcorrect.printing import complain, note
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.progress import meter
 from selfcorrect.rewards import final_correctness
-from selfcorrect.runs import finished, mark_done
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import finished, mark_done
+from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
+from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
 from selfcorrect.train.common.distributed import process_count
 from selfcorrect.train.common.lora import peft_config
@@ -209,7 +209,7 @@ def _rolled(
     what: str,
 ) -> list[Rollout]:
     """Return graded rollouts of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
-    from selfcorrect.engines.transformers import TransformersEngine
+    from selfcorrect.engines.local.engine import TransformersEngine
 
     engine = TransformersEngine.load(model, max_batch=recipe.max_batch)
     rollouts: list[Rollout] = []

@@ -5,7 +5,7 @@
 
 Trained on the same samples as the self-rewarding model (METHOD section 4): the first attempt of every row of `gen`,
 token for token, labelled by its grade. It reads the chat ``problem, attempt`` to the end of the turn, as
-`selfcorrect.judges.OutcomeRewardModel` will show it, and has two logits: wrong, correct. Problems of the validation
+`correction.judges.OutcomeRewardModel` will show it, and has two logits: wrong, correct. Problems of the validation
 share are not trained on; accuracy there comes with its n and interval, for right and wrong attempts apart.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.closing import made_by
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
-from selfcorrect.progress import meter
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, open_metrics
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.console import RenderableType
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.recipes import Settled
+from selfcorrect.runs.recipes import Settled
 from selfcorrect.train.rl import program
 from selfcorrect.train.rl.recipe import Critic, RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction

@@ -15,13 +15,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from selfcorrect import __version__
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import PartOutcome
 from selfcorrect.data_gen.recipe import GenRecipe
-from selfcorrect.jsonl import write_whole
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.problems import LICENCES
-from selfcorrect.recipes import to_yaml
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import write_whole
+from selfcorrect.runs.recipes import to_yaml
 
 FILES = {
     "self-rewarding": ("sft/self-rewarding.jsonl", "fine-tuning rows of D1, D2 and D3: token ids, spans, messages"),

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import InputError, ModelError, RunFolderError, nearest
-from selfcorrect.files import whole_file
-from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl, write_whole
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.files import whole_file
+from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl, write_whole
 from selfcorrect.training_row import LearnedTokens, TrainingRow, read_pairs, read_rows, read_training_rows
 
 Row = Mapping[str, Any]

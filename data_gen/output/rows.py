@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import Candidate, Continuation, Kind, PartOutcome, SampledPart
 from selfcorrect.data_gen.sampling.requests import RequestBuilder
-from selfcorrect.jsonl import write_json, write_jsonl
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import write_json, write_jsonl
 from selfcorrect.training_row import SCHEMA, LearnedSpan, LearnedTokens, PreferencePair, TrainingRow
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Message, Problem, Role

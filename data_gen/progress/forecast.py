@@ -21,6 +21,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.recipe import GenRecipe, Quota
 from selfcorrect.data_gen.sampling.order import FIRST_OUTCOMES
@@ -29,8 +30,7 @@ from selfcorrect.data_gen.sampling.requests import Ids, RequestBuilder, load_exa
 from selfcorrect.data_gen.sampling.samples import STAGES, GradeMany
 from selfcorrect.engines import Engine, context_of, length_note
 from selfcorrect.problems import Loaded
-from selfcorrect.recipes import to_values, to_yaml
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.recipes import to_values, to_yaml
 from selfcorrect.types import Problem, Verdict
 
 

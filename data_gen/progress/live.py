@@ -15,7 +15,7 @@ from rich.table import Table
 from selfcorrect.data_gen.classes import Candidate, Selection
 from selfcorrect.data_gen.sampling.passes import GatheredRows, ProgressListener
 from selfcorrect.printing import is_quiet
-from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
+from selfcorrect.runs.progress import EVENTS, Meter, console, is_watched, said_now_and_then
 
 
 class LiveTable(ProgressListener):

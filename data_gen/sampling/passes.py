@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import (
     BaseSample,
     BaseSampleResult,
@@ -39,7 +40,6 @@ from selfcorrect.data_gen.sampling.requests import RequestBuilder, load_examples
 from selfcorrect.data_gen.sampling.samples import GradeMany, PartSampler, PromptedModel, SamplingSettings
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.problems import Loaded, load_problems
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Verdict
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import yaml
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import parse_path, token_position
 from selfcorrect.engines import Sample
 from selfcorrect.errors import RecipeError, nearest
-from selfcorrect.parsing import parse_path, token_position
-from selfcorrect.recipes import build_recipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.recipes import build_recipe
 from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
 

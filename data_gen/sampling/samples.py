@@ -21,8 +21,8 @@ from selfcorrect.data_gen.classes import BaseSample, PartOutcome, SampledPart
 from selfcorrect.data_gen.sampling.requests import Ids, RequestBuilder
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import RequestRefused
-from selfcorrect.jsonl import Journal
 from selfcorrect.prompts import SELF_QUESTION
+from selfcorrect.runs.jsonl import Journal
 from selfcorrect.types import Grade, Outcome, Problem, Verdict, to_json
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
 

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from selfcorrect.correction.stop_rule import CALIBRATION_FILE, Calibrator, StopRule, log_odds
 from selfcorrect.errors import InputError
-from selfcorrect.jsonl import read_json
 from selfcorrect.metrics import RESAMPLES, first_p_correct, is_correct
 from selfcorrect.problems import normalised_question
-from selfcorrect.stopping import CALIBRATION_FILE, Calibrator, StopRule, log_odds
+from selfcorrect.runs.jsonl import read_json
 from selfcorrect.types import Problem, Role, Trajectory, to_json
 
 Fit = Literal["temperature", "platt", "isotonic"]

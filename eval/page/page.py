@@ -42,10 +42,10 @@ from selfcorrect.eval.results import (
 from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell
 from selfcorrect.eval.tables.demo_table import claims, paired_tests, result_table
 from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, budget_line, has_own_verdicts
-from selfcorrect.jsonl import read_json, read_jsonl, write_whole
 from selfcorrect.metrics import is_graded, is_scored
 from selfcorrect.printing import clean
-from selfcorrect.runs import finished
+from selfcorrect.runs.folder import finished
+from selfcorrect.runs.jsonl import read_json, read_jsonl, write_whole
 from selfcorrect.table import DASH, Figure, Table
 from selfcorrect.types import Trajectory
 

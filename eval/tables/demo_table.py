@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from selfcorrect.correction import JUDGES_ITSELF
+from selfcorrect.correction.loop import JUDGES_ITSELF
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SCORES, Estimate, EvalResult, EvaluatedRow, RowScores, read_row
 from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell, headings
-from selfcorrect.jsonl import read_json, write_json, write_whole
 from selfcorrect.metrics import PairedTest, compare, gain_difference, is_correct
+from selfcorrect.runs.jsonl import read_json, write_json, write_whole
 from selfcorrect.table import Table
 from selfcorrect.types import Trajectory, to_json
 

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from selfcorrect.eval.analysis.calibration import risk_coverage
 from selfcorrect.eval.analysis.voting import UNITS, Curve
 from selfcorrect.eval.tables.paper_tables import Believed
-from selfcorrect.files import whole_file
 from selfcorrect.metrics import Share
 from selfcorrect.printing import clean
+from selfcorrect.runs.files import whole_file
 
 RUNNING = 5  # steps that a learning curve is the mean of
 FEWEST = 20  # attempts; risk is not drawn at coverages of fewer

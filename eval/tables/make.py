@@ -19,7 +19,7 @@ from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equ
 from selfcorrect.eval.results import EvaluatedRow, find_rows
 from selfcorrect.eval.tables.paper import FIELDS, published_tables
 from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
-from selfcorrect.jsonl import read_jsonl, write_whole
+from selfcorrect.runs.jsonl import read_jsonl, write_whole
 from selfcorrect.table import DASH, Figure, Table
 
 REPORTS = (*FIELDS, "figure1", "figure2", "budget", "calibration")

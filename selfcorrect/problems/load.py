@@ -29,12 +29,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.decontamination import Contamination, TestQuestions
 from selfcorrect.errors import DataError, InputError, nearest
 from selfcorrect.extras import named_extras
 from selfcorrect.fingerprints import fingerprint_problems
 from selfcorrect.loading import without_a_hub
 from selfcorrect.problems import references
+from selfcorrect.problems.decontamination import Contamination, TestQuestions
 from selfcorrect.problems.files import Placed, endings, is_problem_file, read_rows, stem_of
 from selfcorrect.problems.known_sets import HUB_SETS, TEST_SETS, HubSet
 from selfcorrect.problems.rows import (

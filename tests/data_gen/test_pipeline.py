@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from selfcorrect.data_gen.sampling.passes import library_grader, load
 from selfcorrect.data_gen.sampling.samples import GradeQueue
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError
-from selfcorrect.jsonl import read_journal, read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import read_journal, read_jsonl
 from selfcorrect.types import Grade, Outcome, Problem
 from tests.data_gen.worlds import WORLD, World, grade, write_problems
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import trl  # noqa: F401 - imported once, for all forks
 
-from selfcorrect import jsonl
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.output.exports import WRITERS, export, push_to_hub
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota
 from selfcorrect.data_gen.pipeline import run as run_gen
@@ -33,9 +33,9 @@ from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.eval.run import run as run_eval
 from selfcorrect.eval.tables.make import make
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import jsonl
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.recipe import RlRecipe

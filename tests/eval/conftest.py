@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from selfcorrect.eval.run import EvalRecipe, summary
-from selfcorrect.jsonl import write_json
-from selfcorrect.recipes import to_yaml
+from selfcorrect.runs.jsonl import write_json
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 

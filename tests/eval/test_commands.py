@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from selfcorrect.cli import main
+from selfcorrect.correction.stop_rule import load_rule
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
@@ -21,10 +22,9 @@ from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.results import read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.eval.tables.make import make
-from selfcorrect.jsonl import read_json, read_jsonl, write_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs import finished
-from selfcorrect.stopping import load_rule
+from selfcorrect.runs.folder import finished
+from selfcorrect.runs.jsonl import read_json, read_jsonl, write_jsonl
 from selfcorrect.types import Grade, Outcome
 
 

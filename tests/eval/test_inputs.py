@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.data_gen import pipeline
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RunFolderError
 from selfcorrect.eval.run import EvalRecipe, plan, run
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import EMBEDDED
 
 
 def write(path: Path, plus: int) -> None:

@@ -25,7 +25,7 @@ from selfcorrect.eval.results import (
 from selfcorrect.eval.run import EvalRecipe, regrade, summary
 from selfcorrect.eval.tables.columns import JUDGED, REACHED, cell
 from selfcorrect.eval.tables.demo_table import result_table
-from selfcorrect.jsonl import read_json, write_json
+from selfcorrect.runs.jsonl import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "data"

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from selfcorrect.chat import EMBEDDED, ChatCodec
 from selfcorrect.cli import main
-from selfcorrect.correction import LoopSettings
+from selfcorrect.correction.judges import JudgeRecipe
+from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.eval.results import find_rows, read_result, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_trajectories, summary, template_fingerprint
-from selfcorrect.jsonl import Journal, read_json
-from selfcorrect.judges import JudgeRecipe
 from selfcorrect.problems import TEST_SETS, ProblemsRecipe
-from selfcorrect.progress import meter
-from selfcorrect.tokens import EMBEDDED, ChatCodec
+from selfcorrect.runs.jsonl import Journal, read_json
+from selfcorrect.runs.progress import meter
 from selfcorrect.types import Problem, Role, Verdict
 
 

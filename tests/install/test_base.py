@@ -125,8 +125,8 @@ def test_a_missing_extra_is_one_line_with_the_command(
         ("report", "from selfcorrect.eval import commands, page, tables; from selfcorrect.eval.analysis import voting"),
         (
             "openai",
-            "from selfcorrect.engines import openai; from selfcorrect.eval import run; from selfcorrect.data_gen import"
-            " pipeline; from selfcorrect.tokens import ChatCodec; assert ChatCodec.load('embedded').encode('7')",
+            "from selfcorrect.engines.server import client; from selfcorrect.eval import run; from selfcorrect.data_gen import"
+            " pipeline; from selfcorrect.chat import ChatCodec; assert ChatCodec.load('embedded').encode('7')",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_reports_and_servers_do_without_torch(extra: str, code: str, tmp_path: P
     ("code", "extra"),
     [
         ("from selfcorrect import SelfCorrectModel; SelfCorrectModel.load('embedded')", "train"),
-        ("from selfcorrect.tokens import ChatCodec; ChatCodec.load('embedded')", "train"),
+        ("from selfcorrect.chat import ChatCodec; ChatCodec.load('embedded')", "train"),
         ("from selfcorrect.metrics import share_of; share_of([('a', True), ('a', False)])", "report"),
     ],
 )
@@ -161,7 +161,7 @@ def test_names_in_a_users_folder_are_neither_run_nor_in_the_way(base: Environmen
     assert base.selfcorrect("grade", r"\boxed{\int_0^1 x^2 dx}", r"\frac13", **here).stdout.startswith("correct: ")
     assert "[train]" in base.selfcorrect("train", "sft", **here).stderr
     assert base.selfcorrect("doctor", **here).returncode == 0
-    code = "import selfcorrect.train.sft, selfcorrect.data_gen.pipeline; from selfcorrect.eval import results; print(results)"
+    code = "import selfcorrect.train.sft; from selfcorrect.eval import results; print(results)"
     done = base.run("-c", code, **here)
     assert str(ROOT / "selfcorrect" / "eval" / "results.py") in done.stdout, done.stderr
     assert list(tmp_path.rglob("*.ran")) == []

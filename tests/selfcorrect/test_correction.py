@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.correction import LoopSettings, Method, grade_trajectories, parse_path, solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, Method, grade_trajectories, parse_path, solve
+from selfcorrect.correction.stop_rule import Calibrator, Stop, StopRule
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import InputError
 from selfcorrect.metrics import faults_of
 from selfcorrect.rewards import final_correctness
-from selfcorrect.stopping import Calibrator, Stop, StopRule
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Outcome, Problem, Role, SelfEvaluation, Trajectory, Verdict
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")

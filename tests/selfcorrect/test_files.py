@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import DataError, RunFolderError
-from selfcorrect.files import append_lines, make_folder, manifest, unlike, whole_file
+from selfcorrect.runs.files import append_lines, make_folder, manifest, unlike, whole_file
 
 ROOT = Path(__file__).parents[2]
 WRITES = {
@@ -20,9 +20,9 @@ WRITES = {
 """Calls that write a file under a name, or give a written one its name, by their last word."""
 
 OURS = {  # file → the calls that may stand in it, and why
-    "selfcorrect/files.py": {"open", "fdopen", "replace"},  # the one place
-    "selfcorrect/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
-    "selfcorrect/runs.py": {"replace"},  # DONE put aside, then its folder synced
+    "selfcorrect/runs/files.py": {"open", "fdopen", "replace"},  # the one place
+    "selfcorrect/runs/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
+    "selfcorrect/runs/folder.py": {"replace"},  # DONE put aside, then its folder synced
     "selfcorrect/cli.py": {"open"},  # the null device
     "selfcorrect/grading/workers/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
@@ -88,7 +88,7 @@ def test_every_file_is_written_through_the_one_function(package: str) -> None:
     for path in sorted((ROOT / package).rglob("*.py")):
         name = str(path.relative_to(ROOT))
         past += [f"{name}:{line}: {call}" for line, call in calls(path) if call not in OURS.get(name, ())]
-    assert not past, "write through selfcorrect.files.whole_file (or jsonl.write_*), or say why not in OURS"
+    assert not past, "write through selfcorrect.runs.files.whole_file (or jsonl.write_*), or say why not in OURS"
 
 
 @pytest.mark.parametrize(

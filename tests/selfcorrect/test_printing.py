@@ -19,7 +19,7 @@ from rich.text import Text
 from selfcorrect import printing
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
-from selfcorrect.progress import meter, said_now_and_then
+from selfcorrect.runs.progress import meter, said_now_and_then
 from selfcorrect.table import Table as PaperTable
 from selfcorrect.table import latex
 

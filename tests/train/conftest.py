@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.prompts import solve_messages
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.rl.recipe import RlRecipe
@@ -142,7 +142,7 @@ class Stale:
     """A sampler that never follows: it samples from the weights of a model folder."""
 
     def __init__(self, model: str) -> None:
-        from selfcorrect.engines.transformers import TransformersEngine
+        from selfcorrect.engines.local.engine import TransformersEngine
 
         self.engine = TransformersEngine.load(model)
         self.context = self.engine.context

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import DataError, ModelError, RecipeError
-from selfcorrect.jsonl import read_jsonl, write_jsonl
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
 from selfcorrect.train import dpo
 from selfcorrect.train.data.pairs import Pair, Side, mix_pairs, pair_of
 from selfcorrect.train.dpo import DpoRecipe, best_iteration, build_trainer, outcome_pairs

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.metrics import is_correct
-from selfcorrect.parsing import parse_path
 from selfcorrect.prompts import solve_messages
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe, build_trainer, run
 from selfcorrect.train.rl import program
 from selfcorrect.train.rl.grpo_trainer import grpo_config

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.recipes import load_recipe, to_values
+from selfcorrect.runs.recipes import load_recipe, to_values
 from selfcorrect.train import ppo
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.ppo import PpoRecipe

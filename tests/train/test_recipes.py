@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.embedded.pretrain import PretrainRecipe
 from selfcorrect.train.rl.grpo_trainer import grpo_config

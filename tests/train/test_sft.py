@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import RecipeError
-from selfcorrect.runs import finished
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import finished
 from selfcorrect.train.data.rows import TrainingRow
 
 PROBLEM = "What is {a}+{b}?"

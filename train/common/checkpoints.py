@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.files import manifest, sync_file, sync_folder, sync_tree, unlike
-from selfcorrect.jsonl import write_json
 from selfcorrect.printing import complain
+from selfcorrect.runs.files import manifest, sync_file, sync_folder, sync_tree, unlike
+from selfcorrect.runs.jsonl import write_json
 from selfcorrect.train.common.distributed import process_rank, wait_for_everyone
 from selfcorrect.train.common.finite import stop_where_not_finite
 from selfcorrect.train.common.metrics_log import Metrics

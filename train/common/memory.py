@@ -24,10 +24,10 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.errors import ModelError
 from selfcorrect.loading import model_loading
-from selfcorrect.recipes import to_yaml
-from selfcorrect.tokens import ChatCodec, model_path
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.common.lora import LoraRecipe, peft_config
 from selfcorrect.train.common.recipe import TrainerRecipe
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.files import append_lines
-from selfcorrect.jsonl import read_jsonl, write_jsonl, write_whole
-from selfcorrect.progress import Meter
+from selfcorrect.runs.files import append_lines
+from selfcorrect.runs.jsonl import read_jsonl, write_jsonl, write_whole
+from selfcorrect.runs.progress import Meter
 from selfcorrect.train.common.distributed import process_rank
 
 

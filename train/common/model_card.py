@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from selfcorrect.jsonl import write_whole
 from selfcorrect.markdown import code, fenced, inline
+from selfcorrect.runs.jsonl import write_whole
 
 PROGRAMS = {
     "sft": "supervised fine-tuning on self-correction paths",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.errors import ModelError
 from selfcorrect.loading import model_loading, refuse_random_weights
 from selfcorrect.printing import note
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.train.common.distributed import has_gpu
 from selfcorrect.train.common.lora import is_adapted
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from selfcorrect.inputs import hold
 from selfcorrect.problems import load_problems
-from selfcorrect.runs import finished, mark_done, plain_name, stage_folder
+from selfcorrect.runs.folder import finished, mark_done, plain_name, stage_folder
 from selfcorrect.train.common.checkpoints import forget_resume
 from selfcorrect.train.common.distributed import process_rank, wait_for_everyone
 from selfcorrect.train.common.lora import named_targets

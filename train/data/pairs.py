@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import ModelError, RecipeError
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.data.rows import made_by_another_tokenizer
 from selfcorrect.training_row import PreferencePair, read_pairs
 

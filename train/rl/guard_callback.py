@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from selfcorrect.files import append_lines
-from selfcorrect.jsonl import write_whole
 from selfcorrect.printing import complain, note
-from selfcorrect.progress import Meter
+from selfcorrect.runs.files import append_lines
+from selfcorrect.runs.jsonl import write_whole
+from selfcorrect.runs.progress import Meter
 from selfcorrect.train.common.checkpoints import step_of
 from selfcorrect.train.common.lora import is_adapted, reset
 from selfcorrect.train.common.metrics_log import Metrics

@@ -26,10 +26,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfcorrect import prompts as wording
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import EngineRecipe, context_of, length_note
 from selfcorrect.errors import DataError
-from selfcorrect.progress import meter
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
 from selfcorrect.train.common.distributed import hold_whole_weights
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import InputError
-from selfcorrect.jsonl import write_json
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import write_json
 from selfcorrect.train.common.distributed import process_count, process_rank, wait_for_everyone
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_metrics import measure, part_means, turn1_by_problem

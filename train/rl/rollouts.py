@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from selfcorrect import prompts
-from selfcorrect.correction import LoopSettings, Method, advance, grade_trajectories, steps
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, Method, advance, grade_trajectories, steps
 from selfcorrect.engines import Sample, SampleRequest, length_note, sample_seed, too_long
 from selfcorrect.errors import DataError, RequestRefused
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Problem, Role, Span, Trajectory, Verdict
 
 Format = Literal["long-cot", "two-turn"]

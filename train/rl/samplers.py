@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest, sample_all
 from selfcorrect.errors import RecipeError
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.common.distributed import has_gpu, process_count
 from selfcorrect.train.common.lora import is_adapted, unwrapped
 from selfcorrect.train.common.models import save_merged
@@ -29,7 +29,7 @@ from selfcorrect.train.rl.rollouts import BatchSampler
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from selfcorrect.engines.transformers import TransformersEngine
+    from selfcorrect.engines.local.engine import TransformersEngine
 
 SamplerKind = Literal["live", "vllm"]
 
@@ -65,7 +65,7 @@ class LiveSampler:
     def follow(self, model: Any) -> None:
         """Bind to the module; its weights are read where they are."""
         if self._engine is None:
-            from selfcorrect.engines.transformers import TransformersEngine
+            from selfcorrect.engines.local.engine import TransformersEngine
 
             model = unwrapped(model)  # with its adapters
             model = model if has_gpu() else _without_wrappers(model)

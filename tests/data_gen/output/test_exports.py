@@ -13,14 +13,14 @@ import pandas
 import pytest
 from datasets import load_dataset
 
+from selfcorrect.chat import EMBEDDED, ChatCodec
 from selfcorrect.cli import main
 from selfcorrect.data_gen.output.exports import WRITERS, export, push_to_hub
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import InputError, ModelError, RunFolderError
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import EMBEDDED, ChatCodec
+from selfcorrect.runs.jsonl import read_jsonl
 from tests.data_gen.worlds import World, grade, write_problems
 
 IGNORED = -100

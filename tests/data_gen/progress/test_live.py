@@ -12,7 +12,7 @@ from rich.console import Console
 from selfcorrect.data_gen.classes import BaseSample, Candidate, Continuation, Kind, PartOutcome, SampledPart, Selection
 from selfcorrect.data_gen.progress.live import LiveTable, filled, wanted
 from selfcorrect.data_gen.sampling.passes import GatheredRows
-from selfcorrect.progress import EVENTS
+from selfcorrect.runs.progress import EVENTS
 from selfcorrect.types import Problem
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.classes import (
     BaseSample,
     BaseSampleResult,
@@ -27,9 +28,8 @@ from selfcorrect.data_gen.pipeline import GenRecipe, Quota, run
 from selfcorrect.data_gen.sampling.order import Order
 from selfcorrect.engines import SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.types import Grade, Outcome, Problem
 
 RATES = (0.0, 0.1, 0.5, 0.9, 1.0)

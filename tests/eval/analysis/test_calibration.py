@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfcorrect.correction.stop_rule import Calibrator, StopRule, load_rule, log_odds
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.eval.analysis.calibration import (
     choose,
@@ -26,7 +27,6 @@ from selfcorrect.eval.analysis.calibration import (
     sweep,
     tune,
 )
-from selfcorrect.stopping import Calibrator, StopRule, load_rule, log_odds
 from selfcorrect.types import SelfEvaluation, Trajectory, Verdict
 
 Paths = Callable[..., Trajectory]

@@ -15,8 +15,8 @@ from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.page.values import flat, show_p, show_short, show_value
 from selfcorrect.eval.page.viewer import inert_json, transition
 from selfcorrect.eval.results import RowScores
-from selfcorrect.jsonl import write_json, write_jsonl
 from selfcorrect.metrics import score
+from selfcorrect.runs.jsonl import write_json, write_jsonl
 from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 HOSTILE = (

@@ -20,9 +20,9 @@ from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import REPORTS, make
 from selfcorrect.eval.tables.paper import FIELDS, command, is_same_method, published_rows
 from selfcorrect.eval.tables.paper_tables import paper_budgets, paper_table
-from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.table import Table, latex
 
 

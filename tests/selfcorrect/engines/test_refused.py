@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from selfcorrect import SelfCorrectModel, prompts
-from selfcorrect.correction import LoopSettings, Method, solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, Method, solve
 from selfcorrect.data_gen import pipeline
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, context_of, length_note, sample_all
@@ -22,7 +23,6 @@ from selfcorrect.eval import run as evaluation
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.rl.rollouts import SamplingSettings, roll_out, within_context
 from selfcorrect.types import Problem, Role, SelfEvaluation, Verdict
 from tests.data_gen.worlds import WORLD, grade, write_problems
@@ -126,7 +126,7 @@ def test_a_run_in_which_nothing_could_be_asked_is_no_result(five: Path, tmp_path
 
 
 def test_an_unasked_problem_is_wrong_and_not_ungradable(codec: ChatCodec) -> None:
-    from selfcorrect.correction import grade_trajectories
+    from selfcorrect.correction.loop import grade_trajectories
 
     engine = ScriptedEngine(lambda request, prompt: RIGHT, codec, context=400)
     problems = [PROBLEM, Problem("long", "how much? " * 200, "5", "math")]

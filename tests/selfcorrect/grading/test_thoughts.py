@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from selfcorrect.correction.parsing import _attempt_end
 from selfcorrect.grading import extract_answer
 from selfcorrect.grading.thoughts import MARK, after_thinking, closes, thought_spans
-from selfcorrect.parsing import _attempt_end
 
 PAIRS = [
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<THINK>", "</Think>"), ("<thought>", "</thought>"),

@@ -14,7 +14,7 @@ import pytest
 
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import InputError, RecipeError
-from selfcorrect.recipes import to_yaml
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.common import distributed, launch
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from selfcorrect.errors import GuardError
-from selfcorrect.jsonl import write_jsonl
+from selfcorrect.runs.jsonl import write_jsonl
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.common.finite import largest, require_finite, stop_where_not_finite
 from selfcorrect.train.dpo import DpoRecipe

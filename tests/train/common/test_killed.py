@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.recipes import to_yaml
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.sft import SftRecipe

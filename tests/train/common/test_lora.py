@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfcorrect.engines.transformers import TransformersEngine
+from selfcorrect.chat import ChatCodec
+from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.errors import GuardError, RecipeError
-from selfcorrect.recipes import load_recipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train import dpo, grpo, ppo, sft
 from selfcorrect.train.common.checkpoints import remove_printer
 from selfcorrect.train.common.lora import LoraRecipe, unwrapped

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import DataError, ModelError
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.data.rows import encode_again, load_sft_data, show_mask
 from selfcorrect.training_row import IGNORED, TrainingRow
 from selfcorrect.verdicts import MARKS

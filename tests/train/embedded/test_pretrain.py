@@ -13,7 +13,7 @@ import torch
 from selfcorrect import prompts
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems.arithmetic import problems
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train.embedded import pretrain
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.prompts import solve_messages
 from selfcorrect.rewards import PLAIN, RewardRecipe, reward_parts, total
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe, run
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.sft import SftRecipe

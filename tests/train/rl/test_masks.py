@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.correction import solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import solve
 from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.data.rows import encode_again
 from selfcorrect.train.rl.rollouts import Format, Rollout, SamplingSettings, roll_out
 from selfcorrect.training_row import TrainingRow

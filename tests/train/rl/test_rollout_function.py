@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest, sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.rewards import RewardRecipe
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import GuardError, RecipeError
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.train.common.lora import LoraRecipe
 from selfcorrect.train.grpo import GrpoRecipe, run
 from selfcorrect.train.rl.guards import GuardRecipe

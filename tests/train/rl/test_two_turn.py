@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.jsonl import write_jsonl
+from selfcorrect.chat import ChatCodec
 from selfcorrect.rewards import RewardRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import write_jsonl
 from selfcorrect.train import grpo, sft
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe

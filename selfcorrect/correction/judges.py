@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.choices import check_choices
+from selfcorrect.correction.parsing import verdict_probability, yes_no_ids
 from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine
 from selfcorrect.errors import ModelError
 from selfcorrect.loading import model_loading
-from selfcorrect.parsing import verdict_probability, yes_no_ids
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, SelfEvaluation, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO, parse_verdict
 

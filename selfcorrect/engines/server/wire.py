@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfcorrect.engines import SampleRequest
-from selfcorrect.engines.endings import UNKNOWN
-from selfcorrect.engines.faults import broken
+from selfcorrect.engines.finish import UNKNOWN
+from selfcorrect.engines.server.faults import broken
 from selfcorrect.printing import clean
 
 TOKEN_ID = "token_id:"

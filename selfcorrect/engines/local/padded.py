@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from selfcorrect.engines.kv_slots import SlotCache, left_pad
-from selfcorrect.engines.rows import Row
+from selfcorrect.engines.local.kv_slots import SlotCache, left_pad
+from selfcorrect.engines.local.row import Row
 
 
 class PaddedRunner:

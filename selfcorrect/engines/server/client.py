@@ -8,7 +8,7 @@ samples they are, a warning repeats it at the end, and a text that its ids do no
 Answers are streamed, so that a silent server is told from a slow one. What fails on the way (no connection, silence, a
 stream that is cut, 408, 409, 425, 429, 5xx) is asked again, with the same seed, wherever there is room; what a server
 does wrong by itself is an error at once, and a refused request (400, 413, 422) is the outcome of its problem. All
-faults have names (`selfcorrect.engines.faults`) and are counted. `Endpoints` decides how much each server gets.
+faults have names (`selfcorrect.engines.server.faults`) and are counted. `Endpoints` decides how much each server gets.
 
 What a server sends is hostile input: no answer is unpacked, read past what was asked for, or waited for without end.
 
@@ -29,12 +29,12 @@ from typing import Any, Literal
 
 import httpx2
 
+from selfcorrect.chat import ChatCodec, vocabulary_size
 from selfcorrect.engines import Sample, SampleRequest, check_request
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.completions import Completion, body
-from selfcorrect.engines.endings import finished
-from selfcorrect.engines.endpoints import Endpoint, Endpoints, pause_s
-from selfcorrect.engines.faults import (
+from selfcorrect.engines.finish import finished
+from selfcorrect.engines.server.endpoints import Endpoint, Endpoints, pause_s
+from selfcorrect.engines.server.faults import (
     LONGEST_LIST,
     ServerFault,
     beginning,
@@ -43,10 +43,10 @@ from selfcorrect.engines.faults import (
     read_api_key,
     refusal,
 )
+from selfcorrect.engines.server.wire import Completion, body
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.printing import clean
 from selfcorrect.redaction import HIDDEN, redacted_text, secrets_in
-from selfcorrect.tokens import ChatCodec, vocabulary_size
 
 GRACE_S = 2.0
 """How long the rest of a stream is waited for once its sample is whole."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
-from selfcorrect.engines.rows import Row
+from selfcorrect.engines.local.row import Row
 
 BLOCK_TOKENS = 16
 """Shared beginnings shorter than this are computed again."""
@@ -138,7 +138,7 @@ class RaggedRunner:
         self, ids_N: np.ndarray, slots_N: np.ndarray, positions_N: np.ndarray, bounds: np.ndarray, last_B: np.ndarray
     ) -> Tensor:
         """Return the logits after the tokens ``last_B``, (B, V); caches all tokens' keys and values."""
-        from selfcorrect.engines import kernels  # numba: imported where it is used
+        from selfcorrect.engines.local import kernels  # numba: imported where it is used
 
         model, heads = self.model.model, (-1, self._head_size)
         hidden_NE = model.embed_tokens(torch.from_numpy(ids_N))
@@ -168,7 +168,7 @@ class RaggedRunner:
 
 def _add_norm(x_NE: Tensor, added_NE: Tensor, norm: Any) -> Tensor:
     """Add to ``x_NE`` in place and return its norm."""
-    from selfcorrect.engines import kernels
+    from selfcorrect.engines.local import kernels
 
     out_NE = torch.empty_like(x_NE)
     kernels.rms_norm(x_NE.numpy(), added_NE.numpy(), norm.weight.numpy(), norm.variance_epsilon, out_NE.numpy())

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.engines import Sample, SampleRequest, check_request
-from selfcorrect.engines.batching import ContinuousBatch, token_bytes
-from selfcorrect.engines.rows import Row
-from selfcorrect.engines.sampling import StopTexts
+from selfcorrect.engines.local.batching import ContinuousBatch, token_bytes
+from selfcorrect.engines.local.row import Row
+from selfcorrect.engines.local.sampling import StopTexts
 from selfcorrect.errors import EngineError, ModelError
 from selfcorrect.loading import model_loading, refuse_random_weights
-from selfcorrect.tokens import ChatCodec, model_path
 
 IDLE_S = 10.0
 """The worker thread ends after so long without work; the next request starts a new one."""

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect.errors import InputError, SelfCorrectError
-from selfcorrect.jsonl import read_journal
-from selfcorrect.runs import NOT_KEPT, START, finished, is_done, recorded_files
+from selfcorrect.runs.folder import NOT_KEPT, START, finished, is_done, recorded_files
+from selfcorrect.runs.jsonl import read_journal
 
 
 @dataclass(frozen=True, slots=True)

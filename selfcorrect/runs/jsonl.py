@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from selfcorrect.errors import DataError, RunFolderError
-from selfcorrect.files import make_folder, open_own, sync_folder, whole_file
 from selfcorrect.printing import complain
+from selfcorrect.runs.files import make_folder, open_own, sync_folder, whole_file
 
 SYNC_EVERY_S = 5.0
 """Seconds of recorded work that a power cut may undo at most; a killed process loses one line whatever this is."""

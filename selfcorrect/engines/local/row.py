@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.engines.sampling import StopTexts
+from selfcorrect.engines.local.sampling import StopTexts
 
 
 @dataclass(slots=True, eq=False)

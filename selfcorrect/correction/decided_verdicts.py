@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import token_position
 from selfcorrect.engines import Sample
-from selfcorrect.parsing import token_position
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Span, Verdict
 from selfcorrect.verdicts import YES_NO, next_mark
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfcorrect.engines import ragged
-from selfcorrect.engines.padded import PaddedRunner
-from selfcorrect.engines.rows import Row
-from selfcorrect.engines.sampling import Settings, choose, uniforms
+from selfcorrect.engines.local import ragged
+from selfcorrect.engines.local.padded import PaddedRunner
+from selfcorrect.engines.local.row import Row
+from selfcorrect.engines.local.sampling import Settings, choose, uniforms
 from selfcorrect.errors import EngineError
 
 PATIENCE_STEPS = 8

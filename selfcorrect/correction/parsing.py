@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample
 from selfcorrect.grading import extract_answer
 from selfcorrect.grading.thoughts import thought_spans
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, StopReason, Trajectory, Verdict
 from selfcorrect.verdicts import YES_NO, has_mark, next_mark, parse_two_turn, parse_verdict

@@ -26,11 +26,11 @@ from typing import Any
 
 from selfcorrect import __version__
 from selfcorrect.errors import InputError, RecipeError, RunFolderError
-from selfcorrect.files import make_folder, manifest, open_own, sync_folder, sync_tree, unlike
 from selfcorrect.fingerprints import differences
-from selfcorrect.jsonl import write_json, write_whole
-from selfcorrect.recipes import load_recipe, recorded, to_yaml
 from selfcorrect.redaction import redacted_command
+from selfcorrect.runs.files import make_folder, manifest, open_own, sync_folder, sync_tree, unlike
+from selfcorrect.runs.jsonl import write_json, write_whole
+from selfcorrect.runs.recipes import load_recipe, recorded, to_yaml
 
 PACKAGES = (
     "torch",

@@ -6,7 +6,7 @@ with a synchronous one (`train.rl.rollouts`). Many problems run together: nothin
 
 `METHODS` says who judges an attempt and which user message asks for a revision. A model that was trained to judge
 itself in the same completion does so in any chat, too: it is misled, or given the gold verdict, by
-``LoopSettings.stop``, which says what becomes of the model's own verdict (`selfcorrect.stopping`). A decision that
+``LoopSettings.stop``, which says what becomes of the model's own verdict (`stop_rule`). A decision that
 differs from the verdict that was sampled replaces it: the trajectory goes on from the decided verdict, whose tokens
 are recorded as not sampled. Trajectories are ungraded, except that ``gold`` must look at the reference answer.
 """
@@ -19,12 +19,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.choices import check_choices, check_sampling
-from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
-from selfcorrect.errors import InputError, RequestRefused
-from selfcorrect.grading import grade, grade_many
-from selfcorrect.overruling import and_then, unsampled, with_answer, with_mark
-from selfcorrect.parsing import (
+from selfcorrect.correction.decided_verdicts import and_then, unsampled, with_answer, with_mark
+from selfcorrect.correction.parsing import (
     parse_path,
     parse_two_turn_message,
     read_attempt,
@@ -32,14 +30,16 @@ from selfcorrect.parsing import (
     verdict_probability,
     yes_no_ids,
 )
-from selfcorrect.stopping import Stop, StopRule
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.correction.stop_rule import Stop, StopRule
+from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
+from selfcorrect.errors import InputError, RequestRefused
+from selfcorrect.grading import grade, grade_many
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, StopReason, Trajectory, Verdict
 from selfcorrect.verdicts import MARKS, parse_verdict
 
 if TYPE_CHECKING:
-    from selfcorrect.judges import Judge
+    from selfcorrect.correction.judges import Judge
 
 Method = Literal["self-rewarding", "asked", "two-turn", "gold", "intrinsic", "misleading", "judged", "single-turn"]
 APPENDS_NOTHING = ("self-rewarding", "single-turn")
@@ -58,7 +58,7 @@ class JudgedBy(StrEnum):
     GRADER = "grader"
     """The checker against the reference answer: the gold verdict."""
     ANOTHER = "another"
-    """An outcome reward model, or another policy (`selfcorrect.judges`)."""
+    """An outcome reward model, or another policy (`selfcorrect.correction.judges`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class LoopSettings:
     max_tokens: int = 1024
     path_tokens: int | None = None
     one_pass: bool = True  # long-CoT: sample all of it in one completion, or stop at each mark and continue
-    stop: Stop = "sampled"  # see selfcorrect.stopping; all but "sampled" stop at each mark
+    stop: Stop = "sampled"  # see selfcorrect.correction.stop_rule; all but "sampled" stop at each mark
     rule: StopRule = field(default_factory=StopRule)  # of stop="threshold"
 
     def __post_init__(self) -> None:

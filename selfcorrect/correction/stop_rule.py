@@ -7,7 +7,7 @@
 | ``threshold`` | the calibrated P(correct) reaches the threshold (`StopRule`) |
 | ``never`` | it is at its horizon: every judged attempt is revised; what a threshold is tuned on |
 | ``gold`` | the checker says so, in place of the model's own verdict |
-| ``judge`` | another model says so (`selfcorrect.judges`) |
+| ``judge`` | another model says so (`selfcorrect.correction.judges`) |
 
 A `StopRule` is tuned on a validation split by ``selfcorrect eval calibrate`` and lies beside the checkpoint as
 ``calibration.json``; evaluation and `SelfCorrectModel` both read it there. Pure Python.

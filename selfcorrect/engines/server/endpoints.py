@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from selfcorrect.engines.faults import LONGEST_PAUSE_S
+from selfcorrect.engines.server.faults import LONGEST_PAUSE_S
 from selfcorrect.redaction import redacted_text
 
 FIRST_LIMIT = 8.0
