@@ -233,7 +233,7 @@ def gen(
     ] = None,
 ) -> None:
     """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
-    exports = import_module("selfcorrect.data_gen.exports")
+    exports = import_module("selfcorrect.data_gen.output.exports")
     exports.check(export or [])
     stage("selfcorrect.data_gen.pipeline", "GenRecipe", "data_gen", with_engine(args, engine), "embedded", run, dry_run)
     if dry_run or not (export or push_to_hub):

@@ -24,7 +24,7 @@ import torch
 import trl  # noqa: F401 - imported once, for all forks
 
 from selfcorrect import jsonl
-from selfcorrect.data_gen.exports import WRITERS, export, push_to_hub
+from selfcorrect.data_gen.output.exports import WRITERS, export, push_to_hub
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota
 from selfcorrect.data_gen.pipeline import run as run_gen
 from selfcorrect.engines import EngineRecipe

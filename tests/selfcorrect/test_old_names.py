@@ -18,7 +18,7 @@ def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("folder", ["elsewhere", "checkout"])
-@pytest.mark.parametrize(("stage", "module"), [("train", "advantages"), ("eval", "layout"), ("data_gen", "selection")])
+@pytest.mark.parametrize(("stage", "module"), [("train", "advantages"), ("eval", "layout"), ("data_gen", "classes")])
 def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, module: str, tmp_path: Path) -> None:
     code = (
         f"import selfcorrect, {stage}.{module} as old, selfcorrect.{stage}.{module} as new; "

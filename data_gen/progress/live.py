@@ -12,33 +12,33 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from selfcorrect.data_gen.sampling import Gathered, Watcher
-from selfcorrect.data_gen.selection import Selection
+from selfcorrect.data_gen.classes import Candidate, Selection
+from selfcorrect.data_gen.sampling.passes import GatheredRows, ProgressListener
 from selfcorrect.printing import is_quiet
 from selfcorrect.progress import EVENTS, Meter, console, is_watched, said_now_and_then
 
 
-class Board(Watcher):
+class LiveTable(ProgressListener):
     """Follows a run and shows it as a live table, as JSON events for `selfcorrect.study`, or as a line now and then."""
 
     def __init__(self, live: bool) -> None:
         self.live = live
         self.samples: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
-        self.passes: list[tuple[str, Selection, float]] = []
-        self.gathered = Gathered()
+        self.passes: list[tuple[str, Selection[Candidate], float]] = []
+        self.gathered = GatheredRows()
         self.resumed: Mapping[str, int] = {}
         self._meters: dict[str, Meter] = {}
         self._started = time.perf_counter()
 
-    def opened(self, gathered: Gathered, resumed: Mapping[str, int]) -> None:
+    def opened(self, gathered: GatheredRows, resumed: Mapping[str, int]) -> None:
         """Show what an interrupted run recorded."""
         self.gathered, self.resumed = gathered, resumed
         for stage, count in resumed.items():
             if count:
                 self._meter(stage).advance(count)
 
-    def begins(self, rows: str, selection: Selection) -> None:
+    def begins(self, rows: str, selection: Selection[Candidate]) -> None:
         """Show the classes that a pass fills."""
         self.passes.append((rows, selection, time.perf_counter()))
 
@@ -57,8 +57,8 @@ class Board(Watcher):
     def line(self) -> str:
         """Return the state of the run on one line."""
         kept = "; ".join(f"{name}: {filled(selection)}" for name, selection, _ in self.passes) or "nothing kept yet"
-        drawn = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
-        return f"gen, {self._elapsed:,.0f} s: {drawn}; {kept}; time left about {self._left()}"
+        sampled = f"{self.samples.total():,} samples, {self.tokens.total() / self._elapsed:,.0f} tokens/s"
+        return f"gen, {self._elapsed:,.0f} s: {sampled}; {kept}; time left about {self._left()}"
 
     def table(self) -> RenderableType:
         """Return the state of the run as tables."""
@@ -73,7 +73,7 @@ class Board(Watcher):
         for _, selection, started in self.passes:
             for kind, quota in selection.quota.items():
                 if quota != 0:
-                    kept = selection.counts[kind]
+                    kept = selection.count(kind)
                     left = _left(kept, quota, time.perf_counter() - started)
                     classes.add_row(str(kind), f"{kept:,}", f"{quota or '–'}", rate(str(kind)), left)
         return Group(stages, classes)
@@ -87,7 +87,7 @@ class Board(Watcher):
             return "?"
         _, selection, started = self.passes[-1]
         total = wanted(selection)
-        return _left(sum(selection.counts.values()), total, time.perf_counter() - started)
+        return _left(selection.filled, total, time.perf_counter() - started)
 
     def _meter(self, name: str) -> Meter:
         if name not in self._meters:
@@ -95,13 +95,13 @@ class Board(Watcher):
         return self._meters[name]
 
 
-def filled(selection: Selection) -> str:
+def filled(selection: Selection[Candidate]) -> str:
     """Return ``D1 3/10 · D2 0/4``: what a selection keeps against its quotas."""
     shown = {kind: "-" if quota is None else quota for kind, quota in selection.quota.items()}
-    return " · ".join(f"{kind} {selection.counts[kind]}/{quota}" for kind, quota in shown.items())
+    return " · ".join(f"{kind} {selection.count(kind)}/{quota}" for kind, quota in shown.items())
 
 
-def wanted(selection: Selection) -> int | None:
+def wanted(selection: Selection[Candidate]) -> int | None:
     """Return how many rows a selection takes in all, None where some class has no quota."""
     known = [quota for quota in selection.quota.values() if quota is not None]
     return sum(known) if len(known) == len(selection.quota) else None
@@ -115,13 +115,13 @@ def _left(kept: int, quota: int | None, elapsed_s: float) -> str:
 
 
 @contextmanager
-def board() -> Iterator[Board]:
+def live_table() -> Iterator[LiveTable]:
     """Show a run while it samples: live on a terminal, else as events or lines."""
     if not is_watched() or is_quiet():
-        shown = Board(live=False)
+        shown = LiveTable(live=False)
         with nullcontext() if os.environ.get(EVENTS) == "json" else said_now_and_then(shown.line):
             yield shown
         return
-    shown = Board(live=True)
+    shown = LiveTable(live=True)
     with Live(get_renderable=shown.table, console=console, refresh_per_second=2, transient=True):
         yield shown

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from selfcorrect import prompts
-from selfcorrect.data_gen.forecast import Forecast, forecast
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, plan, run
-from selfcorrect.data_gen.sampling import Gathered
-from selfcorrect.data_gen.selection import Kind
+from selfcorrect.data_gen.progress.forecast import Forecast, forecast
+from selfcorrect.data_gen.sampling.passes import GatheredRows
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.problems import ProblemsRecipe
 from tests.data_gen.worlds import World, grade, write_problems
@@ -76,8 +76,8 @@ def test_the_forecast_is_near_what_a_run_draws(recipe, tmp_path, codec, schedule
     assert 0.6 < drawn / expected < 1.6, (expected, drawn)
 
 
-def pilot(attempts: int, right: int, tried: int, served: int) -> Gathered:
-    gathered = Gathered()
+def pilot(attempts: int, right: int, tried: int, served: int) -> GatheredRows:
+    gathered = GatheredRows()
     gathered.used["attempts"] = Counter({"right": right, "wrong": attempts - right})
     gathered.used["evaluations"] = Counter({"agrees with the grade": tried})
     gathered.used["D3"] = Counter({"tried": tried, "served": served})

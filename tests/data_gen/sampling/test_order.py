@@ -13,9 +13,18 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.data_gen.classes import (
+    BaseSample,
+    BaseSampleResult,
+    Candidate,
+    Continuation,
+    Kind,
+    PartOutcome,
+    SampledPart,
+    Selection,
+)
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, run
-from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection, Worked
-from selfcorrect.data_gen.steering import Order
+from selfcorrect.data_gen.sampling.order import Order
 from selfcorrect.engines import SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.jsonl import read_jsonl
@@ -139,23 +148,73 @@ def test_rows_have_the_known_distribution_of_their_class(recipe, tmp_path, codec
     assert chi2 < 16.3, "99.9% of a chi-square with 3 degrees of freedom"
 
 
+# --- D1 and D3 of the same problems ---------------------------------------------------------------------------------
+
+
+def problems_by_kind(folder: Path) -> dict[str, Counter[str]]:
+    rows = rows_of(folder)
+    return {kind: Counter(row["problem_id"] for row in rows if row["kind"] == kind) for kind in ("D1", "D2", "D3")}
+
+
+def mean_rate(problems: Counter[str]) -> float:
+    rates = [RATES[int(problem.split("-")[1]) % 5] for problem in problems.elements()]
+    return sum(rates) / len(rates)
+
+
+@pytest.mark.parametrize("schedule", ["adaptive", "fixed"])
+@pytest.mark.parametrize("steer", [True, False])
+def test_matched_classes_come_from_the_same_problems_in_equal_parts(recipe, tmp_path, codec, schedule, steer) -> None:
+    wanted = {"D1": 40, "D2": 10, "D3": 40}
+    if schedule == "fixed":
+        recipe, wanted = replace(recipe, attempts=10, evaluations=2, revisions=2), {"D1": 25, "D2": 8, "D3": 25}
+    equal = replace(recipe, quota=Quota(*wanted.values()), steer=steer, schedule=schedule)
+    found = {
+        match: sampled(replace(equal, match=match), tmp_path / match, codec) for match in ("none", "difficulty", "auto")
+    }
+    assert all(summary["classes"] == wanted for summary in found.values())
+    before, after = (problems_by_kind(tmp_path / match) for match in ("none", "difficulty"))
+    assert mean_rate(before["D3"]) - mean_rate(before["D1"]) > 0.15
+    assert after["D1"] == after["D3"]
+    assert found["none"]["leak"]["pass rate"]["low"] > 0.55
+    assert found["difficulty"]["leak"]["pass rate"]["auroc"] == 0.5
+    assert found["difficulty"]["leak"]["words"]["auroc"] == 0.5
+    assert rows_of(tmp_path / "auto") == rows_of(tmp_path / "difficulty"), "the quotas are equal, so auto matches"
+
+
+def test_matching_does_not_change_what_the_rows_of_a_class_are_like(recipe, tmp_path, codec) -> None:
+    """Slow attempts are kept as often as they are made, and the run resumes to the same rows."""
+    sampled(replace(recipe, quota=Quota(d1=150, d2=0, d3=150), attempts=80), tmp_path, codec)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 300
+    slow = sum("slow" in row["messages"][1]["content"].split("[VERIFY]")[0] for row in rows) / len(rows)
+    assert slow == pytest.approx(SLOW, abs=4 * (SLOW * (1 - SLOW) / len(rows)) ** 0.5)
+
+
+def test_the_fixed_schedule_takes_rows_of_every_index(recipe, tmp_path, codec) -> None:
+    few = replace(recipe, schedule="fixed", attempts=20, evaluations=2, revisions=2, problems=recipe.problems)
+    sampled(replace(few, quota=Quota(d1=40, d2=0, d3=30)), tmp_path, codec)
+    index = [int(row["id"].split("/")[1]) for row in rows_of(tmp_path)]
+    assert len(index) == 70
+    assert sum(index) / 70 == pytest.approx(9.5, abs=4 * (33.25 / 70) ** 0.5)
+
+
 # --- the order itself ---------------------------------------------------------------------------------------------
 
 PROBLEMS = [Problem(f"p{number}", f"q{number}", "1", "test") for number in range(6)]
 
 
-def worked(base: Base, fate: Fate, served: bool = True) -> Worked:
-    attempt = Draw(base.id, "attempts", (1,), "a", fate)
-    kind = Kind.D1 if fate is Fate.WRONG else Kind.D3
-    found = [Candidate(kind, base, attempt, Rest(None))] if served else []
-    return Worked(base, {base.id: attempt}, [kind], found)
+def result(base: BaseSample, fate: PartOutcome, served: bool = True) -> BaseSampleResult:
+    attempt = SampledPart(base.id, "attempts", (1,), "a", fate)
+    kind = Kind.D1 if fate is PartOutcome.WRONG else Kind.D3
+    found = [Candidate(kind, base, attempt, Continuation(None))] if served else []
+    return BaseSampleResult(base, {base.id: attempt}, [kind], found)
 
 
-def walk(order: Order, fates: dict[int, Fate], selection: Selection) -> list[int]:
+def walk(order: Order, fates: dict[int, PartOutcome], selection: Selection) -> list[int]:
     """Commit the order to its end; each problem has always the same fate, and D1 always succeeds."""
     numbers = []
     while base := order.at(order.committed):
-        done = worked(base, fates[base.number]) if selection.wants(base.problem) else None
+        done = result(base, fates[base.number]) if selection.takes(base.problem) else None
         if done:
             numbers.append(base.number)
             selection.offer(done.found)
@@ -165,7 +224,7 @@ def walk(order: Order, fates: dict[int, Fate], selection: Selection) -> list[int
 
 def test_every_problem_is_attempted_before_any_is_preferred() -> None:
     selection = Selection({Kind.D1: 50, Kind.D3: 0}, 5)
-    fates = {number: Fate.WRONG if number == 4 else Fate.RIGHT for number in range(6)}
+    fates = {number: PartOutcome.WRONG if number == 4 else PartOutcome.CORRECT for number in range(6)}
     numbers = walk(Order(PROBLEMS, 8, selection, lag=2), fates, selection)
     assert numbers[:6] == list(range(6))
     assert numbers.count(4) == 5, "as many as the cap takes, and not one more"
@@ -175,7 +234,7 @@ def test_every_problem_is_attempted_before_any_is_preferred() -> None:
 def test_the_order_ends_where_nothing_can_serve() -> None:
     selection = Selection({Kind.D1: 3, Kind.D3: 0}, 1)
     order = Order(PROBLEMS, 4, selection, lag=3)
-    numbers = walk(order, dict.fromkeys(range(6), Fate.RIGHT), selection)
+    numbers = walk(order, dict.fromkeys(range(6), PartOutcome.CORRECT), selection)
     assert Counter(numbers) == dict.fromkeys(range(6), 4), "no wrong attempt anywhere: every attempt is made"
     assert order.ended
     assert order.decided(10**6)
@@ -183,7 +242,7 @@ def test_the_order_ends_where_nothing_can_serve() -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 5, 40])
 def test_what_a_place_holds_does_not_depend_on_when_it_is_asked(lag) -> None:
-    fates = {number: Fate.RIGHT if number % 2 else Fate.WRONG for number in range(6)}
+    fates = {number: PartOutcome.CORRECT if number % 2 else PartOutcome.WRONG for number in range(6)}
 
     def numbers(look_ahead: int) -> list[int]:
         selection = Selection({Kind.D1: 9, Kind.D3: 4}, None)
@@ -194,7 +253,7 @@ def test_what_a_place_holds_does_not_depend_on_when_it_is_asked(lag) -> None:
             for place in range(base.place, base.place + look_ahead):
                 if order.decided(place):
                     order.at(place)
-            done = worked(base, fates[base.number])
+            done = result(base, fates[base.number])
             selection.offer(done.found)
             order.note(base, done)
         return seen
@@ -203,7 +262,7 @@ def test_what_a_place_holds_does_not_depend_on_when_it_is_asked(lag) -> None:
 
 
 def test_a_later_pass_begins_with_what_is_drawn() -> None:
-    before = [Base(PROBLEMS[3], 3, 0, 0), Base(PROBLEMS[3], 3, 1, 1), Base(PROBLEMS[0], 0, 0, 2)]
+    before = [BaseSample(PROBLEMS[3], 3, 0, 0), BaseSample(PROBLEMS[3], 3, 1, 1), BaseSample(PROBLEMS[0], 0, 0, 2)]
     selection = Selection({Kind.D1: None})
     order = Order(PROBLEMS, 3, selection, lag=4, before=before)
     first = [order.at(place) for place in range(7)]

@@ -9,21 +9,21 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from selfcorrect.data_gen.board import Board, filled, wanted
-from selfcorrect.data_gen.sampling import Gathered
-from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate, Kind, Rest, Selection
+from selfcorrect.data_gen.classes import BaseSample, Candidate, Continuation, Kind, PartOutcome, SampledPart, Selection
+from selfcorrect.data_gen.progress.live import LiveTable, filled, wanted
+from selfcorrect.data_gen.sampling.passes import GatheredRows
 from selfcorrect.progress import EVENTS
 from selfcorrect.types import Problem
 
 
 def candidate(kind: Kind, index: int) -> Candidate:
-    base = Base(Problem("p", "q", "1", "test"), 0, index, index)
-    return Candidate(kind, base, Draw(base.id, "attempts", (1,), "a", Fate.WRONG), Rest(None))
+    base = BaseSample(Problem("p", "q", "1", "test"), 0, index, index)
+    return Candidate(kind, base, SampledPart(base.id, "attempts", (1,), "a", PartOutcome.WRONG), Continuation(None))
 
 
-def followed(board: Board) -> Board:
+def followed(board: LiveTable) -> LiveTable:
     """A run under way: 30 attempts, a third of 12 tries of D1 kept, of a quota of 10."""
-    gathered = Gathered()
+    gathered = GatheredRows()
     gathered.used["attempts"] = Counter({"right": 18, "wrong": 12})
     gathered.used["D1"] = Counter({"tried": 12, "served": 4})
     selection = Selection({Kind.D1: 10, Kind.D2: 0, Kind.D3: 5})
@@ -38,7 +38,7 @@ def followed(board: Board) -> Board:
 
 def test_the_table_shows_rates_acceptance_quotas_and_time_left() -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(followed(Board(live=True)).table())
+    console.print(followed(LiveTable(live=True)).table())
     lines = [line.split() for line in console.export_text().splitlines()]
     (attempts,) = [line for line in lines if line[:1] == ["attempts"]]
     assert attempts[1:4] == ["30", "(+7", "resumed)"]
@@ -55,7 +55,7 @@ def test_the_table_shows_rates_acceptance_quotas_and_time_left() -> None:
 
 def test_a_parent_process_gets_events(monkeypatch, capsys) -> None:
     monkeypatch.setenv(EVENTS, "json")
-    followed(Board(live=False))
+    followed(LiveTable(live=False))
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     rows = [event for event in events if event["progress"] == "rows"]
     assert rows[0]["total"] == 15
@@ -64,7 +64,7 @@ def test_a_parent_process_gets_events(monkeypatch, capsys) -> None:
 
 
 def test_a_log_gets_a_line() -> None:
-    line = followed(Board(live=False)).line()
+    line = followed(LiveTable(live=False)).line()
     assert "30 samples" in line
     assert "rows: D1 4/10" in line
     assert "time left about" in line

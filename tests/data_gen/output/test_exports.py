@@ -14,7 +14,7 @@ import pytest
 from datasets import load_dataset
 
 from selfcorrect.cli import main
-from selfcorrect.data_gen.exports import WRITERS, export, push_to_hub
+from selfcorrect.data_gen.output.exports import WRITERS, export, push_to_hub
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import InputError, ModelError, RunFolderError
@@ -103,7 +103,7 @@ def test_exported_prompts_are_problems_again(finished, codec, trainer, file) -> 
 
 
 def test_the_error_that_a_problem_allows_goes_with_it_to_rl(tmp_path) -> None:
-    from selfcorrect.data_gen.datasets import write_prompts
+    from selfcorrect.data_gen.output.rows import write_prompts
     from selfcorrect.train.data import read_problems
     from selfcorrect.types import Problem
 

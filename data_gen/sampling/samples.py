@@ -1,8 +1,8 @@
-"""Single samples, each drawn once: `Draws` asks the engine, judges what came, and journals it under its identity.
+"""Single samples, each made once: `PartSampler` asks the engine, judges what came, and journals it under its identity.
 
-Keys are ``<problem>/<index>`` with ``/evaluation/<j>``, ``/revision/<j>`` or ``/blind/<j>`` after it. A sample that
-stands in a journal is read, one that is on its way is awaited, and only what is neither is drawn: the seed is
-derived from the key, so an interrupted run draws what an uninterrupted one would have drawn.
+Keys are ``<problem>/<index>`` with ``/evaluation/<j>``, ``/revision/<j>`` or ``/blind/<j>`` after it. A part that
+stands in a journal is read, one that is on its way is awaited, and only what is neither is sampled: the seed is
+derived from the key, so an interrupted run samples what an uninterrupted one would have sampled.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-from selfcorrect.data_gen.asking import Asking, Ids
-from selfcorrect.data_gen.selection import Base, Draw, Fate
+from selfcorrect.data_gen.classes import BaseSample, PartOutcome, SampledPart
+from selfcorrect.data_gen.sampling.requests import Ids, RequestBuilder
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_seed
 from selfcorrect.errors import RequestRefused
 from selfcorrect.jsonl import Journal
@@ -26,17 +26,26 @@ from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.types import Grade, Outcome, Problem, Verdict, to_json
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
 
-GradeMany = Callable[[Sequence[tuple[str, str]], str], Sequence[Grade]]
-"""Grades (response, gold) pairs of one source: ``grade(pairs, source)``."""
-
 REMEMBERED = 20_000
-"""Draws kept in memory between the work ahead and the commit."""
+"""Parts kept in memory between the work ahead and the commit."""
 
 STAGES = ("attempts", "evaluations", "revisions", "blind")
 
+OUTCOMES = {
+    Outcome.CORRECT: PartOutcome.CORRECT,
+    Outcome.WRONG: PartOutcome.WRONG,
+    Outcome.UNGRADABLE: PartOutcome.UNGRADABLE,
+}
+
+
+class GradeMany(Protocol):
+    """Grades (response, reference answer) pairs of one problem set: `grading.grade_many`, or a test's own."""
+
+    def __call__(self, pairs: Sequence[tuple[str, str]], *, source: str) -> Sequence[Grade]: ...
+
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingSettings:
     """How every part is sampled."""
 
     seed: int
@@ -46,40 +55,40 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A model and how it is asked: with its own tokenizer and chat template."""
+class PromptedModel:
+    """A model and what builds its prompts, with its own tokenizer and chat template."""
 
     engine: Engine
-    asking: Asking
+    builder: RequestBuilder
 
 
-class Draws:
+class PartSampler:
     """The samples of one run; a context manager that opens its journals ``<folder>/<stage>.jsonl``.
 
     A ``teacher`` writes the revisions in the model's place. It reads text and gives text, which is encoded with the
-    model's own tokenizer: no token of it was sampled by the model that will learn it (`Draw.own`).
-    ``seen`` is called with (stage, tokens) for each new sample; ``drawn`` and ``tokens`` count new samples by stage.
+    model's own tokenizer: no token of it was sampled by the model that will learn it (`SampledPart.own`).
+    ``seen`` is called with (stage, tokens) for each new sample; ``sampled`` and ``tokens`` count new samples by stage.
     """
 
     def __init__(
         self,
         folder: Path,
-        model: Asked,
-        sampling: Sampling,
+        model: PromptedModel,
+        settings: SamplingSettings,
         grade: GradeMany,
-        teacher: Asked | None = None,
+        teacher: PromptedModel | None = None,
         seen: Callable[[str, int], None] = lambda stage, tokens: None,
     ) -> None:
-        self.model, self.teacher, self.sampling, self.seen = model, teacher, sampling, seen
+        self.model, self.teacher, self.settings, self.seen = model, teacher, settings, seen
         self.journals = {stage: Journal(folder / f"{stage}.jsonl") for stage in STAGES}
-        self.drawn: Counter[str] = Counter()
+        self.sampled: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self._grades = GradeQueue(grade)
-        self._recent: dict[str, Draw] = {}
-        self._under_way: dict[str, asyncio.Task[Draw]] = {}
+        self._recent: dict[str, SampledPart] = {}
+        self._under_way: dict[str, asyncio.Task[SampledPart]] = {}
         self._open = ExitStack()
 
-    def __enter__(self) -> Draws:
+    def __enter__(self) -> PartSampler:
         with ExitStack() as stack:
             for journal in self.journals.values():
                 stack.enter_context(journal)
@@ -91,38 +100,41 @@ class Draws:
     ) -> None:
         self._open.close()
 
-    async def attempt(self, base: Base) -> Draw:
+    async def attempt(self, base: BaseSample) -> SampledPart:
         """Return the first attempt of a base sample."""
-        prompt = lambda: self.model.asking.attempt(base.problem.question)
-        return await self._draw("attempts", base.id, prompt, base.problem)
+        prompt = lambda: self.model.builder.attempt(base.problem.question)
+        return await self._part("attempts", base.id, prompt, base.problem)
 
-    async def evaluation(self, base: Base, attempt: Draw, j: int) -> Draw:
+    async def evaluation(self, base: BaseSample, attempt: SampledPart, j: int) -> SampledPart:
         """Return the j-th self-evaluation; in-path, the first is what the attempt's sample went on with."""
-        if self.model.asking.in_path and j == 0:
-            text = self.model.asking.codec.decode(attempt.after)
-            return Draw(f"{base.id}/evaluation/0", "evaluations", attempt.after, text, verdict=verdict_of(text))
-        prompt = lambda: self.model.asking.evaluation(base.problem.question, attempt.token_ids)
-        return await self._draw("evaluations", f"{base.id}/evaluation/{j}", prompt)
+        if self.model.builder.in_path and j == 0:
+            text = self.model.builder.codec.decode(attempt.after)
+            return SampledPart(f"{base.id}/evaluation/0", "evaluations", attempt.after, text, verdict=verdict_of(text))
+        prompt = lambda: self.model.builder.evaluation(base.problem.question, attempt.token_ids)
+        return await self._part("evaluations", f"{base.id}/evaluation/{j}", prompt)
 
-    async def revision(self, base: Base, attempt: Draw, evaluation: Draw | None, j: int) -> Draw:
+    async def revision(
+        self, base: BaseSample, attempt: SampledPart, evaluation: SampledPart | None, j: int
+    ) -> SampledPart:
         """Return the j-th revision after a self-evaluation that says wrong; None: the verdict is stated."""
-        return await self._draw(
-            "revisions", f"{base.id}/revision/{j}", lambda: self._revise(base, attempt, evaluation), base.problem
-        )
+        prompt = lambda: self._revision_prompt(base, attempt, evaluation)
+        return await self._part("revisions", f"{base.id}/revision/{j}", prompt, base.problem)
 
-    async def blind_revision(self, base: Base, attempt: Draw, j: int) -> Draw:
+    async def unjudged_revision(self, base: BaseSample, attempt: SampledPart, j: int) -> SampledPart:
         """Return the j-th revision of an attempt that nobody judged."""
-        prompt = lambda: self.model.asking.blind_revision(base.problem.question, attempt.token_ids)
-        return await self._draw("blind", f"{base.id}/blind/{j}", prompt, base.problem)
+        prompt = lambda: self.model.builder.unjudged_revision(base.problem.question, attempt.token_ids)
+        return await self._part("blind", f"{base.id}/blind/{j}", prompt, base.problem)
 
-    def _revise(self, base: Base, attempt: Draw, evaluation: Draw | None) -> Ids:
-        asking = (self.teacher or self.model).asking
-        ids = (lambda draw: asking.codec.encode(draw.text)) if self.teacher else (lambda draw: draw.token_ids)
+    def _revision_prompt(self, base: BaseSample, attempt: SampledPart, evaluation: SampledPart | None) -> Ids:
+        builder = (self.teacher or self.model).builder
+        ids = (lambda part: builder.codec.encode(part.text)) if self.teacher else (lambda part: part.token_ids)
         after = () if self.teacher else attempt.after
-        said = ids(evaluation) if evaluation else asking.stated(Verdict.WRONG, after)
-        return asking.revision(base.problem.question, ids(attempt), said)
+        verdict = ids(evaluation) if evaluation else builder.stated(Verdict.WRONG, after)
+        return builder.revision(base.problem.question, ids(attempt), verdict)
 
-    async def _draw(self, stage: str, key: str, prompt: Callable[[], Ids], solves: Problem | None = None) -> Draw:
+    async def _part(
+        self, stage: str, key: str, prompt: Callable[[], Ids], solves: Problem | None = None
+    ) -> SampledPart:
         if key in self._recent:
             return self._recent[key]
         if key in self.journals[stage]:
@@ -133,10 +145,10 @@ class Draws:
             task.add_done_callback(lambda done: self._under_way.pop(key, None))
         return await self._under_way[key]
 
-    async def _sample(self, stage: str, key: str, prompt: Ids, solves: Problem | None) -> Draw:
+    async def _sample(self, stage: str, key: str, prompt: Ids, solves: Problem | None) -> SampledPart:
         taught = self.teacher if stage == "revisions" else None
-        asked, settings = taught or self.model, self.sampling
-        codec = asked.asking.codec
+        model, settings = taught or self.model, self.settings
+        codec = model.builder.codec
         request = SampleRequest(
             prompt_ids=prompt,
             max_tokens=settings.max_tokens,
@@ -144,11 +156,11 @@ class Draws:
             temperature=settings.temperature,
             top_p=settings.top_p,
             stop_ids=codec.stop_ids,
-            stop_texts=asked.asking.stop_texts if solves else tuple(MARKS.values()),
+            stop_texts=model.builder.stop_texts if solves else tuple(MARKS.values()),
             watch_ids=() if solves else codec.verdict_ids,
         )
         try:
-            sample = await asked.engine.sample(request)
+            sample = await model.engine.sample(request)
         except RequestRefused as refused:
             row: dict[str, Any] = {
                 "text": "",
@@ -158,50 +170,49 @@ class Draws:
                 "fate": refused.outcome,
             }
             return self._recorded(stage, key, row, tokens=0)
-        ids, after = asked.asking.cut(sample) if solves else (sample.token_ids, ())
+        ids, after = model.builder.cut(sample) if solves else (sample.token_ids, ())
         text = codec.decode(ids)
         own = {"token_ids": list(ids), "logprobs": [round(logprob, 5) for logprob in sample.logprobs[: len(ids)]]}
         row = {
             "text": text,
             "finish": sample.finish,
-            **({"token_ids": list(self.model.asking.codec.encode(text)), "teacher": True} if taught else own),
+            **({"token_ids": list(self.model.builder.codec.encode(text)), "teacher": True} if taught else own),
         }
         if solves:
             finish = "stop" if sample.finish == "text" or after else sample.finish
-            fate, grade = await self._fate(text, finish, solves)
-            row |= {"fate": fate, "grade": to_json(grade)} | ({"after": list(after)} if after else {})
+            outcome, grade = await self._outcome(text, finish, solves)
+            row |= {"fate": outcome, "grade": to_json(grade)} | ({"after": list(after)} if after else {})
         else:
             row |= {"verdict": verdict_of(text), "p_correct": p_correct(sample, codec.verdict_ids)}
         return self._recorded(stage, key, row, len(sample.token_ids))
 
-    def _recorded(self, stage: str, key: str, row: dict[str, Any], tokens: int) -> Draw:
-        """Return the draw of a new sample, once it is in its journal and counted."""
-        self.drawn[stage] += 1
+    def _recorded(self, stage: str, key: str, row: dict[str, Any], tokens: int) -> SampledPart:
+        """Return the part of a new sample, once it is in its journal and counted."""
+        self.sampled[stage] += 1
         self.tokens[stage] += tokens
         self.seen(stage, tokens)
         return self._remember(_read(stage, self.journals[stage].append(key, row)))
 
-    def _remember(self, draw: Draw) -> Draw:
-        """Keep a draw for the commit that follows soon; older ones are read from the journal again."""
-        self._recent[draw.key] = draw
+    def _remember(self, part: SampledPart) -> SampledPart:
+        """Keep a part for the commit that follows soon; older ones are read from the journal again."""
+        self._recent[part.key] = part
         if len(self._recent) > REMEMBERED:
             del self._recent[next(iter(self._recent))]
-        return draw
+        return part
 
-    async def _fate(self, text: str, finish: str, problem: Problem) -> tuple[Fate, Grade | None]:
+    async def _outcome(self, text: str, finish: str, problem: Problem) -> tuple[PartOutcome, Grade | None]:
         if finish != "stop":
-            return Fate.CUT, None
+            return PartOutcome.CUT, None
         if has_mark(text) or SELF_QUESTION in text:
-            return Fate.MARKED, None
+            return PartOutcome.MARKED, None
         grade = await self._grades.grade(text, problem)
-        fates = {Outcome.CORRECT: Fate.RIGHT, Outcome.WRONG: Fate.WRONG, Outcome.UNGRADABLE: Fate.UNGRADABLE}
-        return fates[grade.outcome], grade
+        return OUTCOMES[grade.outcome], grade
 
 
 def verdict_of(evaluation: str) -> Verdict | None:
     """Return the verdict of a self-evaluation that ends with its one well-formed mark, else None.
 
-    A token that carries text past the mark would stand in the middle of the joined path, so it does not count.
+    A token that carries text past the mark would stand in the middle of the joined trajectory, so it does not count.
     """
     return parse_verdict(evaluation) if evaluation.endswith(tuple(MARKS.values())) else None
 
@@ -214,14 +225,15 @@ def p_correct(sample: Sample, verdict_ids: tuple[int, int]) -> float | None:
     return None
 
 
-def _read(stage: str, row: dict[str, Any]) -> Draw:
-    fate, verdict = row.get("fate"), row.get("verdict")
-    return Draw(
+def _read(stage: str, row: dict[str, Any]) -> SampledPart:
+    """Return the part that a journal row records; the row's key ``fate`` is the outcome."""
+    outcome, verdict = row.get("fate"), row.get("verdict")
+    return SampledPart(
         row["key"],
         stage,
         tuple(row["token_ids"]),
         row["text"],
-        None if fate is None else Fate(fate),
+        None if outcome is None else PartOutcome(outcome),
         None if verdict is None else Verdict(verdict),
         own=not row.get("teacher", False),
         after=tuple(row.get("after", ())),
@@ -251,7 +263,7 @@ class GradeQueue:
                 for source in sorted({problem.source for _, problem, _ in batch}):
                     mine = [item for item in batch if item[1].source == source]
                     pairs = [(text, problem.gold) for text, problem, _ in mine]
-                    grades = await asyncio.to_thread(self._grade, pairs, source)
+                    grades = await asyncio.to_thread(self._grade, pairs, source=source)
                     for (_, _, future), grade in zip(mine, grades, strict=True):
                         if not future.done():
                             future.set_result(grade)

@@ -8,11 +8,11 @@ the chance at an average problem, weighted by how many attempts the class still 
 the average of all problems as prior: hard problems for D1, easy ones for D3, and a problem that gave nothing in n
 attempts falls behind as 1/n².
 
-Why the rows of a class stay unbiased. At one problem, the attempts 0, 1, 2, … and what is sampled after each are
-independent and identically distributed. Whether attempt k is drawn depends on fates (right or wrong, served or not)
-of earlier samples, and whether it is kept on its own fates; never on a text, a length or a time. Given its fates, the
-content of a sample is independent of every other sample, so a row has exactly the distribution of its class at its
-problem, whenever it was found. What steering changes is how many rows each problem gives, up to
+Why the rows of a class stay unbiased at each problem. There, the attempts 0, 1, 2, … and what is sampled after each are
+independent and identically distributed. Whether attempt k is sampled depends on outcomes (correct or wrong, accepted or
+not) of earlier samples, and whether it is kept on its own outcomes; never on a text, a length or a time. Given its
+outcomes, the content of a sample is independent of every other sample, so a row has exactly the distribution of its
+class at its problem, whenever it was found. What steering changes is how many rows each problem gives, up to
 ``cap_per_problem``: more come from problems that can give what is missing. ``steer: false`` keeps equal effort.
 
 The order is a function of what is committed, and is decided at fixed numbers of commits, ``lag`` places ahead: so it
@@ -25,25 +25,25 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from selfcorrect.data_gen.selection import Base, Fate, Kind, Selection, Worked
+from selfcorrect.data_gen.classes import BaseSample, BaseSampleResult, Kind, PartOutcome, Selection
 from selfcorrect.types import Problem
 
 PRIOR_TRIES = 2.0
 """Weight of the average over all problems in the estimate of one, in samples."""
 
-FATES = {
-    Kind.D1: (Fate.WRONG,),
-    Kind.D2: (Fate.RIGHT,),
-    Kind.D3: (Fate.RIGHT,),
-    Kind.RAFT: (Fate.WRONG,),
-    Kind.RAFT_PLUS: (Fate.RIGHT,),
-    Kind.P1: (Fate.WRONG,),
-    Kind.P2: (Fate.RIGHT,),
-    Kind.P3: (Fate.WRONG, Fate.RIGHT),
+FIRST_OUTCOMES = {
+    Kind.D1: (PartOutcome.WRONG,),
+    Kind.D2: (PartOutcome.CORRECT,),
+    Kind.D3: (PartOutcome.CORRECT,),
+    Kind.RAFT: (PartOutcome.WRONG,),
+    Kind.RAFT_PLUS: (PartOutcome.CORRECT,),
+    Kind.P1: (PartOutcome.WRONG,),
+    Kind.P2: (PartOutcome.CORRECT,),
+    Kind.P3: (PartOutcome.WRONG, PartOutcome.CORRECT),
 }
-"""The fates of a first attempt that each class begins with."""
+"""The outcomes of a first attempt that each class begins with."""
 
 
 class Record(NamedTuple):
@@ -51,13 +51,13 @@ class Record(NamedTuple):
 
     attempts: int
     begun: tuple[int, ...]  # attempts that the class begins with
-    tries: tuple[int, ...]
-    hits: tuple[int, ...]  # tries that served
+    tried: tuple[int, ...]  # of these, that were tried as the class
+    accepted: tuple[int, ...]  # tries that gave a row
     kept: tuple[int, ...]  # rows in the selection
 
 
 class Estimate:
-    """The record of each problem, and the chances that follow from it and from all others."""
+    """The record of each problem, and the chances that follow from it and from all others; `Order` keeps one."""
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self.kinds = tuple(kinds)
@@ -70,26 +70,26 @@ class Estimate:
         """Return the record of a problem."""
         return self._records.get(number, self._new)
 
-    def note(self, worked: Worked, kept: Sequence[int]) -> None:
+    def note(self, result: BaseSampleResult, kept: Sequence[int]) -> None:
         """Learn from a committed base sample; ``kept`` are its problem's rows in the selection, by class."""
-        begun = [worked.fate in FATES[kind] for kind in self.kinds]
-        tries = [kind in worked.tried for kind in self.kinds]
-        hits = [any(candidate.kind is kind for candidate in worked.found) for kind in self.kinds]
+        begun = [result.outcome in FIRST_OUTCOMES[kind] for kind in self.kinds]
+        tried = [kind in result.tried for kind in self.kinds]
+        accepted = [any(candidate.kind is kind for candidate in result.found) for kind in self.kinds]
         add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
 
         def grown(old: Record) -> Record:
-            sums = add(old.begun, begun), add(old.tries, tries), add(old.hits, hits)
+            sums = add(old.begun, begun), add(old.tried, tried), add(old.accepted, accepted)
             return Record(old.attempts + 1, *sums, tuple(kept))
 
-        number = worked.base.number
+        number = result.base.number
         self._records[number], self._all = grown(self.of(number)), grown(self._all)
 
     def averages(self) -> list[tuple[float, float]]:
-        """Return the chances, by class and over all problems, that an attempt begins it and that a try serves."""
+        """Return the chances, by class and over all problems, that an attempt begins it and that a try is accepted."""
         every = self._all
         return [
-            ((begun + 1) / (every.attempts + 2), (hits + 1) / (tries + 2))
-            for begun, tries, hits in zip(every.begun, every.tries, every.hits, strict=True)
+            ((begun + 1) / (every.attempts + 2), (accepted + 1) / (tried + 2))
+            for begun, tried, accepted in zip(every.begun, every.tried, every.accepted, strict=True)
         ]
 
 
@@ -98,9 +98,11 @@ def chances(record: Record, averages: Sequence[tuple[float, float]]) -> list[flo
     return [
         (begun + PRIOR_TRIES * begins)
         / (record.attempts + PRIOR_TRIES)
-        * (hits + PRIOR_TRIES * serves)
-        / (tries + PRIOR_TRIES)
-        for begun, tries, hits, (begins, serves) in zip(record.begun, record.tries, record.hits, averages, strict=True)
+        * (accepted + PRIOR_TRIES * acceptance)
+        / (tried + PRIOR_TRIES)
+        for begun, tried, accepted, (begins, acceptance) in zip(
+            record.begun, record.tried, record.accepted, averages, strict=True
+        )
     ]
 
 
@@ -108,21 +110,21 @@ class Order:
     """The sequence of base samples: `at` gives one by its place, `note` takes each in turn as it is committed.
 
     ``lag`` is both the length of a steered block and how long before its first place it is decided; None: unsteered.
-    ``before`` are base samples of an earlier pass, taken first because their attempts are drawn already.
+    ``before`` are base samples of an earlier pass, taken first because their attempts are sampled already.
     """
 
     def __init__(
         self,
         problems: Sequence[Problem],
         attempts: int,
-        selection: Selection,
+        selection: Selection[Any],
         lag: int | None = None,
-        before: Sequence[Base] = (),
+        before: Sequence[BaseSample] = (),
     ) -> None:
         self.problems, self.attempts, self.selection, self.lag = problems, attempts, selection, lag
         self.estimate = Estimate(list(selection.quota))
         self.committed = 0  # every base sample before this place is committed
-        self._plan: dict[int, Base] = {}  # by place, from the commit point on, as far as it was asked for
+        self._plan: dict[int, BaseSample] = {}  # by place, from the commit point on, as far as it was asked for
         numbers = range(len(problems))
         self._first: Iterator[tuple[int, int]]
         if lag is None:
@@ -145,20 +147,20 @@ class Order:
         """True where it is known what a place holds, or that the order ends before it."""
         return place < self._end or self.ended
 
-    def at(self, place: int) -> Base | None:
+    def at(self, place: int) -> BaseSample | None:
         """Return the base sample at a decided place that is not committed yet, None after the end."""
         while len(self._plan) + self.committed <= place < self._end:
             number, index = next(self._first, None) or self._blocks.popleft()
             next_place = len(self._plan) + self.committed
-            self._plan[next_place] = Base(self.problems[number], number, index, next_place)
+            self._plan[next_place] = BaseSample(self.problems[number], number, index, next_place)
         return self._plan.get(place)
 
-    def note(self, base: Base, worked: Worked | None) -> None:
-        """Record that a base sample is committed; None: it was passed over, since nothing of it was wanted."""
+    def note(self, base: BaseSample, result: BaseSampleResult | None) -> None:
+        """Record that a base sample is committed; None: it was passed over, since no class takes its problem."""
         del self._plan[base.place]
         self.committed = base.place + 1
-        if worked:
-            self.estimate.note(worked, [self.selection.kept_of(kind, base.problem) for kind in self.selection.quota])
+        if result:
+            self.estimate.note(result, [self.selection.kept_of(kind, base.problem) for kind in self.selection.quota])
         self._look()
 
     def _look(self) -> None:
@@ -173,7 +175,7 @@ class Order:
         self._look_at = min(self._end, max(soon, self._end - self.lag))
 
     def _block(self, length: int) -> list[tuple[int, int]]:
-        """Return the next attempts as (problem's number, index): fewer where more could not serve."""
+        """Return the next attempts as (problem's number, index): fewer where no class could keep more."""
         self._worth.clear()
         self._averages = self.estimate.averages()
         claims = [claim for number in range(len(self.problems)) if (claim := self._claim(number))]
@@ -202,11 +204,10 @@ class Order:
     def _usefulness(self, record: Record, under_way: int) -> float:
         """Return what another attempt at a problem is worth; 0 where those under way are expected to suffice."""
         worth = 0.0
-        cap = self.selection.cap_per_problem
-        of_classes = zip(self.estimate.kinds, chances(record, self._averages), self._averages, record.kept, strict=True)
-        for kind, chance, average, kept in of_classes:
-            missing = self.selection.remaining(kind)
-            room = missing if cap is None else min(missing, cap - kept)
-            if room > under_way * chance:
+        kept = dict(zip(self.estimate.kinds, record.kept, strict=True))
+        of_classes = zip(self.estimate.kinds, chances(record, self._averages), self._averages, strict=True)
+        for kind, chance, average in of_classes:
+            missing, partner = self.selection.remaining(kind), self.selection.partner(kind)
+            if self.selection.room(kind, kept[kind], kept[partner] if partner else 0) > under_way * chance:
                 worth += min(missing, len(self.problems)) * chance / math.prod(average) ** 2
         return worth

@@ -21,12 +21,12 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from selfcorrect.data_gen.asking import Asking, Ids, load_examples
-from selfcorrect.data_gen.draws import STAGES, GradeMany
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.recipe import GenRecipe, Quota
-from selfcorrect.data_gen.sampling import Gathered, Models, load, open_models, sample
-from selfcorrect.data_gen.selection import Kind
-from selfcorrect.data_gen.steering import FATES
+from selfcorrect.data_gen.sampling.order import FIRST_OUTCOMES
+from selfcorrect.data_gen.sampling.passes import GatheredRows, Models, load, open_models, sample
+from selfcorrect.data_gen.sampling.requests import Ids, RequestBuilder, load_examples
+from selfcorrect.data_gen.sampling.samples import STAGES, GradeMany
 from selfcorrect.engines import Engine, context_of, length_note
 from selfcorrect.problems import Loaded
 from selfcorrect.recipes import to_values, to_yaml
@@ -36,7 +36,7 @@ from selfcorrect.types import Problem, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run is expected to draw, by stage, and how sure that is."""
+    """What a run is expected to sample, by stage, and how sure that is."""
 
     samples: dict[str, float]
     tokens: dict[str, float]
@@ -48,32 +48,32 @@ class Forecast:
 
 async def run_pilot(
     recipe: GenRecipe, problems: Sequence[Problem], models: Models, grade: GradeMany | None = None
-) -> tuple[Gathered, float]:
+) -> tuple[GatheredRows, float]:
     """Work the first ``recipe.pilot`` base samples and return what they gave and how long that took, in seconds."""
-    few = replace(recipe, attempts=1, quota=_without_limits(recipe), baselines=False, balance=None)
+    few = replace(recipe, attempts=1, quota=_without_limits(recipe), match="none", baselines=False, balance=None)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         gathered = await sample(few, problems[: recipe.pilot], Path(folder), models, grade)
         return gathered, time.perf_counter() - started
 
 
-def forecast(recipe: GenRecipe, problems: int, pilot: Gathered, seconds: float) -> Forecast:
+def forecast(recipe: GenRecipe, problems: int, pilot: GatheredRows, seconds: float) -> Forecast:
     """Scale a pilot to the recipe: fixed, by the number of base samples; adaptive, by what the quotas still need."""
     attempts, most = sum(pilot.used["attempts"].values()), problems * recipe.attempts
-    drawn = {stage: sum(pilot.used[stage].values()) for stage in STAGES if stage in pilot.used}
+    used = {stage: sum(pilot.used[stage].values()) for stage in STAGES if stage in pilot.used}
     short: list[Kind] = []
     if recipe.fixed:
-        expected = {stage: most * count / attempts for stage, count in drawn.items()}
+        expected = {stage: most * count / attempts for stage, count in used.items()}
     else:
         expected, short = _to_fill_the_quotas(recipe, most, pilot)
     samples = {stage: expected[stage] for stage in STAGES if expected.get(stage)}
-    tokens = {stage: count * pilot.used_tokens[stage] / max(1, drawn.get(stage, 0)) for stage, count in samples.items()}
+    tokens = {stage: count * pilot.used_tokens[stage] / max(1, used.get(stage, 0)) for stage, count in samples.items()}
     speed = pilot.tokens.total() / seconds
     tries = {kind: pilot.used.get(str(kind), Counter())["tried"] for kind in recipe.quotas}
     return Forecast(samples, tokens, sum(tokens.values()) / speed, attempts, tries, tuple(short))
 
 
-def _to_fill_the_quotas(recipe: GenRecipe, most: int, pilot: Gathered) -> tuple[dict[str, float], list[Kind]]:
+def _to_fill_the_quotas(recipe: GenRecipe, most: int, pilot: GatheredRows) -> tuple[dict[str, float], list[Kind]]:
     """Return the samples that fill the quotas, by stage, and the classes that ``most`` attempts will not fill."""
     expected, short = dict.fromkeys(STAGES, 0.0), []
     attempts = pilot.used["attempts"]
@@ -81,18 +81,19 @@ def _to_fill_the_quotas(recipe: GenRecipe, most: int, pilot: Gathered) -> tuple[
         if quota == 0:
             continue
         counts = pilot.used.get(str(kind), Counter())
-        served = (counts["served"] + 1) / (counts["tried"] + 2)
-        begun = (sum(attempts[fate] for fate in FATES[kind]) + 1) / (attempts.total() + 2)
-        rivals = [other for other, wanted in recipe.quotas.items() if wanted != 0 and FATES[other] == FATES[kind]]
+        acceptance = (counts["served"] + 1) / (counts["tried"] + 2)
+        first = FIRST_OUTCOMES[kind]
+        begun = (sum(attempts[outcome] for outcome in first) + 1) / (attempts.total() + 2)
+        rivals = [other for other, wanted in recipe.quotas.items() if wanted != 0 and FIRST_OUTCOMES[other] == first]
         begun *= (quota or 1) / sum(recipe.quotas[other] or 1 for other in rivals)
-        within_reach = most * begun * served
+        within_reach = most * begun * acceptance
         rows = within_reach if quota is None else min(quota, within_reach)
         if quota is not None and rows < quota:
             short.append(kind)
-        expected["attempts"] = max(expected["attempts"], rows / (begun * served))
+        expected["attempts"] = max(expected["attempts"], rows / (begun * acceptance))
         for stage in STAGES[1:]:
             a_try = pilot.tried[kind, stage] / counts["tried"] if counts["tried"] else 1.0
-            expected[stage] += rows / served * a_try
+            expected[stage] += rows / acceptance * a_try
     return expected, short
 
 
@@ -128,8 +129,8 @@ def plan(
     for stage, bound in most.items():
         guess = [f"{of.get(stage, 0):,.0f}" for of in (expected.samples, expected.tokens)] if expected else ["", ""]
         table.add_row(stage, f"{bound:,}", *guess)
-    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
-    lengths = {problem.id: len(asking.attempt(problem.question)) for problem in loaded.problems}
+    builder = RequestBuilder(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
+    lengths = {problem.id: len(builder.attempt(problem.question)) for problem in loaded.problems}
     removed = f"; {len(loaded.removed):,} removed as contaminated" if loaded.removed else ""
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
@@ -145,7 +146,7 @@ def plan(
 
 async def _pilot(
     recipe: GenRecipe, loaded: Loaded, engine: Engine | None, codec: ChatCodec, grade: GradeMany | None
-) -> tuple[Gathered, float]:
+) -> tuple[GatheredRows, float]:
     async with open_models(recipe, (engine, codec)) as models:
         return await run_pilot(recipe, loaded.problems, models, grade)
 
@@ -160,6 +161,8 @@ def _in_words(recipe: GenRecipe, expected: Forecast) -> str:
     ]
     if recipe.baselines or recipe.wants_pairs:
         lines.append("the forecast is of D1, D2 and D3; pairs and the baselines' rows cost more")
+    if recipe.is_matched:
+        lines.append("D1 and D3 are matched, which costs more the fewer problems give both")
     if expected.out_of_reach:
         names = ", ".join(map(str, expected.out_of_reach))
         lines.append(f"{names}: the attempts are not expected to fill the quota; more problems or attempts would")
@@ -168,21 +171,21 @@ def _in_words(recipe: GenRecipe, expected: Forecast) -> str:
 
 def first_prompts(recipe: GenRecipe, codec: ChatCodec, question: str) -> dict[str, Ids]:
     """Return the first prompt of each part that the recipe samples."""
-    asking = Asking(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
+    builder = RequestBuilder(codec, load_examples(recipe.examples), recipe.two_turn, recipe.in_path)
     attempt, evaluation = codec.encode("<the attempt>"), codec.encode("<the self-evaluation>")
-    parts = {"attempt": asking.attempt(question)}
+    parts = {"attempt": builder.attempt(question)}
     if recipe.two_turn:
-        parts["revision"] = asking.revision(question, attempt, asking.stated(Verdict.WRONG))
+        parts["revision"] = builder.revision(question, attempt, builder.stated(Verdict.WRONG))
     else:
-        parts["self-evaluation"] = asking.evaluation(question, attempt)
-        parts["revision"] = asking.revision(question, attempt, evaluation)
+        parts["self-evaluation"] = builder.evaluation(question, attempt)
+        parts["revision"] = builder.revision(question, attempt, evaluation)
     if recipe.baselines and recipe.baseline_revisions == "blind":
-        parts["blind revision"] = asking.blind_revision(question, attempt)
+        parts["blind revision"] = builder.unjudged_revision(question, attempt)
     return parts
 
 
 def most_samples(recipe: GenRecipe, problems: int) -> dict[str, int]:
-    """Return how many samples each stage draws at most: under the fixed schedule, if every attempt were wrong."""
+    """Return how many samples each stage makes at most: under the fixed schedule, if every attempt were wrong."""
     attempts = problems * recipe.attempts
     revisions = attempts * max(recipe.revisions, recipe.confirmations)
     most = {"attempts": attempts, "evaluations": 0 if recipe.two_turn else attempts * recipe.evaluations}

@@ -1,7 +1,8 @@
-"""How each part is asked for: `Asking` builds the prompts of the three separate requests (METHOD section 2).
+"""How each part is asked for: `RequestBuilder` builds the prompts of the separate requests (METHOD section 2).
 
-A model that was fine-tuned on joined paths writes all parts itself (``in_path``): it is prompted with the path so far,
-and what it writes is cut where the next part begins (`Asking.cut`). So pairs for RL come from the policy itself.
+A model that was fine-tuned on joined trajectories writes all parts itself (``in_path``): it is prompted with the
+trajectory so far, and what it writes is cut where the next part begins (`RequestBuilder.cut`). So preference pairs come
+from the policy itself.
 
 A weak model that does not follow the instructions zero-shot is shown worked chats first (``examples``): they
 stand before the problem while sampling and are not part of the rows that are trained on.
@@ -24,7 +25,7 @@ from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 Ids = tuple[int, ...]
 
 
@@ -45,7 +46,7 @@ class Examples:
     solve: tuple[WorkedExample, ...] = ()
     evaluate: tuple[WorkedExample, ...] = ()
     revise: tuple[WorkedExample, ...] = ()
-    improve: tuple[WorkedExample, ...] = ()  # blind revision (prompts.INTRINSIC)
+    improve: tuple[WorkedExample, ...] = ()  # revision without a verdict (prompts.INTRINSIC)
 
 
 def load_examples(name: str) -> Examples:
@@ -67,7 +68,7 @@ def load_examples(name: str) -> Examples:
     return build_recipe(Examples, values or {}, where=str(path))
 
 
-class Asking:
+class RequestBuilder:
     """Prompts as token ids: the opening of a problem, then sampled ids and template ids appended, never re-encoded.
 
     In the two-turn format the verdict is stated at the end of the attempt (``stated``) and the deterministic
@@ -79,8 +80,8 @@ class Asking:
         self.two_turn, self.in_path = two_turn, in_path
         self.joint: Ids = codec.encode(prompts.SEPARATOR) if not (two_turn or in_path) else ()  # between joined parts
         self._evaluate = () if in_path else codec.reply(prompts.EVALUATE)
-        said_wrong = prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE
-        self._revise = () if in_path and not two_turn else codec.reply(said_wrong)
+        judged_wrong = prompts.two_turn_reply(Verdict.WRONG) if two_turn else prompts.REVISE
+        self._revise = () if in_path and not two_turn else codec.reply(judged_wrong)
         self.stop_texts: tuple[str, ...] = ()  # of attempts and revisions
         if in_path:
             self.stop_texts = (prompts.SELF_QUESTION,) if two_turn else tuple(MARKS.values())
@@ -103,7 +104,7 @@ class Asking:
         between = evaluation if self.two_turn else self._evaluate + evaluation
         return self._opening("revise", question) + attempt + between + self._revise
 
-    def blind_revision(self, question: str, attempt: Ids) -> Ids:
+    def unjudged_revision(self, question: str, attempt: Ids) -> Ids:
         """Return the prompt of a revision right after an attempt, which nobody has judged."""
         return self._opening("improve", question) + attempt + self.codec.reply(prompts.INTRINSIC)
 
