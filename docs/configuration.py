@@ -53,8 +53,8 @@ selfcorrect gen embedded problems.count=200 engine.max_batch=64 --run runs/mine
 ```
 
 A dot goes into a section (`problems.count`), `[a,b]` is a list, `null` is nothing. An unknown key is an error that
-names the nearest known one. `selfcorrect recipes` lists the recipes that come with the toolkit, `--dry-run` shows a whole
-recipe without running it.
+names the nearest known one. `selfcorrect recipes` lists the recipes that come with the toolkit, and `--dry-run` shows
+a whole recipe without running it.
 """
 
 
