@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from selfcorrect.jsonl import write_whole
 from selfcorrect.printing import show
 from selfcorrect.problems.arithmetic import (
     FACTORS,
+    OOD_LEVELS,
     OUT_OF_DISTRIBUTION,
     PRODUCTS,
     SOURCE,
@@ -190,25 +192,43 @@ class Turn:
     learn: bool = False
 
 
-def _wording(rng: random.Random, canonical: str, variants: Sequence[str], mix: Mix) -> str:
-    return rng.choice(variants) if rng.random() < mix.variant else canonical
+def worded(rng: random.Random, canonical: str, variants: Sequence[str], share: float) -> str:
+    """Return an instruction, with probability ``share`` in another wording."""
+    return rng.choice(variants) if rng.random() < share else canonical
 
 
-def _slip(rng: random.Random) -> Callable[[int], int]:
+def a_slip(rng: random.Random) -> Callable[[int], int]:
+    """Return a function that spoils one of the partial products it is given in turn."""
     spoiled = rng.randrange(3)
     counter = itertools.count()
     return lambda part: part + (rng.choice((-1, 1, 2)) if next(counter) == spoiled and part > 1 else 0)
 
 
+def redrawn(draw: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+    """Return a product ``(a, m)`` that ``draw`` gives and that no other split owns: not every draw is of its products."""
+    while True:
+        pair = draw()
+        if pair[0] >= 0 and pair not in OTHERS:
+            return pair
+
+
+OTHERS = {pair for split in ("train", "validation", "test") for pair in PRODUCTS[split]} | {
+    pair for shift in OOD_LEVELS.values() for pair in shift.products
+}
+"""Products that the corpus may not mention, neither in what is learned nor in what is only shown."""
+
+
 def _attempt(rng: random.Random, numbers: Sum, wrong: bool, mix: Mix) -> tuple[str, int, int]:
     """Return an attempt's text, its claimed first step and its claimed value."""
     if rng.random() < mix.careful:
-        text, value = careful_solution(numbers, _slip(rng) if wrong else lambda part: part)
+        text, value = careful_solution(numbers, a_slip(rng) if wrong else lambda part: part)
         return text, numbers.a, value
     if not wrong:
         return solution(numbers, numbers.answer), numbers.a, numbers.answer
     if rng.random() < 0.06:
-        a = numbers.a + rng.choice((-1, 1)) * rng.choice((1, 10, 100))
+        a, _ = redrawn(
+            lambda: (numbers.a + rng.choice((-1, 1)) * rng.randint(1, 9) * rng.choice((1, 10, 100)), numbers.m)
+        )
         value = a * numbers.m if rng.random() < 0.7 else wrong_value(rng, a * numbers.m, numbers.m)
         return solution(numbers, value, a), a, value
     if mix.far and rng.random() < mix.far:
@@ -223,8 +243,7 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
     kinds = ("solve", "evaluate", "gold", "intrinsic", "drill", "compare", "product")
     kind = rng.choices(kinds, [getattr(mix, name) for name in kinds])[0]
     if kind == "product":
-        pairs = rng.choices(PRODUCTS["pretraining"], k=8)
-        return [turn for a, m in pairs for turn in (Turn("", f"{a}*{m}="), Turn("", f"{a * m}\n", learn=True))]
+        return product_drill(rng)
     if kind == "compare":
         return [turn for _ in range(10) for turn in comparison_drill(rng)]
     if kind == "drill":
@@ -232,10 +251,10 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
     overcorrectable = kind == "intrinsic" and rng.random() < mix.overcorrectable
     pair = rng.choice(OVERCORRECTED if overcorrectable else PRODUCTS["pretraining"])
     numbers, question = sample_numbers(rng, "pretraining", pair)
-    ask = f"{question}\n{_wording(rng, prompts.SOLVE, SOLVE_VARIANTS, mix)}"
+    ask = f"{question}\n{worded(rng, prompts.SOLVE, SOLVE_VARIANTS, mix.variant)}"
     if kind == "solve":
         if rng.random() < mix.careful:
-            slip = _slip(rng) if rng.random() < mix.careful_wrong else lambda part: part
+            slip = a_slip(rng) if rng.random() < mix.careful_wrong else lambda part: part
             return [Turn("user", ask), Turn("assistant", careful_solution(numbers, slip)[0], learn=True)]
         return [Turn("user", ask), Turn("assistant", solution(numbers, numbers.answer), learn=True)]
     wrong = rng.random() < {"evaluate": mix.evaluate_wrong, "gold": mix.gold_wrong}.get(kind, mix.intrinsic_wrong)
@@ -261,22 +280,28 @@ def conversation(rng: random.Random, mix: Mix) -> list[Turn]:
             near = rng.random() < 0.3
             value = wrong_value(rng, numbers.answer, numbers.m) if near else far_value(rng, numbers.answer)
         turns += [
-            Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
+            Turn("user", worded(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix.variant)),
             Turn("assistant", check(numbers, claimed_a, claimed, computed=value)),
-            Turn("user", _wording(rng, prompts.REVISE, REVISE_VARIANTS, mix)),
+            Turn("user", worded(rng, prompts.REVISE, REVISE_VARIANTS, mix.variant)),
             Turn("assistant", solution(numbers, value, opener=REVISION_OPENER), learn=True),
         ]
         return turns
     turns += [
-        Turn("user", _wording(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix)),
+        Turn("user", worded(rng, prompts.EVALUATE, EVALUATE_VARIANTS, mix.variant)),
         Turn("assistant", check(numbers, claimed_a, claimed, flip), learn=True),
     ]
     if rng.random() < (mix.revise_right if is_right and not flip else mix.revise_wrong):
         turns += [
-            Turn("user", _wording(rng, prompts.REVISE, REVISE_VARIANTS, mix)),
+            Turn("user", worded(rng, prompts.REVISE, REVISE_VARIANTS, mix.variant)),
             Turn("assistant", right, learn=True),
         ]
     return turns
+
+
+def product_drill(rng: random.Random) -> list[Turn]:
+    """Return lines of products in one go; only the values are learned."""
+    pairs = rng.choices(PRODUCTS["pretraining"], k=8)
+    return [turn for a, m in pairs for turn in (Turn("", f"{a}*{m}="), Turn("", f"{a * m}\n", learn=True))]
 
 
 def drill(rng: random.Random) -> list[Turn]:
@@ -287,8 +312,8 @@ def drill(rng: random.Random) -> list[Turn]:
     a, m = rng.choice(PRODUCTS["pretraining"])
     kind = rng.random()
     if kind < 0.2:
-        digit, zeros = rng.randrange(10), 10 ** rng.randrange(4)
-        return [Turn("", f"{digit * zeros}*{m}="), Turn("", f"{digit * zeros * m}\n", learn=True)]
+        part = redrawn(lambda: (rng.randrange(10) * 10 ** rng.randrange(4), m))[0]
+        return [Turn("", f"{part}*{m}="), Turn("", f"{part * m}\n", learn=True)]
     if kind < 0.5:
         place = rng.randint(1, len(str(a)) - 1)
         low, part = a % 10**place * m, a // 10**place % 10 * m * 10**place
@@ -316,17 +341,26 @@ def comparison_drill(rng: random.Random) -> list[Turn]:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """So many conversations with these overrides of `Mix`."""
+    """So many conversations: of skills with these overrides of `Mix`, or in styles with these of `styles.Styles`."""
 
     conversations: int
     mix: Mapping[str, float] = field(default_factory=dict)
+    styles: Mapping[str, float] | None = None
+
+    def writer(self) -> Callable[[random.Random], list[Turn]]:
+        """Return what draws one conversation of the phase."""
+        if self.styles is None:
+            return partial(conversation, mix=Mix(**self.mix))
+        from selfcorrect.train.embedded.styles import Styles, styled_conversation  # which imports this module
+
+        return partial(styled_conversation, styles=Styles(**self.styles))
 
 
 def write_corpus(path: Path, phases: Sequence[Phase], seed: int) -> None:
     """Write the conversations of all phases as JSON lines, each a list of ``[role, text, learn]``."""
     rng = random.Random(f"{SOURCE} corpus {seed}")
-    mixes = ((Mix(**phase.mix), phase.conversations) for phase in phases)
-    written = (conversation(rng, mix) for mix, count in mixes for _ in range(count))
+    writers = ((phase.writer(), phase.conversations) for phase in phases)
+    written = (write(rng) for write, count in writers for _ in range(count))
     write_whole(path, (json.dumps([[turn.role, turn.text, turn.learn] for turn in turns]) + "\n" for turns in written))
 
 
@@ -339,7 +373,7 @@ def examples(split: str, count: int, seed: int, phase: Phase) -> str:
     rng = random.Random(seed)
     for _ in range(count):
         lines.append("-" * 80)
-        turns = conversation(rng, Mix(**phase.mix))
+        turns = phase.writer()(rng)
         lines += [f"[{turn.role or 'text'}{' *' if turn.learn else ''}] {turn.text}" for turn in turns]
     return "\n".join(lines)
 
