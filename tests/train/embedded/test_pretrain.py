@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from selfcorrect import prompts
-from selfcorrect.errors import RecipeError
+from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.recipes import load_recipe
 from selfcorrect.train.embedded import pretrain
@@ -79,6 +79,20 @@ def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
     figures = pretrain.pretrain(replace(TINY, processes=2, phases=({"conversations": 60},)), tmp_path)
     assert figures["loss"] > 0
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_pretraining_continues_from_a_model_folder(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    still = replace(TINY, start=str(tiny), phases=({"conversations": 40, "styles": {}},), learning_rate=0.0)
+    pretrain.pretrain(still, tmp_path / "still")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny, tmp_path / "still"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert (tmp_path / "still" / "tokenizer.json").read_bytes() == (tiny / "tokenizer.json").read_bytes()
+    with pytest.raises(ModelError, match="hidden, layers, head_size"):
+        pretrain.pretrain(replace(still, hidden=64), tmp_path / "other")
+    with pytest.raises(ModelError, match="no model folder"):
+        pretrain.pretrain(replace(still, start=str(tmp_path / "absent")), tmp_path / "none-out")
 
 
 def test_the_recipe_on_disk_describes_the_shipped_weights() -> None:
