@@ -24,7 +24,7 @@ from selfcorrect.markdown import inline
 from selfcorrect.metrics import PairedTest, compare, is_correct
 from selfcorrect.types import Trajectory, to_json
 
-DEMO_ROWS = ("intrinsic", "gold", "raft", "raft-plus", "ift", "grpo")
+DEMO_ROWS = ("intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo")
 COLUMNS = (
     ("turn1", "Turn 1"),
     ("final", "Final"),
