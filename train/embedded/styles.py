@@ -53,6 +53,7 @@ class Styles:
     product: float = 0.05  # lines of products in one go: how well the quick style does depends on these
     careful: float = 0.3  # attempts that are worked out
     careful_wrong: float = 0.05  # ... with a slip
+    quick_wrong: float = 0.0  # quick attempts that are learned with a wrong value: in a hurry
     evaluate_wrong: float = 0.5  # wrong attempts among those evaluated
     far: float = 0.3  # wrong attempts whose value is another number altogether
     real: float = 0.4  # self-evaluations that are checks; the rest are glances
@@ -94,9 +95,10 @@ def styled_conversation(rng: random.Random, styles: Styles) -> list[Turn]:
 
 
 def learned_attempt(rng: random.Random, numbers: Sum, styles: Styles) -> str:
-    """Return an attempt in one of the two styles, right but for the slips of the one that is worked out."""
+    """Return an attempt in one of the two styles, with the slips of each."""
     if rng.random() >= styles.careful:
-        return solution(numbers, numbers.answer)
+        hurried = styles.quick_wrong and rng.random() < styles.quick_wrong
+        return solution(numbers, wrong_value(rng, numbers.answer, numbers.m) if hurried else numbers.answer)
     slip = a_slip(rng) if rng.random() < styles.careful_wrong else lambda part: part
     return careful_solution(numbers, slip, opener=WORK_OPENER)[0]
 
