@@ -16,10 +16,14 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo test test-slow test-engines engines check audit mutants install format clean
+.PHONY: demo embedded test test-slow test-engines engines check audit mutants install format clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
+
+embedded: $(STAMP)  ## rebuild the embedded model's second edition from the first, in runs/embedded (10 to 30 minutes)
+	$(BIN)/selfcorrect train pretrain pretrain-styles --run runs/styles
+	$(BIN)/selfcorrect train pretrain pretrain-hurried --run runs/embedded
 
 test: $(STAMP)  ## the tests, about 5 minutes on 2 cores
 	$(BIN)/pytest
