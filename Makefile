@@ -22,8 +22,8 @@ demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the pag
 	$(BIN)/selfcorrect demo
 
 embedded: $(STAMP)  ## rebuild the embedded model's second edition from the first, in runs/embedded (10 to 30 minutes)
-	$(BIN)/selfcorrect train pretrain pretrain-styles --run runs/styles
-	$(BIN)/selfcorrect train pretrain pretrain-hurried --run runs/embedded
+	$(BIN)/selfcorrect train pretrain styles-pretrain --run runs/styles
+	$(BIN)/selfcorrect train pretrain hurried-pretrain --run runs/embedded
 
 test: $(STAMP)  ## the tests, about 5 minutes on 2 cores
 	$(BIN)/pytest

@@ -205,7 +205,7 @@ def a_slip(rng: random.Random) -> Callable[[int], int]:
 
 
 def redrawn(draw: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """Return a product ``(a, m)`` that ``draw`` gives and that no other split owns: not every draw is of its products."""
+    """Return a product ``(a, m)`` that ``draw`` gives and that no other split owns."""
     while True:
         pair = draw()
         if pair[0] >= 0 and pair not in OTHERS:

@@ -136,8 +136,10 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
     work = out / "pretraining"
     make_folder(work)
     conversations = write_corpus(recipe, work / "corpus.jsonl")
-    tokenizer = started_tokenizer(recipe.start) if recipe.start else build_tokenizer(conversations[:8000], recipe)
-    tokenizer.save_pretrained(out)
+    if recipe.start:
+        copy_tokenizer(recipe.start, out)
+    else:
+        build_tokenizer(conversations[:8000], recipe).save_pretrained(out)
     tokens = tokenize(conversations, recipe, out, work / "tokens.npz")
     del conversations
     (work / "rendezvous").unlink(missing_ok=True)
@@ -166,12 +168,11 @@ def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
         return [json.loads(line) for line in lines]
 
 
-def started_tokenizer(start: str) -> Any:
-    """Return the tokenizer of the model that pre-training continues from."""
-    from transformers import AutoTokenizer
-
+def copy_tokenizer(start: str, out: Path) -> None:
+    """Copy the tokenizer of the model that pre-training continues from."""
     with model_loading(start, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(model_path(start))
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(Path(model_path(start)) / name, out)
 
 
 def build_tokenizer(conversations: Iterable[list[list[Any]]], recipe: PretrainRecipe) -> Any:
