@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo embedded test test-slow test-engines engines check audit mutants install format clean
+.PHONY: demo embedded test test-slow test-install test-engines engines check audit mutants install format clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -31,9 +31,12 @@ test: $(STAMP)  ## the tests, about 5 minutes on 2 cores
 test-slow: $(STAMP)  ## the slow tests: the real LLM, kills, the whole demo
 	$(BIN)/pytest -m slow
 
+test-install: $(STAMP)  ## wheel and sdist in clean environments, beside verl; needs pypi.org
+	$(BIN)/pytest -m slow tests/install
+
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
 test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)
-	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/test_samplers.py
+	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/rl/test_samplers.py
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
@@ -49,7 +52,7 @@ mutants: $(STAMP)  ## the mutation score of scores, rewards and losses, by mutmu
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results --all true | $(BIN)/python tests/mutation_score.py
 
-install: $(STAMP)  ## .venv with pinned packages (about 3 minutes)
+install: $(STAMP)  ## .venv with every extra but vllm and ray, pinned (about 3 minutes)
 
 engines: $(ENGINES_STAMP)  ## .venv-engines with vLLM and Ray
 

@@ -28,11 +28,11 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import SampleRequest, sample_seed
-from selfcorrect.engines.transformers import TransformersEngine
+from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, REVISE, solve_messages
-from selfcorrect.tokens import ChatCodec
 
 
 def solve_requests(codec: ChatCodec, n: int, *, max_tokens: int, temperature: float) -> list[SampleRequest]:

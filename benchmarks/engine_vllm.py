@@ -31,10 +31,10 @@ from typing import Any
 import psutil
 from scipy.stats import t
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.engines import EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, REVISE, solve_messages
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.verdicts import MARKS
 
 Side = Callable[[], int]

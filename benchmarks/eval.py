@@ -3,7 +3,7 @@
     python benchmarks/eval.py                                           # the embedded model, asked for each part
     python benchmarks/eval.py --model runs/demo/checkpoints/ift --method self-rewarding
 
-Both sides use one engine. ``eval`` is `eval.run.sample_paths`: it solves, parses, grades and journals every problem.
+Both sides use one engine. ``eval`` is `eval.run.sample_trajectories`: it solves, parses, grades and journals.
 ``bare`` replays the very requests that a first pass made, all at once and to nobody: the same prompts, seeds and
 tokens, without a loop; requests that a loop can only make after earlier ones wait for nothing there, which no loop can
 match. ``in turn`` replays them too, but those of one path one after the other. Rounds interleave the sides in turning
@@ -32,12 +32,12 @@ from rich.table import Table
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # beside this file, ``eval`` would be this file
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine
-from selfcorrect.eval.run import PATHS_A_PLACE, EvalRecipe, sample_paths
-from selfcorrect.jsonl import Journal
+from selfcorrect.eval.run import TRAJECTORIES_A_PLACE, EvalRecipe, sample_trajectories
 from selfcorrect.problems import ProblemsRecipe, load_problems
-from selfcorrect.progress import Meter
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import Journal
+from selfcorrect.runs.progress import Meter
 
 
 class Recording:
@@ -68,7 +68,7 @@ def measure(recipe: EvalRecipe, rounds: int) -> dict[str, Any]:
     """Return the figures of one method on one model."""
     codec = ChatCodec.load(recipe.engine.model)
     waiting = [(f"{p.id}#{s}", p, s) for s in recipe.seeds for p in load_problems(recipe.problems).problems]
-    at_once = PATHS_A_PLACE * recipe.engine.capacity
+    at_once = TRAJECTORIES_A_PLACE * recipe.engine.capacity
 
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         engine = Recording(open_engine(recipe.engine))
@@ -76,7 +76,9 @@ def measure(recipe: EvalRecipe, rounds: int) -> dict[str, Any]:
         def evaluate(name: str) -> None:
             with Journal(Path(folder) / f"{name}.jsonl") as journal:
                 progress = Meter("eval", len(waiting), None)
-                runner.run(sample_paths(journal, recipe.loop(), waiting, engine, codec, progress, at_once=at_once))
+                runner.run(
+                    sample_trajectories(journal, recipe.loop(), waiting, engine, codec, progress, at_once=at_once)
+                )
 
         evaluate("recorded")  # warms the engine and the grader's workers, too
         in_turn = list(engine.paths.values())
@@ -126,7 +128,7 @@ def main() -> None:
     """Parse the arguments, measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded", help="model folder, hub id, or 'embedded'")
-    parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction")
+    parser.add_argument("--method", default="asked", help="a method of selfcorrect.correction.loop")
     parser.add_argument("--problems", type=int, default=512)
     parser.add_argument("--source", default="arithmetic", help="a problem set (selfcorrect.problems)")
     parser.add_argument("--batch", type=int, default=64)

@@ -32,12 +32,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from selfcorrect.data_gen.draws import Draws, Sampling
+from selfcorrect.data_gen.classes import BaseSample, Candidate, PartOutcome, SampledPart
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota
-from selfcorrect.data_gen.sampling import Models, library_grader, load, open_models, sample
-from selfcorrect.data_gen.selection import Base, Candidate, Draw, Fate
-from selfcorrect.jsonl import Journal, read_jsonl
-from selfcorrect.recipes import load_recipe
+from selfcorrect.data_gen.sampling.passes import Models, library_grader, load, open_models, sample
+from selfcorrect.data_gen.sampling.rejection import GRADED
+from selfcorrect.data_gen.sampling.samples import PartSampler, SamplingSettings
+from selfcorrect.runs.jsonl import Journal, read_jsonl
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.types import Problem, Verdict
 
 RECIPES = Path(__file__).parent.parent / "data_gen" / "recipes"
@@ -46,30 +47,30 @@ MORE_ATTEMPTS = 8
 
 
 async def three_passes(recipe: GenRecipe, problems: Sequence[Problem], folder: Path, models: Models) -> Counter[str]:
-    """Draw what the fixed schedule draws, with a barrier after each part; return the tokens by stage."""
-    sampling = Sampling(recipe.seed, recipe.temperature, recipe.top_p, recipe.max_tokens)
-    with Draws(folder, models.model, sampling, library_grader(), models.teacher) as draws:
-        bases = [Base(problem, i, k, 0) for k in range(recipe.attempts) for i, problem in enumerate(problems)]
-        attempts = await asyncio.gather(*(draws.attempt(base) for base in bases))
-        graded = [(b, a) for b, a in zip(bases, attempts, strict=True) if a.fate in (Fate.RIGHT, Fate.WRONG)]
+    """Sample what the fixed schedule draws, with a barrier after each part; return the tokens by stage."""
+    settings = SamplingSettings(recipe.seed, recipe.temperature, recipe.top_p, recipe.max_tokens)
+    with PartSampler(folder, models.model, settings, library_grader(), models.teacher) as sampler:
+        bases = [BaseSample(problem, i, k, 0) for k in range(recipe.attempts) for i, problem in enumerate(problems)]
+        attempts = await asyncio.gather(*(sampler.attempt(base) for base in bases))
+        graded = [(b, a) for b, a in zip(bases, attempts, strict=True) if a.outcome in GRADED]
         every = range(recipe.evaluations)
         evaluations = await asyncio.gather(
-            *(asyncio.gather(*(draws.evaluation(base, attempt, j) for j in every)) for base, attempt in graded)
+            *(asyncio.gather(*(sampler.evaluation(base, attempt, j) for j in every)) for base, attempt in graded)
         )
         await asyncio.gather(
             *(
-                draws.revision(base, attempt, said, j)
+                sampler.revision(base, attempt, said, j)
                 for (base, attempt), seen in zip(graded, evaluations, strict=True)
                 if _agreeing(attempt, seen)
                 for said in [next((one for one in seen if one.verdict is Verdict.WRONG), None)]
-                for j in range(recipe.revisions if attempt.fate is Fate.WRONG else recipe.confirmations)
+                for j in range(recipe.revisions if attempt.outcome is PartOutcome.WRONG else recipe.confirmations)
             )
         )
-        return Counter(draws.tokens)
+        return Counter(sampler.tokens)
 
 
-def _agreeing(attempt: Draw, evaluations: Sequence[Draw]) -> bool:
-    true = Verdict.CORRECT if attempt.fate is Fate.RIGHT else Verdict.WRONG
+def _agreeing(attempt: SampledPart, evaluations: Sequence[SampledPart]) -> bool:
+    true = Verdict.CORRECT if attempt.outcome is PartOutcome.CORRECT else Verdict.WRONG
     return any(evaluation.verdict is true for evaluation in evaluations)
 
 

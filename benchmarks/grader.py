@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from selfcorrect.grading import grade
 from selfcorrect.grading.command import read_rows
-from selfcorrect.grading.peer import MathVerify
-from selfcorrect.grading.pool import shared_pool
 from selfcorrect.grading.self_test import self_test
+from selfcorrect.grading.workers.peer import MathVerify
+from selfcorrect.grading.workers.pool import shared_pool
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "grader" / "cases_dev.jsonl"
 

@@ -33,15 +33,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfcorrect.correction import grade_trajectories
+from selfcorrect.chat import ChatCodec, model_path
+from selfcorrect.correction.loop import grade_trajectories
+from selfcorrect.correction.parsing import parse_path
 from selfcorrect.engines import Sample
-from selfcorrect.parsing import parse_path
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.rewards import final_correctness
-from selfcorrect.tokens import ChatCodec, model_path
-from selfcorrect.train import checkpoint
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order
-from selfcorrect.train.settings import use_bf16
+from selfcorrect.train.common.checkpoints import remove_printer
+from selfcorrect.train.common.recipe import use_bf16
+from selfcorrect.train.common.stage import quiet_libraries
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer
+from selfcorrect.train.rl.grpo_trainer import grpo_config
+from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from selfcorrect.train.rl.samplers import open_sampler
 from selfcorrect.types import Problem
 
 PARTS = ("generation_s", "scoring_s", "update_s")
@@ -61,12 +65,17 @@ def recipe_of(arguments: argparse.Namespace) -> GrpoRecipe:
     )
 
 
+def rollout_function_of(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> RolloutFunction:
+    """Return what our side rolls out with."""
+    return RolloutFunction(recipe, codec, chosen, open_sampler("live", codec, recipe.model, recipe.max_batch, {}))
+
+
 def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], folder: Path) -> Any:
     """Return TRL's GRPOTrainer with its own generation and a reward function over completion ids."""
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    rollouts = Rollouts(recipe, codec, chosen)
+    rollouts = rollout_function_of(recipe, codec, chosen)
 
     def reward(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[Any]:
         paths = []
@@ -85,7 +94,7 @@ def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], f
         train_dataset=Dataset.from_dict({"prompt": rollouts.prompt_texts}),
         processing_class=codec.tokenizer,
     )
-    checkpoint.remove_printer(trainer)
+    remove_printer(trainer)
     return trainer
 
 
@@ -94,7 +103,6 @@ class Clock:
 
     def __init__(self, trainer: Any, *, generates: str, scores: str) -> None:
         self.seconds: dict[str, float] = {}
-        self.batch: dict[str, Any] = {}
         for name, method in (("generation_s", generates), ("scored_s", scores)):
             setattr(trainer, method, self._timed(name, getattr(trainer, method)))
 
@@ -103,8 +111,6 @@ class Clock:
             started = time.perf_counter()
             result = method(*args, **kwargs)
             self.seconds[name] = time.perf_counter() - started
-            if name == "scored_s":
-                self.batch = {k: v.clone() if torch.is_tensor(v) else v for k, v in result.items()}
             return result
 
         return call
@@ -145,10 +151,10 @@ def sides(
         folder = Path(name)
 
         def ours() -> dict[str, float]:
-            rollouts = Rollouts(recipe, codec, chosen)
+            rollouts = rollout_function_of(recipe, codec, chosen)
             trainer = build_trainer(recipe, rollouts, folder / "ours")
-            clock = Clock(trainer, generates="_generate", scores="_scored_rollout")
-            return two_steps(trainer, clock, lambda: float(rollouts.row["rollout_s"]))
+            clock = Clock(trainer, generates="_generate", scores="step")
+            return two_steps(trainer, clock, lambda: float(trainer.scored.figures["rollout_s"]))
 
         def stock() -> dict[str, float]:
             trainer = stock_trainer(recipe, codec, chosen, folder / "stock")
@@ -162,7 +168,7 @@ def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tu
     """Return the difference of the losses, and of the gradients by norm, on a rollout of stock TRL's."""
     with tempfile.TemporaryDirectory() as name:
         stock = stock_trainer(recipe, codec, chosen, Path(name) / "stock")
-        rollouts = Rollouts(recipe, codec, chosen)
+        rollouts = rollout_function_of(recipe, codec, chosen)
         ours = build_trainer(recipe, rollouts, Path(name) / "ours")
         for trainer in (stock, ours):
             trainer.model.train()
@@ -173,7 +179,7 @@ def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tu
         stock._calculate_rewards = lambda *args: rewards.append(scored(*args)) or rewards[-1]
         texts = [text for text in rollouts.prompt_texts[: recipe.prompts_per_step] for _ in range(recipe.generations)]
         batch = stock._generate_and_score_completions([{"prompt": text} for text in texts])
-        rollouts.rewards = rewards[0][:, 0].tolist()
+        outcomes = rewards[0][:, 0].tolist()
 
         rows = len(texts) // accumulation
         parts = [slice(start, start + rows) for start in range(0, len(texts), rows)]
@@ -181,7 +187,7 @@ def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tu
         losses = []
         for trainer, micro_batches in (
             (stock, [batch | {key: value[part] for key, value in per_row.items()} for part in parts]),
-            (ours, ours._micro_batches(batch)),
+            (ours, ours.micro_batches(batch, outcomes)),
         ):
             total = 0.0
             for micro in micro_batches:
@@ -211,7 +217,7 @@ def main() -> None:
     codec = ChatCodec.load(recipe.model)
     chosen = problem_order(recipe, problems("train", recipe.steps * recipe.prompts_per_step, seed=0))
     measured: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
-    with checkpoint.quiet_libraries():
+    with quiet_libraries():
         difference, distance = same_loss(recipe, codec, chosen)
         exact_difference, exact_distance = same_loss(replace(recipe, precision="fp32"), codec, chosen)
         for round_ in range(arguments.rounds):

@@ -1,4 +1,4 @@
-"""Stage 1 data: sequential rejection sampling of self-correction paths (METHOD section 2).
+"""Stage 1 data: sequential rejection sampling of self-correction trajectories (METHOD section 2).
 
     selfcorrect gen embedded --run runs/demo
     selfcorrect gen smollm2-gsm8k --run runs/smollm2 quota.d1=50
@@ -9,10 +9,12 @@ Reads problems and a model; writes ``<run>/gen/`` (every sample, journalled) and
 resumes.
 
 Differs from the paper: no barrier between attempts, self-evaluations and revisions; and where
-``schedule: adaptive``, a part is sampled one by one until one serves, only for classes whose quota is open, and at the
-problems that can give what is missing (`data_gen.steering`). The first that serves, in order of index, is distributed
-like any one that serves, so the rows of a class are distributed as under ``schedule: fixed``, which draws exactly N1,
-N2, M1 and M2 samples.
+``schedule: adaptive``, a part is sampled one by one until one is accepted, only for classes whose quota is open, and at
+the problems that can give what is missing (`sampling.order`). The first that is accepted, in order of index, is
+distributed like any one that is accepted, so at one problem the rows of a class are distributed as under ``schedule:
+fixed``, which samples exactly N1, N2, M1 and M2 parts. Not so across problems: how many rows each gives depends on
+schedule, quota, cap and steering. ``match: difficulty`` takes D1 and D3 from the same problems in equal parts, and
+the data card says how well the class is told from the question alone (`output.leak`).
 """
 
 from __future__ import annotations
@@ -25,21 +27,29 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import printing, prompts
-from selfcorrect.data_gen.asking import Asking, Examples
-from selfcorrect.data_gen.board import board
-from selfcorrect.data_gen.card import show, write_readme
-from selfcorrect.data_gen.datasets import baseline_rows, write_pass_rates, write_preferences, write_prompts, write_sft
-from selfcorrect.data_gen.draws import GradeMany
-from selfcorrect.data_gen.forecast import plan
+from selfcorrect.chat import ChatCodec
+from selfcorrect.data_gen.classes import Kind
+from selfcorrect.data_gen.output.data_card import show, write_readme
+from selfcorrect.data_gen.output.leak import leak
+from selfcorrect.data_gen.output.rows import (
+    baseline_rows,
+    write_pass_rates,
+    write_preferences,
+    write_prompts,
+    write_sft,
+)
+from selfcorrect.data_gen.progress.forecast import plan
+from selfcorrect.data_gen.progress.live import live_table
 from selfcorrect.data_gen.recipe import GenRecipe, PairQuota, Quota
-from selfcorrect.data_gen.sampling import Gathered, load, open_models, sample
+from selfcorrect.data_gen.sampling.passes import GatheredRows, load, open_models, sample
+from selfcorrect.data_gen.sampling.requests import Examples, RequestBuilder
+from selfcorrect.data_gen.sampling.samples import GradeMany
 from selfcorrect.engines import Engine
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import write_jsonl
 from selfcorrect.problems import Loaded
-from selfcorrect.recipes import recorded, to_values
-from selfcorrect.runs import finished, mark_done, stage_folder
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import finished, mark_done, stage_folder
+from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.runs.recipes import recorded, to_values
 from selfcorrect.types import Problem
 
 __all__ = ["GenRecipe", "PairQuota", "Quota", "plan", "run"]
@@ -101,9 +111,9 @@ async def _sample(
     model: tuple[Engine | None, ChatCodec],
     teacher: tuple[Engine, ChatCodec] | None,
     grade: GradeMany | None,
-) -> Gathered:
+) -> GatheredRows:
     async with open_models(recipe, model, teacher) as models:
-        with board() as shown:
+        with live_table() as shown:
             return await sample(recipe, problems, folder, models, grade, shown)
 
 
@@ -111,12 +121,12 @@ def _write(
     recipe: GenRecipe,
     loaded: Loaded,
     set_aside: Sequence[Problem],
-    gathered: Gathered,
+    gathered: GatheredRows,
     codec: ChatCodec,
     run_folder: Path,
 ) -> dict[str, Any]:
     """Write the data sets with their cards, and return the summary."""
-    folder, asking = run_folder / "data", Asking(codec, Examples(), recipe.two_turn, recipe.in_path)
+    folder, builder = run_folder / "data", RequestBuilder(codec, Examples(), recipe.two_turn, recipe.in_path)
     card: dict[str, Any] = {
         "model": recipe.engine.model,
         "tokenizer": codec.fingerprint(),
@@ -124,13 +134,17 @@ def _write(
         "recipe": recorded(recipe),
         "problems": {"sampled from": len(loaded.problems)} | loaded.record(),
         "samples": gathered.acceptance(),
+        "leak": leak(gathered.kept, gathered.passed, recipe.is_matched),
+        "first revision after a verdict wrong": {
+            attempt: dict(sorted(revisions.items())) for attempt, revisions in sorted(gathered.first_revisions.items())
+        },
     }
     sets = {"self-rewarding": gathered.kept}
     if recipe.baselines:
-        sets |= baseline_rows(gathered.blind, len(gathered.kept))
-    rows = {name: write_sft(folder / "sft", name, candidates, asking, card) for name, candidates in sets.items()}
+        sets |= baseline_rows(gathered.baselines, len(gathered.kept))
+    rows = {name: write_sft(folder / "sft", name, candidates, builder, card) for name, candidates in sets.items()}
     if recipe.wants_pairs:
-        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, asking, card)
+        rows["preferences"] = write_preferences(folder / "preferences", gathered.pairs, builder, card)
     if recipe.prompts:
         rows["prompts"] = write_prompts(folder / "prompts.jsonl", set_aside)
     rows["pass_rates"] = write_pass_rates(folder / "pass_rates.jsonl", loaded.problems, gathered.passed)
@@ -149,7 +163,10 @@ def _write(
         "short": {name: wanted - got.get(name, 0) for name, wanted in asked.items() if got.get(name, 0) < wanted},
         "problems": card["problems"],
         "samples": card["samples"],
-        "drawn": {"samples": dict(gathered.drawn), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
+        "leak": card["leak"],
+        "first revision after a verdict wrong": card["first revision after a verdict wrong"],
+        "D2 with a stated verdict": sum(row.kind is Kind.D2 and row.continuation.is_stated for row in gathered.kept),
+        "drawn": {"samples": dict(gathered.sampled), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
     }
     write_readme(folder, recipe, summary, codec)
     return summary

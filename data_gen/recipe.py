@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from selfcorrect.choices import check_sampling
-from selfcorrect.data_gen.selection import Kind
+from selfcorrect.data_gen.classes import Kind
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems import ProblemsRecipe
@@ -17,17 +17,17 @@ class Quota:
     """How many rows of each class; null: all that are found."""
 
     d1: int | None = None  # wrong, judged wrong, corrected
-    d2: int | None = None  # right, judged wrong, right again
-    d3: int | None = None  # right, judged right
+    d2: int | None = None  # correct, judged wrong, correct again
+    d3: int | None = None  # correct, judged correct
 
 
 @dataclass(frozen=True, slots=True)
 class PairQuota:
     """How many preference pairs of each kind (METHOD section 3); null: all that are found."""
 
-    p1: int | None = 0  # wrong attempt, judged wrong: right over wrong revision
-    p2: int | None = 0  # right attempt, judged wrong: right over wrong revision
-    p3: int | None = 0  # mended over judged correct (attempt wrong), judged correct over spoiled (attempt right)
+    p1: int | None = 0  # wrong attempt, judged wrong: correct over wrong revision
+    p2: int | None = 0  # correct attempt, judged wrong: correct over wrong revision
+    p3: int | None = 0  # fixed over judged correct (attempt wrong), judged correct over broken (attempt correct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,20 @@ class GenRecipe:
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # sampled from
     prompts: int = 0  # further problems of the same source, set aside for RL
     format: Literal["long-cot", "two-turn"] = "long-cot"  # two-turn: the checker gives the verdicts
-    parts: Literal["asked", "in-path"] = "asked"  # in-path: cut from the paths that a fine-tuned model writes itself
+    parts: Literal["asked", "in-path"] = "asked"  # in-path: cut from the trajectories that a fine-tuned model writes
     schedule: Literal["adaptive", "fixed"] = "adaptive"  # fixed: exactly the four numbers below
     steer: bool = True  # adaptive: from the second attempts on, prefer problems that can give what is missing
     attempts: int = 50  # N1: attempts per problem, at most
     evaluations: int = 8  # N2: self-evaluations per attempt, at most
     revisions: int = 8  # M1: revisions per wrong attempt, at most
-    confirmations: int = 4  # M2: revisions per right attempt that is called wrong, at most
-    false_verdicts: int = 2  # adaptive D2: self-evaluations drawn in search of a false verdict before it is stated
+    confirmations: int = 4  # M2: revisions per correct attempt that is judged wrong, at most
+    false_verdicts: int = 2  # adaptive D2: self-evaluations sampled in search of a false verdict before it is stated
     quota: Quota = field(default_factory=Quota)
     preferences: PairQuota = field(default_factory=PairQuota)
+    match: Literal["auto", "difficulty", "none"] = "auto"  # difficulty: as many D1 as D3 rows of each problem
     cap_per_problem: int | None = 4  # rows of one class from one problem, at most
-    balance: float | None = 2.0  # rows with a right first attempt per row with a wrong one, at most, and the reverse
-    baselines: bool = False  # sample the blind revisions of STaR/RAFT and RAFT+ too, as many rows
+    balance: float | None = 2.0  # rows with a correct first attempt per row with a wrong one, at most, and the reverse
+    baselines: bool = False  # sample the revisions of STaR/RAFT and RAFT+ too, as many rows
     baseline_revisions: Literal["blind", "judged"] = "blind"  # asked for by INTRINSIC, or after a self-evaluation
     blind_per_attempt: int = 2  # of these, distinct revisions of one wrong attempt, at most
     examples: str = ""  # worked chats to show while sampling: "gsm8k" or a .yaml file
@@ -71,6 +72,11 @@ class GenRecipe:
             for name, rows in asdict(quota).items():
                 if rows is not None and rows < 0:
                     raise RecipeError(f"{of}.{name}: expected a number of rows, 0 for none, null for all; got {rows}")
+        if self.match == "difficulty" and (self.quota.d1 != self.quota.d3 or self.quota.d1 == 0):
+            raise RecipeError(
+                "match: difficulty keeps a row of D3 for each of D1, so both need one quota (null: all pairs); "
+                f"got d1: {self.quota.d1}, d3: {self.quota.d3}"
+            )
         if self.prompts and self.problems.count is None:
             raise RecipeError("prompts: needs problems.count, so that some problems are left for RL")
         if self.in_path and self.baselines:
@@ -84,13 +90,20 @@ class GenRecipe:
         return self.schedule == "fixed"
 
     @property
+    def is_matched(self) -> bool:
+        """True where D1 and D3 come from the same problems in equal parts; ``auto``: where both quotas are equal."""
+        return self.match == "difficulty" or (
+            self.match == "auto" and bool(self.quota.d1) and self.quota.d1 == self.quota.d3
+        )
+
+    @property
     def two_turn(self) -> bool:
         """True for the two-turn chat format."""
         return self.format == "two-turn"
 
     @property
     def in_path(self) -> bool:
-        """True where the model writes whole paths and is not asked for each part."""
+        """True where the model writes whole trajectories and is not asked for each part."""
         return self.parts == "in-path"
 
     @property

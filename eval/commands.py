@@ -1,6 +1,6 @@
 """What `selfcorrect eval calibrate | regrade | compare | import | export` do, and what they show.
 
-Each function takes values and paths and returns what the terminal prints; model text is `rich.text.Text`, which reads
+Each function takes values and folders and returns what the terminal prints; model text is `rich.text.Text`, which reads
 no markup.
 """
 
@@ -13,29 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from selfcorrect.chat import EMBEDDED, model_path
+from selfcorrect.correction.stop_rule import CALIBRATION_FILE
 from selfcorrect.errors import InputError
 from selfcorrect.eval import lm_eval
-from selfcorrect.eval.calibration import Fit, Target, tune
-from selfcorrect.eval.rows import Row, find_rows, read_trajectories
+from selfcorrect.eval.analysis.calibration import Fit, Target, tune
+from selfcorrect.eval.results import SCORES, TRAJECTORIES, EvaluatedRow, Fingerprints, find_rows, read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade, run, summary
-from selfcorrect.eval.tables import show_rows
-from selfcorrect.jsonl import write_journal, write_json, write_jsonl
+from selfcorrect.eval.tables.columns import headings
+from selfcorrect.eval.tables.demo_table import show_rows
+from selfcorrect.eval.tables.paper_tables import QUALITY, quality_cells
 from selfcorrect.metrics import PairedTest, compare, is_correct, power_note
 from selfcorrect.printing import Command, clean
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs import mark_done, stage_folder
-from selfcorrect.stopping import CALIBRATION_FILE
-from selfcorrect.tokens import EMBEDDED, model_path
+from selfcorrect.runs.folder import mark_done, stage_folder
+from selfcorrect.runs.jsonl import write_journal, write_json, write_jsonl
+from selfcorrect.table import DASH, Table
 from selfcorrect.types import Trajectory, to_json
 
 FLIPS_SHOWN = 12
 
 
 def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, limit: float | None) -> RenderableType:
-    """Sample the recipe's paths with every judged attempt revised, tune a stop rule on them, save it.
+    """Sample the recipe's trajectories with every judged attempt revised, tune a stop rule on them, save it.
 
     It is saved in the row's folder, and beside the model where that is a checkpoint folder of the user's.
     """
@@ -62,15 +64,10 @@ def calibrate(recipe: EvalRecipe, run_folder: Path, fit: Fit, target: Target, li
 
 def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
     """Return a calibration file as tables: the quality of P(correct), and what the threshold does."""
-    measures = Table("P(correct)", "n", "ECE, points", "as binned", "Brier", "AUROC", "AURC, %")
-    for name, title in (("before", "as the model says"), ("after", f"{tuned['fit']}, cross-fitted")):
-        shown, bounds = tuned[name], tuned[name]["intervals"]
-        cells = [
-            "–" if shown[key] is None else f"{shown[key]:.{d}f} [{bounds[key][0]:.{d}f} {bounds[key][1]:.{d}f}]"
-            for key, d in (("ece", 1), ("brier", 3), ("auroc", 3), ("aurc", 1))
-        ]
-        measures.add_row(title, str(shown["n"]), cells[0], f"{shown['ece_binned']:.1f}", *cells[1:])
-    effects = Table("stop where", "threshold", "Final", "fixed", "broken, of right", "revised", "tokens")
+    kinds = (("before", "as the model says"), ("after", f"{tuned['fit']}, cross-fitted"))
+    lines = [(title, f"{tuned[name]['n']:,}", *quality_cells(tuned[name])) for name, title in kinds]
+    measures = Table("", ("P(correct)", *headings(("n", *QUALITY))), lines)
+    effects = []
     for name, title in (
         ("argmax", "P(correct) ≥ 0.5"),
         ("chosen", f"target {tuned['target']}" + (f" ≤ {tuned['limit']:g}" if tuned["limit"] is not None else "")),
@@ -79,20 +76,21 @@ def show_calibration(tuned: Mapping[str, Any]) -> RenderableType:
         choice = tuned[name]
         threshold = "by fold" if name == "expected" else f"{choice['threshold']:.3f}"
         shares = [f"{choice[key]:.1f}" for key in ("final", "fixed", "broken", "revised")]
-        effects.add_row(title, threshold, *shares, f"{choice['tokens']:.0f}")
+        effects.append((title, threshold, *shares, f"{choice['tokens']:.0f}"))
     note = (
-        f"{tuned['n']} paths: {tuned['without_verdict']} without a verdict (these stop at turn 1), "
+        f"{tuned['n']} trajectories: {tuned['without_verdict']} without a verdict (these stop at turn 1), "
         f"{tuned['without_revision']} sent on without bringing a revision"
     )
-    return Group(measures, effects, Text(note, style="dim"))
+    head = ("stop where", "threshold", "Final", "fixed", "broken, of right", "revised", "tokens")
+    return Group(measures.all_columns(), Table("", head, effects).all_columns(), Text(note, style="dim"))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Row B against row A on the problems that both scored; tables on a terminal."""
 
-    a: Row
-    b: Row
+    a: EvaluatedRow
+    b: EvaluatedRow
     test: PairedTest
     flips: list[dict[str, Any]]
     differing: dict[str, tuple[Any, Any]]  # what else is not the same: grader, prompts, chat template, problems
@@ -100,17 +98,17 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison for a script; the flips with their questions and answers."""
-        rows = {name: {"label": row.label, "folder": str(row.folder)} for name, row in (("a", self.a), ("b", self.b))}
+        rows = {name: {"label": row.title, "folder": str(row.folder)} for name, row in (("a", self.a), ("b", self.b))}
         return {**rows, "test": to_json(self.test), "differing": self.differing, "flips": self.flips}
 
     def __rich__(self) -> RenderableType:
         test, (low, high) = self.test, self.test.gain_interval
         lines = [
-            Text(f"A: {self.a.label} ({self.a.folder})\nB: {self.b.label} ({self.b.folder})"),
+            Text(f"A: {self.a.title} ({self.a.folder})\nB: {self.b.title} ({self.b.folder})"),
             Text(
                 f"B − A: {test.gain:+.1f} points [{low:+.1f} {high:+.1f}]; bootstrap over problems "
                 f"[{test.bootstrap_interval[0]:+.1f} {test.bootstrap_interval[1]:+.1f}]; "
-                f"p = {test.p_value:.3g} ({test.test}); right more often: A on {test.only_a}, B on {test.only_b} "
+                f"p = {test.p_value:.3g} ({test.test}); correct more often: A on {test.only_a}, B on {test.only_b} "
                 f"of {test.n} problems",
                 style="bold",
             ),
@@ -120,32 +118,38 @@ class Comparison:
             lines.append(Text(f"careful: {key} differs, {ours} against {theirs}", style="yellow"))
         if self.written is not None:
             lines.append(Text(f"{len(self.flips)} flips written to {self.written}", style="dim"))
-        table = Table("problem", "right", "A answers", "B answers", "reference")
-        for flip in self.flips[:FLIPS_SHOWN]:
-            cells = (flip["problem"], flip["right"], flip["answer_a"], flip["answer_b"], flip["gold"])
-            table.add_row(*(Text(clean(str("–" if cell is None else cell))[:60]) for cell in cells))
-        lines.append(Text(f"{len(self.flips)} paths flipped", style="bold"))
+        head = ("problem", "right", "A answers", "B answers", "reference")
+        table = Table("", head, [_flip_line(flip) for flip in self.flips[:FLIPS_SHOWN]], left=(1, 2, 3, 4))
+        lines.append(Text(f"{len(self.flips)} trajectories flipped", style="bold"))
         if len(self.flips) > FLIPS_SHOWN:
             shown = f"the first {FLIPS_SHOWN} of {len(self.flips)}; all of them: --out flips.jsonl"
             lines.append(Text(shown, style="dim"))
-        return Group(show_rows([self.a.scores, self.b.scores]), *lines, *([table] if self.flips else []))
+        return Group(show_rows([self.a.result, self.b.result]), *lines, *([table.all_columns()] if self.flips else []))
+
+
+def _flip_line(flip: Mapping[str, Any]) -> tuple[str, ...]:
+    values = (flip[key] for key in ("problem", "right", "answer_a", "answer_b", "gold"))
+    return tuple(clean(DASH if value is None else str(value))[:60] for value in values)
 
 
 def compare_rows(a: Path, b: Path, out: Path | None = None) -> Comparison:
     """Test row B against row A on the problems that both scored, and list the problems that flipped."""
     row_a, row_b = _single(a), _single(b)
-    paths_a, paths_b = row_a.trajectories(), row_b.trajectories()
-    known = ("grader", "prompts", "template", "benchmark")
-    pairs = {key: (row_a.scores.get(key), row_b.scores.get(key)) for key in known}
-    found = flips(paths_a, paths_b)
+    of_a, of_b = row_a.trajectories(), row_b.trajectories()
+    pairs = {
+        key: (getattr(row_a.result.fingerprints, key), getattr(row_b.result.fingerprints, key))
+        for key in ("grader", "prompts", "template")
+    }
+    pairs["benchmark"] = (row_a.result.benchmark, row_b.result.benchmark)
+    found = flips(of_a, of_b)
     if out is not None:
         write_jsonl(out, found)
     differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    return Comparison(row_a, row_b, compare(paths_a, paths_b), found, differing, out)
+    return Comparison(row_a, row_b, compare(of_a, of_b), found, differing, out)
 
 
 def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:
-    """Return the paths (same problem and seed, else same problem) whose final answer is right in one run only."""
+    """Return the trajectories (of a problem and seed, else of a problem) that end correct in one run only."""
     exact = {(t.problem.id, t.seed): t for t in a}
     first = {t.problem.id: t for t in reversed(a)}
     found = []
@@ -169,23 +173,21 @@ def flips(a: list[Trajectory], b: list[Trajectory]) -> list[dict[str, Any]]:
 
 
 def regrade_rows(places: list[Path]) -> RenderableType:
-    """Grade the stored paths of rows (or of all rows of a run) again and show what changed."""
-    rows, lines = [], []
+    """Grade the stored trajectories of rows (or of all rows of a run) again and show what changed."""
+    results, lines = [], []
     for row in find_rows(places):
-        scores, changed = regrade(row.folder)
-        rows.append(scores)
+        result, changed = regrade(row.folder)
+        results.append(result)
         kinds = ", ".join(f"{kind}: {count}" for kind, count in changed.items()) or "no grade changed"
-        grader = f"grader {row.scores.get('grader')} → {scores['grader']}"
-        lines.append(
-            Text(f"{row.label}: {kinds}; {grader if row.scores.get('grader') != scores['grader'] else 'same grader'}")
-        )
-    return Group(show_rows(rows), *lines)
+        old, new = row.result.fingerprints.grader, result.fingerprints.grader
+        lines.append(Text(f"{row.title}: {kinds}; {'same grader' if old == new else f'grader {old} → {new}'}"))
+    return Group(show_rows(results), *lines)
 
 
 def import_samples(file: Path, row: str, label: str, source: str, run_folder: Path) -> RenderableType:
     """Read an lm-evaluation-harness sample log as a row: its responses, graded by our grader."""
     log = lm_eval.read_samples(file, source)
-    seeds = tuple(sorted({t.seed or 0 for t in log.paths}))
+    seeds = tuple(sorted({t.seed or 0 for t in log.trajectories}))
     recipe = EvalRecipe(
         row=row,
         label=label,
@@ -198,31 +200,39 @@ def import_samples(file: Path, row: str, label: str, source: str, run_folder: Pa
     with stage_folder(folder, recipe):
         (folder / "DONE").unlink(missing_ok=True)  # importing again makes the row anew
         write_journal(
-            folder / "trajectories.jsonl",
-            ((f"{t.problem.id}#{t.seed}", {"trajectory": t.to_json()}) for t in log.paths),
+            folder / TRAJECTORIES,
+            ((f"{t.problem.id}#{t.seed}", {"trajectory": t.to_json()}) for t in log.trajectories),
         )
-        unknown = dict.fromkeys(("model", "temperature", "top_p", "max_tokens", "horizon", "prompts", "versions"))
-        scores = summary(recipe, log.paths, log.dropped) | unknown | log.sampling | {"imported": str(file)}
-        scores["tokens_per_problem"] = None  # the log does not hold them
-        write_json(folder / "scores.json", scores)
-        mark_done(folder, {"n": scores["n"]})
+        made = summary(recipe, log.trajectories, log.dropped)
+        result = replace(
+            made,
+            scores=replace(made.scores, tokens_per_problem=None),  # the log does not hold tokens
+            sampling=replace(log.sampling, seeds=seeds),
+            fingerprints=Fingerprints(grader=made.fingerprints.grader),
+            model=None,
+            versions={},
+            machine=None,
+            imported=str(file),
+        )
+        write_json(folder / SCORES, result.to_json())
+        mark_done(folder, {"n": result.scores.n})
     lines = [
         Text(f"exact_match of the log's filter {name!r} agrees with our grade on {same} of {asked} documents")
         for name, (same, asked) in log.agreed.items()
     ]
-    return Group(show_rows([scores]), *lines, Text(f"row: {folder}", style="dim"))
+    return Group(show_rows([result]), *lines, Text(f"row: {folder}", style="dim"))
 
 
 def export_samples(place: Path, out: Path | None) -> RenderableType:
-    """Write a row as an lm-evaluation-harness sample log; importing it gives the same paths back."""
+    """Write a row as an lm-evaluation-harness sample log; importing it gives the same trajectories back."""
     row = _single(place)
-    task = str(row.scores.get("benchmark", "selfcorrect")).rsplit("/", 1)[-1].removesuffix(".jsonl")
+    task = (row.result.benchmark or "selfcorrect").rsplit("/", 1)[-1].removesuffix(".jsonl")
     out = out or place / f"samples_{task}.jsonl"
-    count = write_jsonl(out, lm_eval.samples(row.trajectories(), row.scores))
+    count = write_jsonl(out, lm_eval.samples(row.trajectories(), row.result.sampling))
     return Text(f"{count} samples: {out}")
 
 
-def _single(place: Path) -> Row:
+def _single(place: Path) -> EvaluatedRow:
     rows = find_rows([place])
     if len(rows) != 1:
         names = ", ".join(row.name for row in rows) or "none"

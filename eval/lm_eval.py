@@ -1,8 +1,8 @@
 """lm-evaluation-harness sample logs (``samples_<task>_<time>.jsonl`` of ``--log_samples``), read and written.
 
 A log holds one row per document and filter: ``doc``, ``target``, ``resps`` (responses by request), hashes, metrics. It
-knows nothing of attempts and verdicts, so a foreign log becomes single-attempt paths, one seed a response. Ours carry
-the whole path under ``selfcorrect`` and come back as they were, without token ids. Checked against what
+knows nothing of attempts and verdicts, so a foreign log becomes single-attempt trajectories, one seed a response. Ours
+carry the whole trajectory under ``selfcorrect`` and come back as they were, without token ids. Checked against what
 lm_eval 0.4.13 wrote (tests/eval/data).
 """
 
@@ -18,24 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect import prompts
-from selfcorrect.correction import grade_trajectories
+from selfcorrect.correction.loop import grade_trajectories
 from selfcorrect.errors import DataError
+from selfcorrect.eval.results import SamplingSettings
 from selfcorrect.grading import extract_answer, gold_is_readable
-from selfcorrect.jsonl import read_jsonl
 from selfcorrect.metrics import is_correct
 from selfcorrect.problems import MATCHED, OddRow, read_problem
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
 
-def samples(trajectories: Sequence[Trajectory], scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield one log row per path; ``exact_match`` is our grade of the final answer."""
+def samples(trajectories: Sequence[Trajectory], sampling: SamplingSettings) -> Iterator[dict[str, Any]]:
+    """Yield one log row per trajectory; ``exact_match`` is our grade of the final answer."""
     places: dict[str, int] = {}
     for t in trajectories:
         doc = {"id": t.problem.id, "question": t.problem.question, "answer": t.problem.gold, **t.problem.meta}
         prompt = prompts.solve(t.problem.question)
         settings: dict[str, Any] = {
-            "temperature": scores.get("temperature"),
-            "max_gen_toks": scores.get("max_tokens"),
+            "temperature": sampling.temperature,
+            "max_gen_toks": sampling.max_tokens,
             "until": [],
         }
         text = prompts.SEPARATOR.join(part for part in _parts(t) if part)
@@ -65,16 +66,16 @@ def _parts(t: Trajectory) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class SampleLog:
-    """A log as graded paths, and how many of its rows were dropped, by reason.
+    """A log as graded trajectories, and how many of its rows were dropped, by reason.
 
     ``agreed`` says for each of the log's filters on how many documents its own ``exact_match`` and our grade of the
-    first response say the same, and on how many it could be asked; ``sampling`` is what the log tells of that.
+    first response say the same, and on how many it could be asked; ``sampling`` is what the log tells of how they were.
     """
 
-    paths: list[Trajectory]
+    trajectories: list[Trajectory]
     dropped: dict[str, int]
     agreed: dict[str, tuple[int, int]]
-    sampling: dict[str, Any]
+    sampling: SamplingSettings
 
 
 def read_samples(file: Path, source: str) -> SampleLog:
@@ -82,14 +83,14 @@ def read_samples(file: Path, source: str) -> SampleLog:
 
     Raises DataError where nothing is left.
     """
-    paths: list[Trajectory] = []
+    trajectories: list[Trajectory] = []
     dropped: Counter[str] = Counter()
     places: dict[tuple[str, str], int | None] = {}  # of a document's first response; None: dropped
     matches: list[tuple[str, tuple[str, str], bool]] = []
-    sampling: dict[str, Any] = {}
+    sampling: SamplingSettings | None = None
     for number, row in enumerate(read_jsonl(file), 1):
         if "selfcorrect" in row:
-            paths.append(Trajectory.from_json(row["selfcorrect"]))
+            trajectories.append(Trajectory.from_json(row["selfcorrect"]))
             continue
         responses = _responses(row, f"{file}:{number}")
         identity = (str(row.get("doc_id", number)), str(row.get("doc_hash")))
@@ -103,22 +104,22 @@ def read_samples(file: Path, source: str) -> SampleLog:
         if not gold or not gold_is_readable(gold, source):
             dropped["reference answer unreadable"] += 1
             continue
-        places[identity] = len(paths)
+        places[identity] = len(trajectories)
         sampling = sampling or _sampling(row)
         problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
-            paths.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
-    if not paths:
+            trajectories.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
+    if not trajectories:
         raise DataError(f"{file}: no usable sample; dropped: {dict(dropped) or 'none, the file is empty'}")
-    graded = grade_trajectories(paths)
+    graded = grade_trajectories(trajectories)
     agreed: dict[str, tuple[int, int]] = {}
     for name, identity, matched in matches:
         place = places[identity]
         if place is not None and (right := is_correct(graded[place].final)) is not None:
             same, asked = agreed.get(name, (0, 0))
             agreed[name] = (same + (matched == right), asked + 1)
-    return SampleLog(graded, dict(dropped), agreed, sampling)
+    return SampleLog(graded, dict(dropped), agreed, sampling or SamplingSettings())
 
 
 def _responses(row: Mapping[str, Any], where: str) -> list[str]:
@@ -147,14 +148,15 @@ def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: doc[key] for key in MATCHED if isinstance(doc.get(key), (str, int, float))}
 
 
-def _sampling(row: Mapping[str, Any]) -> dict[str, Any]:
+def _sampling(row: Mapping[str, Any]) -> SamplingSettings | None:
     arguments = row.get("arguments")
     given = arguments.get("gen_args_0", {}).get("arg_1") if isinstance(arguments, Mapping) else None
     if not isinstance(given, Mapping):
-        return {}
-    is_random = given.get("do_sample", True)
-    temperature = given.get("temperature") if is_random else 0.0
-    return {"temperature": temperature, "top_p": given.get("top_p"), "max_tokens": given.get("max_gen_toks")}
+        return None
+    numbers = {key: value for key, value in given.items() if type(value) in (int, float)}
+    temperature = numbers.get("temperature") if given.get("do_sample", True) else 0.0
+    longest = numbers.get("max_gen_toks")
+    return SamplingSettings(temperature, numbers.get("top_p"), max_tokens=None if longest is None else int(longest))
 
 
 def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:

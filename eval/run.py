@@ -2,10 +2,10 @@
 
     selfcorrect eval embedded row=ift engine.model=runs/demo/checkpoints/ift --run runs/demo
 
-Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every path, graded, with its
+Reads problems and a model; writes ``<run>/eval/<row>/``: ``trajectories.jsonl`` (every trajectory, graded, with its
 tokens), ``scores.json`` (one table row with n, intervals, counts, error budget, and what made it: hashes of grader,
-prompts and chat template, sampling, versions). No barrier between turns: each problem's path goes on as soon as the
-engine has its sample. Re-running resumes from the journal; `regrade` scores stored paths again.
+prompts and chat template, sampling, versions). No barrier between turns: each trajectory goes on as soon as the engine
+has its sample. Re-running resumes from the journal; `regrade` scores stored trajectories again.
 
 Differs from the paper: intervals and counts beside every number, three seeds wherever temperature is not 0, and
 problems whose gold the grader cannot read are dropped and counted, not scored.
@@ -17,9 +17,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -27,33 +26,52 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.choices import check_choices
-from selfcorrect.correction import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
+from selfcorrect.correction.judges import Judge, JudgeRecipe, open_judge
+from selfcorrect.correction.loop import APPENDS_NOTHING, LoopSettings, Method, grade_trajectories, solve
+from selfcorrect.correction.stop_rule import Stop, StopRule, load_rule, rule_file
 from selfcorrect.engines import Engine, EngineRecipe, context_of, length_note, open_engine
 from selfcorrect.errors import OUTCOMES, DataError, EngineError, InputError
-from selfcorrect.eval.budget import error_budget
-from selfcorrect.eval.calibration import refuse_seen
-from selfcorrect.eval.rows import default_label, read_json
+from selfcorrect.eval.analysis.calibration import refuse_seen
+from selfcorrect.eval.analysis.error_budget import error_budget
+from selfcorrect.eval.results import (
+    SCORES,
+    TRAJECTORIES,
+    EvalResult,
+    Fingerprints,
+    RowScores,
+    SamplingSettings,
+    default_label,
+    read_journalled,
+    read_result,
+)
 from selfcorrect.grading import grader_fingerprint
 from selfcorrect.inputs import hold
-from selfcorrect.jsonl import Journal, read_journal, write_journal, write_json
-from selfcorrect.judges import Judge, JudgeRecipe, open_judge
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
-from selfcorrect.progress import Meter, meter
-from selfcorrect.recipes import to_yaml
 from selfcorrect.redaction import redacted_text
-from selfcorrect.runs import finished, is_reopened, locked, mark_done, plain_name, provenance, reopen, stage_folder
-from selfcorrect.stopping import Stop, StopRule, load_rule, rule_file
+from selfcorrect.runs.folder import (
+    finished,
+    is_reopened,
+    locked,
+    mark_done,
+    plain_name,
+    provenance,
+    reopen,
+    stage_folder,
+)
+from selfcorrect.runs.jsonl import Journal, read_json, write_journal, write_json
+from selfcorrect.runs.progress import Meter, meter
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.thinking import thinking_tokens
-from selfcorrect.tokens import ChatCodec, model_path
 from selfcorrect.types import Problem, Trajectory
 
 DEFAULT_SEEDS = (0, 1, 2)  # where temperature > 0, as in the paper's two-turn runs
-PATHS_A_PLACE = 2
-"""Paths under way for each place in the engine's batch: enough that no place is empty, few enough that a path's next
-message still finds the keys and values of its last one (with 4, a third more tokens went through the model)."""
-GRADED_AT_ONCE = 64  # paths graded and journalled together; a kill redoes at most these
+TRAJECTORIES_A_PLACE = 2
+"""Trajectories under way for each place in the engine's batch: enough that no place is empty, few enough that the next
+message of one still finds the keys and values of its last (with 4, a third more tokens went through the model)."""
+GRADED_AT_ONCE = 64  # trajectories graded and journalled together; a kill redoes at most these
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +80,17 @@ class EvalRecipe:
 
     row: str = "self-rewarding"  # folder name of this row under <run>/eval/
     label: str = ""  # the row's name in tables; "": the method, and the stop decision where it is not "sampled"
-    method: Method = "self-rewarding"  # see selfcorrect.correction
+    method: Method = "self-rewarding"  # see selfcorrect.correction.loop
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    seeds: tuple[int, ...] = ()  # one path per problem and seed; (): one if greedy, else DEFAULT_SEEDS
+    seeds: tuple[int, ...] = ()  # one trajectory per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion
-    path_tokens: int | None = None  # sampled for a whole path; None: max_tokens alone
-    one_pass: bool = True  # long-CoT paths in one completion (False: stop and continue at each mark)
-    stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.stopping
+    path_tokens: int | None = None  # sampled for a whole trajectory; None: max_tokens alone
+    one_pass: bool = True  # long-CoT trajectories in one completion (False: stop and continue at each mark)
+    stop: Stop = "sampled"  # what becomes of the model's own verdict; see selfcorrect.correction.stop_rule
     calibration: str = ""  # of stop=threshold: a calibration file; "": the one beside the model
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)  # of method=judged and stop=judge
 
@@ -84,7 +102,7 @@ class EvalRecipe:
         if not self.seeds:
             object.__setattr__(self, "seeds", DEFAULT_SEEDS if self.temperature > 0 else (0,))
         if self.temperature == 0 and len(self.seeds) > 1:
-            raise InputError("greedy paths do not depend on the seed: give one seed, or temperature > 0")
+            raise InputError("greedy trajectories do not depend on the seed: give one seed, or temperature > 0")
         needs_judge = self.method == "judged" or self.stop == "judge"
         if needs_judge != (self.judge.kind != "none"):
             raise InputError(
@@ -113,41 +131,43 @@ class EvalRecipe:
         return self.calibration or model_path(self.engine.model)
 
 
-def run(recipe: EvalRecipe, run_folder: Path) -> dict[str, Any]:
-    """Evaluate and return the table row (``Scores.row()`` and what made it); finished folders are only read."""
+def run(recipe: EvalRecipe, run_folder: Path) -> EvalResult:
+    """Evaluate and return what ``scores.json`` holds; finished folders are only read."""
     folder = run_folder / "eval" / recipe.row
     with stage_folder(folder, recipe):
         if finished(folder) is not None:
             _hold(folder, recipe)
-            return read_json(folder / "scores.json")
+            return read_result(folder)
         rule = load_rule(recipe.calibration_file) if recipe.stop == "threshold" else None
         loaded = load_whole(recipe.problems)
         _hold(folder, recipe, loaded)
         if rule:
             refuse_seen(recipe.calibration_file, loaded.problems)
         codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
-        with Journal(folder / "trajectories.jsonl") as journal:
+        with Journal(folder / TRAJECTORIES) as journal:
             started = time.perf_counter()
             asyncio.run(_fill(journal, recipe, rule, loaded.problems, codec))
             seconds = time.perf_counter() - started
             keys = [f"{problem.id}#{seed}" for seed in recipe.seeds for problem in loaded.problems]
             trajectories = [Trajectory.from_json(journal.rows[key]["trajectory"]) for key in keys]
-        if not any(path.sampled_tokens or path.stop not in OUTCOMES for path in trajectories):
+        if not any(trajectory.sampled_tokens or trajectory.stop not in OUTCOMES for trajectory in trajectories):
             raise EngineError(
                 f"nothing was sampled: all {len(trajectories)} requests ended as {trajectories[0].stop}; see the "
                 "lengths that --dry-run shows, lower max_tokens, or ask an engine with a longer context"
             )
-        row = summary(recipe, trajectories, loaded.dropped, rule) | {
-            "problem_set": loaded.record(),
-            "thinking_tokens_per_problem": round(
-                sum(thinking_tokens(codec, path) for path in trajectories) / len(trajectories), 1
+        result = summary(recipe, trajectories, loaded.dropped, rule)
+        thinking = sum(thinking_tokens(codec, trajectory) for trajectory in trajectories) / len(trajectories)
+        result = replace(
+            result,
+            problem_set=loaded.record(),
+            thinking_tokens_per_problem=round(thinking, 1),
+            fingerprints=replace(
+                result.fingerprints, template=template_fingerprint(codec), tokenizer=codec.fingerprint()
             ),
-            "template": template_fingerprint(codec),
-            "tokenizer": codec.fingerprint(),
-        }
-        write_json(folder / "scores.json", row)
-        mark_done(folder, {"seconds": round(seconds, 2), "n": row["n"]})
-        return row
+        )
+        write_json(folder / SCORES, result.to_json())
+        mark_done(folder, {"seconds": round(seconds, 2), "n": result.scores.n})
+        return result
 
 
 def _hold(folder: Path, recipe: EvalRecipe, loaded: Loaded | None = None) -> None:
@@ -185,7 +205,7 @@ def template_fingerprint(codec: ChatCodec) -> str:
 
 
 def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
-    """Return what the evaluation would do: the resolved recipe, the first prompt, the number of paths."""
+    """Return what the evaluation would do: the resolved recipe, the first prompt, the number of trajectories."""
     loaded = load_whole(recipe.problems)
     problems = loaded.problems
     codec = ChatCodec.load(recipe.engine.model, recipe.engine.thinking)
@@ -195,13 +215,14 @@ def plan(recipe: EvalRecipe, run_folder: Path = Path("runs/default")) -> Rendera
         codec.template.require_appending()
     room = min(recipe.max_tokens, recipe.path_tokens or recipe.max_tokens)
     lengths = {name: len(opening) for name, opening in openings.items()}
-    paths = len(problems) * len(recipe.seeds)
+    count = len(problems) * len(recipe.seeds)
     return Group(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         Panel(Text(first), title=Text(f"first prompt ({problems[0].id})")),
         f"writes {run_folder / 'eval' / recipe.row}",
-        f"{len(problems)} problems × {len(recipe.seeds)} seeds = {paths} paths of at most {recipe.max_tokens} tokens "
-        f"a completion; at most {paths * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
+        f"{len(problems)} problems × {len(recipe.seeds)} seeds = {count} trajectories of at most "
+        f"{recipe.max_tokens} tokens a completion; "
+        f"at most {count * recipe.max_tokens * (1 if recipe.one_pass else recipe.horizon):,} tokens",
         length_note(lengths, room, context_of(recipe.engine)),
         Panel(Text(loaded.report()), title="problems"),
     )
@@ -224,7 +245,7 @@ async def _fill(
         with meter(f"eval {recipe.label}", len(problems) * len(recipe.seeds)) as progress:
             progress.advance(len(journal.rows))
             settings = recipe.loop(rule)
-            await sample_paths(
+            await sample_trajectories(
                 journal,
                 settings,
                 waiting,
@@ -232,7 +253,7 @@ async def _fill(
                 codec,
                 progress,
                 judge,
-                at_once=PATHS_A_PLACE * recipe.engine.capacity,
+                at_once=TRAJECTORIES_A_PLACE * recipe.engine.capacity,
             )
     finally:
         await engine.close()
@@ -240,7 +261,7 @@ async def _fill(
             await judge.close()
 
 
-async def sample_paths(
+async def sample_trajectories(
     journal: Journal,
     settings: LoopSettings,
     waiting: list[tuple[str, Problem, int]],
@@ -250,7 +271,7 @@ async def sample_paths(
     judge: Judge | None = None,
     at_once: int = 1024,
 ) -> None:
-    """Solve, grade and journal every ``(key, problem, seed)``; at most ``at_once`` paths are under way."""
+    """Solve, grade and journal every ``(key, problem, seed)``; at most ``at_once`` trajectories are under way."""
     room = asyncio.Semaphore(at_once)
 
     async def one(key: str, problem: Problem, seed: int) -> tuple[str, Trajectory]:
@@ -281,35 +302,33 @@ async def _record(journal: Journal, ready: list[tuple[str, Trajectory]], progres
 
 def summary(
     recipe: EvalRecipe, trajectories: list[Trajectory], dropped: Mapping[str, int], rule: StopRule | None = None
-) -> dict[str, Any]:
-    """Return the table row of graded trajectories, with its error budget and what made it."""
-    row = score(recipe.label, trajectories).row()
-    return row | {
-        "label": recipe.label,
-        "row": recipe.row,
-        "dropped": dict(dropped),
-        "benchmark": redacted_text(recipe.problems.source),
-        "split": recipe.problems.split,
-        "model": recipe.engine.model,
-        "loop": recipe.method,
-        "stop": recipe.stop,
-        "rule": rule and rule.to_json(),
-        "judge": None if recipe.judge.kind == "none" else f"{recipe.judge.kind}: {recipe.judge.engine.model}",
-        "temperature": recipe.temperature,
-        "top_p": recipe.top_p,
-        "horizon": recipe.horizon,
-        "max_tokens": recipe.max_tokens,
-        "path_tokens": recipe.path_tokens,
-        "seeds": list(recipe.seeds),
-        "budget": error_budget(trajectories).row(),
-        "grader": grader_fingerprint(),
-        "prompts": prompts.fingerprint(),
-        "versions": provenance()["packages"],
-    }
+) -> EvalResult:
+    """Return the result of graded trajectories: scores, error budget, and what made it."""
+    made = provenance()
+    return EvalResult(
+        label=recipe.label,
+        scores=RowScores.of(score(recipe.label, trajectories)),
+        method=recipe.method,
+        stop=recipe.stop,
+        rule=None if rule is None else rule.to_json(),
+        judge=None if recipe.judge.kind == "none" else f"{recipe.judge.kind}: {recipe.judge.engine.model}",
+        row=recipe.row,
+        model=recipe.engine.model,
+        benchmark=redacted_text(recipe.problems.source),
+        split=recipe.problems.split,
+        dropped=dict(dropped),
+        sampling=SamplingSettings(
+            recipe.temperature, recipe.top_p, recipe.horizon, recipe.max_tokens, recipe.path_tokens, recipe.seeds
+        ),
+        budget=error_budget(trajectories).row(),
+        fingerprints=Fingerprints(grader_fingerprint(), prompts.fingerprint()),
+        versions=made["packages"],
+        machine=made["machine"],
+    )
 
 
-def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Grade the stored paths of a finished row again; return its new scores and how many grades changed, by kind.
+def regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
+    """Grade a finished row's stored trajectories again; return the new result and how many grades changed, by kind.
 
     The old scores stay beside the new ones as ``scores.<grader>.json``. Sampling is not repeated. While it works the
     row counts as unfinished; one that was cut off is taken up again.
@@ -320,14 +339,13 @@ def regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
         return _regrade(folder)
 
 
-def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    old = read_json(folder / "scores.json")
-    keys, before = [], []
-    for row in read_journal(folder / "trajectories.jsonl"):
-        keys.append(row["key"])
-        before.append(Trajectory.from_json(row["trajectory"]))
+def _regrade(folder: Path) -> tuple[EvalResult, dict[str, int]]:
+    before_scores = read_json(folder / SCORES)
+    old = EvalResult.from_json(before_scores, str(folder / SCORES))
+    stored = read_journalled(folder)
+    before = list(stored.values())
     if not before:
-        raise DataError(f"{folder / 'trajectories.jsonl'} holds no paths to grade again; evaluate the row anew")
+        raise DataError(f"{folder / 'trajectories.jsonl'} holds no trajectories to grade again; evaluate the row anew")
     after = grade_trajectories(before)
     changed: dict[str, int] = {}
     for was, now in zip(before, after, strict=True):
@@ -335,13 +353,17 @@ def _regrade(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
             if a.grade is None or b.grade is None or a.grade.outcome is not b.grade.outcome:
                 kind = f"{a.grade and a.grade.outcome} → {b.grade and b.grade.outcome}"
                 changed[kind] = changed.get(kind, 0) + 1
-    scores = score(str(old["label"]), after).row()
-    row = old | scores | {"budget": error_budget(after).row(), "grader": grader_fingerprint()}
+    result = replace(
+        old,
+        scores=RowScores.of(score(old.label, after)),
+        budget=error_budget(after).row(),
+        fingerprints=replace(old.fingerprints, grader=grader_fingerprint()),
+    )
     done = reopen(folder)
-    if old.get("grader") != row["grader"]:
-        write_json(folder / plain_name(f"scores.{old.get('grader', 'unknown')}.json", "grader"), old)
-    paths = ((key, {"trajectory": path.to_json()}) for key, path in zip(keys, after, strict=True))
-    write_journal(folder / "trajectories.jsonl", paths)
-    write_json(folder / "scores.json", row)
+    if (grader := old.fingerprints.grader) != result.fingerprints.grader:
+        write_json(folder / plain_name(f"scores.{grader or 'unknown'}.json", "grader"), before_scores)
+    graded = ((key, {"trajectory": t.to_json()}) for key, t in zip(stored, after, strict=True))
+    write_journal(folder / TRAJECTORIES, graded)
+    write_json(folder / SCORES, before_scores | result.to_json())
     mark_done(folder, done)
-    return row, changed
+    return result, changed

@@ -1,6 +1,6 @@
 """Closed sets, checked where they enter: a setting that must be one of a few names is one of them, or an error.
 
-Recipes are checked as they are read (`selfcorrect.recipes`); settings that a script builds by hand come in here.
+Recipes are checked as they are read (`selfcorrect.runs.recipes`); settings that a script builds by hand come in here.
 """
 
 from __future__ import annotations

@@ -25,10 +25,11 @@ from selfcorrect.children import leave_working_folder
 from selfcorrect.closing import closing, is_finished, without_rows
 from selfcorrect.errors import InputError, SelfCorrectError, nearest
 from selfcorrect.explained import explained
+from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
-from selfcorrect.progress import loading, meter, quiet_bars
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.progress import loading, meter, quiet_bars
+from selfcorrect.runs.recipes import load_recipe
 
 app = typer.Typer(
     help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
@@ -149,13 +150,14 @@ def train_stage(
     program: str, schema: str, args: list[str] | None, default: str, run: Path, dry_run: bool, launch: str | None
 ) -> None:
     """Run a training program, here or on the processes of an accelerate configuration."""
+    needs("train")
     if launch and not dry_run:
         with loading("PyTorch and TRL"):
             resolve(
                 "train", args, getattr(import_module(f"selfcorrect.train.{program}"), schema), default
             )  # refuse before launching
         with resumable():
-            import_module("selfcorrect.train.launch").relaunch(launch, sys.argv[1:])
+            import_module("selfcorrect.train.common.launch").relaunch(launch, sys.argv[1:])
     stage(f"selfcorrect.train.{program}", schema, "train", args, default, run, dry_run)
 
 
@@ -188,9 +190,17 @@ def stage(
 
     Other processes of ``--launch`` than the first stay silent. A stage that made no training row is an error.
     """
+    if folder == "train":
+        needs("train")
     with loading("PyTorch and what this stage needs"):
-        program = import_module(module)
+        try:
+            program = import_module(module)
+        except ModuleNotFoundError:
+            needs("train")
+            raise
     recipe = resolve(folder, args, getattr(program, schema), default)
+    if folder != "train":
+        needs(*filter(None, [ENGINE_EXTRAS.get(recipe.engine.kind)]))
     with resumable(), quiet_bars():
         if dry_run:
             show(program.plan(recipe, run))
@@ -233,7 +243,7 @@ def gen(
     ] = None,
 ) -> None:
     """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
-    exports = import_module("selfcorrect.data_gen.exports")
+    exports = import_module("selfcorrect.data_gen.output.exports")
     exports.check(export or [])
     stage("selfcorrect.data_gen.pipeline", "GenRecipe", "data_gen", with_engine(args, engine), "embedded", run, dry_run)
     if dry_run or not (export or push_to_hub):
@@ -256,6 +266,7 @@ def sft(
 ) -> None:
     """Fine-tune on the trajectories of `gen`, learning exactly what the recipe says (METHOD eq. 1)."""
     if show_mask:
+        needs("train")
         program = import_module("selfcorrect.train.sft")
         show(program.show_first_mask(resolve("train", args, program.SftRecipe, "embedded-sft"), run))
         return
@@ -321,11 +332,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    row = stage(
+    result = stage(
         "selfcorrect.eval.run", "EvalRecipe", "eval", with_engine(args, engine), "embedded", run, dry_run, not as_json
     )
-    if row and as_json:
-        event(row)
+    if result and as_json:
+        event(result.to_json())
 
 
 @eval_app.command("calibrate")
@@ -399,17 +410,18 @@ def demo(
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect import study
-    from selfcorrect.eval.tables import demo_tables, show_rows_of
+    from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
     steps = study.demo_steps(run, seed)
     if dry_run:
         show(study.show_plan(steps))
         return
+    needs("train", "report")
     with resumable():
         seconds = study.run_steps(steps, run)
     demo_tables(run, seconds)
     show(show_rows_of(run))
-    from selfcorrect.eval.report import write_report
+    from selfcorrect.eval.page.page import write_report
 
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
@@ -421,7 +433,7 @@ def report_html(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained page: tables, plots and a trajectory viewer."""
-    from selfcorrect.eval.report import write_report
+    from selfcorrect.eval.page.page import write_report
 
     page = write_report(run, beside)
     event({"report": "html", "files": [str(page)]}) if as_json else show(Text.assemble("report: ", (str(page), "bold")))
@@ -438,7 +450,7 @@ def report_command(name: str, what: str) -> None:
         by: Annotated[str | None, typer.Option(help="budget: a field of the problems, such as level.")] = None,
         as_json: AsJson = False,
     ) -> None:
-        made = import_module("selfcorrect.eval.reports").make(name, runs, out, beside, by)
+        made = import_module("selfcorrect.eval.tables.make").make(name, runs, out, beside, by)
         event(made.to_json()) if as_json else show(made)
 
 
@@ -524,7 +536,7 @@ def doctor(
 ) -> None:
     """Print versions, devices, which engines work here and how to install the others; or look a run folder over."""
     if run is not None:
-        from selfcorrect.inspection import inspect
+        from selfcorrect.runs.inspection import inspect
 
         inspected = inspect(run)
         event(inspected.to_json()) if as_json else show(inspected)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from selfcorrect.loading import SHIPPED
 from selfcorrect.printing import Command
-from selfcorrect.runs import is_done
+from selfcorrect.runs.folder import is_done
 
 STAGES = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def is_finished(module: str, recipe: Any, run: Path) -> bool:
     return is_done(folder_of(module, recipe, run))
 
 
-def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], before: bool) -> RenderableType:
+def closing(module: str, recipe: Any, run: Path, summary: Any, before: bool) -> RenderableType:
     """Return the closing words of a stage; ``before`` says that it was done already and was only read."""
     folder = folder_of(module, recipe, run)
     if module == "selfcorrect.data_gen.pipeline":
@@ -50,7 +50,7 @@ def closing(module: str, recipe: Any, run: Path, summary: Mapping[str, Any], bef
         lines.append(Text("already done: nothing was run; another --run folder, or another name, makes it anew"))
     table: list[RenderableType] = []
     if module == "selfcorrect.eval.run":
-        from selfcorrect.eval.tables import show_rows
+        from selfcorrect.eval.tables.demo_table import show_rows
 
         table = [show_rows([summary])]
     following = [Text("next:", style="bold")] * bool(commands) + [
@@ -124,11 +124,12 @@ def _of_training(
     return "a model", [", ".join(figures)] if figures else [], commands
 
 
-def _of_eval(recipe: Any, run: Path, summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    odd = ", ".join(f"{name} {count}" for name, count in summary.get("faults", {}).items())
-    dropped = ", ".join(f"{count:,} × {reason}" for reason, count in summary.get("dropped", {}).items())
-    figures = [f"n = {summary['n']}: turn 1 {_percent(summary['turn1'])} → final {_percent(summary['final'])}"]
-    figures += [str(summary["power"])] if summary.get("power") else []
+def _of_eval(recipe: Any, run: Path, result: Any) -> tuple[str, list[str], list[list[str]]]:
+    scores = result.scores
+    odd = ", ".join(f"{name} {count}" for name, count in scores.faults.items())
+    dropped = ", ".join(f"{count:,} × {reason}" for reason, count in result.dropped.items())
+    figures = [f"n = {scores.n}: turn 1 {_percent(scores.turn1.value)} → final {_percent(scores.final.value)}"]
+    figures += [scores.power] if scores.power else []
     figures.append(f"odd paths: {odd or 'none'}" + (f"; dropped problems: {dropped}" if dropped else ""))
     return "graded paths and scores", figures, [["selfcorrect", "report", "html", str(run)]]
 

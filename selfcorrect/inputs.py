@@ -16,7 +16,7 @@ from pathlib import Path
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.fingerprints import file_digest, model_parts, problem_parts
 from selfcorrect.problems import ProblemsRecipe, problem_file
-from selfcorrect.runs import is_done, same_inputs
+from selfcorrect.runs.folder import is_done, same_inputs
 from selfcorrect.types import Problem
 
 

@@ -1,7 +1,7 @@
 """What the processes of ``--launch`` tell the command that started them: one message, shown once.
 
 Each process that fails leaves its message in a folder (`ERRORS`) and says nothing itself; the launching command
-(`selfcorrect.train.launch`) shows the first one in place of the launcher's own report.
+(`selfcorrect.train.common.launch`) shows the first one in place of the launcher's own report.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfcorrect.errors import ModelError, SelfCorrectError
+from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
+from selfcorrect.extras import missing, named_extras
 
 SHIPPED = {name: Path(__file__).parent / "assets" / name for name in ("embedded", "embedded-1")}
 """Model folders that come with the package, by name; ``embedded-1`` is the embedded model of version 0.1."""
@@ -35,6 +36,7 @@ _FORBIDDEN = re.compile(r"gated|401|403|restricted", re.I)
 
 
 @cache
+@named_extras()
 def without_a_hub() -> bool:
     """Return whether the hub's name cannot be looked up; libraries are then told so, and stop trying for a minute.
 
@@ -58,13 +60,15 @@ def without_a_hub() -> bool:
 @contextmanager
 def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     """Turn whatever fails inside into one ModelError about ``model``; ``what`` was to be read from it."""
-    if model not in SHIPPED and not Path(model).expanduser().is_dir():
-        without_a_hub()
     try:
+        if model not in SHIPPED and not Path(model).expanduser().is_dir():
+            without_a_hub()
         yield
     except SelfCorrectError:
         raise
     except Exception as error:
+        if absent := missing(error):
+            raise MissingExtraError(absent) from error
         raise ModelError(why(model, error, what)) from error
 
 

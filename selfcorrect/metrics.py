@@ -1,8 +1,9 @@
 """Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
 
-Pure Python, NumPy and SciPy. Identities are asserted wherever scores are made:
-``final = turn1 + delta`` and ``delta = i2c - c2i``. One path a problem: Wilson intervals and McNemar's test.
-Several (seeds): problems are resampled, never paths, so that paths of one problem do not count as independent.
+Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``).
+Identities are asserted wherever scores are made:
+``final = turn1 + delta`` and ``delta = i2c - c2i``. One trajectory a problem: Wilson intervals and McNemar's test.
+Several (seeds): problems are resampled, never trajectories, so that those of one problem do not count as independent.
 
 What is scored: an attempt without a readable answer, or with one beyond the grader's limits, is the model's failure
 and counts as incorrect (``unanswered`` shows how many, the fault ``over the grader's limits`` how many of those were
@@ -16,11 +17,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from selfcorrect.errors import OUTCOMES, InputError
+from selfcorrect.extras import named_extras
 from selfcorrect.prompts import SELF_QUESTION
-from selfcorrect.types import Attempt, Outcome, Role, StopReason, Trajectory, Verdict
+from selfcorrect.types import Attempt, Outcome, Role, SelfEvaluation, StopReason, Trajectory, Verdict
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000  # of problems, in every bootstrap; the percentile bounds of 95% then rest on 50 resamples each
@@ -69,7 +70,8 @@ def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
 
 def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
     """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled."""
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     groups: dict[str, list[float]] = {}
     for problem, value in values:
@@ -82,13 +84,13 @@ def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, floa
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One row of a result table. Shares are of ``n`` scored paths unless their own n says otherwise.
+    """What was measured on a row's trajectories. Shares are of the ``n`` scored ones unless they have their own n.
 
-    ``p_c2i`` is the share of right first attempts that end wrong: the paper's p c→i where the method misleads.
-    ``faults`` counts by name what is odd about paths (`path_faults`).
+    ``p_c2i`` is the share of correct first attempts that end wrong: the paper's p c→i where the method misleads.
+    ``faults`` counts by name what is odd about trajectories (`faults_of`).
     """
 
-    method: str
+    label: str
     n: int
     problems: int
     turn1: Share
@@ -115,30 +117,6 @@ class Scores:
         low, high = self.final.interval or (0.0, 100.0)
         return (high - low) / 2
 
-    def row(self) -> dict[str, Any]:
-        """Return the row under the keys of ``published_tables.json``, in percent, with intervals and counts."""
-        shares = {"turn1": self.turn1, "final": self.final, "i2c": self.i2c, "c2i": self.c2i}
-        shares |= {"rm_C": self.rm_C, "rm_W": self.rm_W, "no_verdict": self.no_verdict}
-        shares["p_c2i"] = self.p_c2i
-        row: dict[str, Any] = {"method": self.method, "n": self.n, "problems": self.problems}
-        for name, share in shares.items():
-            row[name] = None if share.percent is None else round(share.percent, 2)
-            row[f"{name}_interval"] = share.interval and [round(bound, 2) for bound in share.interval]
-            row[f"{name}_n"] = share.n
-        row["delta"] = round(self.delta, 2)
-        row["delta_interval"] = [round(bound, 2) for bound in self.delta_interval]
-        return row | {
-            "unanswered": self.unanswered,
-            "ungradable": self.ungradable,
-            "truncated": self.truncated,
-            "tokens_per_problem": round(self.tokens_per_problem, 1),
-            "samples_per_problem": round(self.samples_per_problem, 3),
-            "stops": self.stops,
-            "faults": self.faults,
-            "resolution": round(self.resolution, 2),
-            "power": power_note(self.n, self.resolution),
-        }
-
 
 def power_note(n: int, resolution: float) -> str:
     """Return what a reader must know before comparing two rows: ``n = 272 cannot resolve less than ±5.8 points``."""
@@ -146,7 +124,10 @@ def power_note(n: int, resolution: float) -> str:
 
 
 def is_correct(attempt: Attempt) -> bool | None:
-    """Return whether an attempt counts as correct; None where the grader failed on it."""
+    """Return whether an attempt counts as correct; None where the grader failed on it.
+
+    The one rule for scores, rewards, tables and the page. Raises InputError for an attempt that is not graded.
+    """
     if attempt.grade is None:
         raise InputError("an ungraded attempt cannot be scored; call correction.grade_trajectories first")
     if attempt.grade.outcome is Outcome.UNGRADABLE:
@@ -154,14 +135,24 @@ def is_correct(attempt: Attempt) -> bool | None:
     return attempt.grade.correct
 
 
-def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
-    """Return the scores of one method; raises InputError on an empty set (a run that scored nothing)."""
+def is_graded(trajectory: Trajectory) -> bool:
+    """True where every attempt has a grade, be it that the grader failed."""
+    return all(attempt.grade is not None for attempt in trajectory.attempts)
+
+
+def is_scored(trajectory: Trajectory) -> bool:
+    """True where the grader decided on the first and on the last attempt: the trajectory counts in n."""
+    return is_correct(trajectory.first) is not None and is_correct(trajectory.final) is not None
+
+
+def score(label: str, trajectories: Sequence[Trajectory]) -> Scores:
+    """Return the scores of one row; raises InputError on an empty set (a run that scored nothing)."""
     if not trajectories:
-        raise InputError(f"no trajectories to score for {method!r}")
-    scored = [t for t in trajectories if is_correct(t.first) is not None and is_correct(t.final) is not None]
+        raise InputError(f"no trajectories to score for {label!r}")
+    scored = [t for t in trajectories if is_scored(t)]
     n = len(scored)
     if n == 0:
-        raise InputError(f"{method!r}: the grader failed on all {len(trajectories)} problems")
+        raise InputError(f"{label!r}: the grader failed on all {len(trajectories)} problems")
     pairs = [(t.problem.id, bool(is_correct(t.first)), bool(is_correct(t.final))) for t in scored]
     turn1, final = share_of((p, first) for p, first, _ in pairs), share_of((p, last) for p, _, last in pairs)
     i2c = share_of((p, not first and last) for p, first, last in pairs)
@@ -171,7 +162,7 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
     judged = [(t.problem.id, bool(is_correct(t.first)), v) for t in scored if (v := first_verdict(t)) is not None]
     stops = Counter(t.stop for t in trajectories)
     return Scores(
-        method=method,
+        label=label,
         n=n,
         problems=problems,
         turn1=turn1,
@@ -182,8 +173,8 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
         delta_interval=delta_interval(i2c.hits, c2i.hits, problems)
         if problems == n or not i2c.hits + c2i.hits  # without a change a bootstrap would claim certainty
         else clustered_interval((p, 100 * (last - first)) for p, first, last in pairs),
-        rm_C=share_of((p, v is Verdict.CORRECT) for p, right, v in judged if right),
-        rm_W=share_of((p, v is Verdict.WRONG) for p, right, v in judged if not right),
+        rm_C=share_of((p, v is Verdict.CORRECT) for p, correct, v in judged if correct),
+        rm_W=share_of((p, v is Verdict.WRONG) for p, correct, v in judged if not correct),
         no_verdict=share_of((t.problem.id, first_verdict(t) is None) for t in scored),
         p_c2i=share_of((p, not last) for p, first, last in pairs if first),
         unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
@@ -192,7 +183,7 @@ def score(method: str, trajectories: Sequence[Trajectory]) -> Scores:
         tokens_per_problem=sum(t.sampled_tokens for t in trajectories) / len(trajectories),
         samples_per_problem=sum(len(t.attempts) for t in trajectories) / len(trajectories),
         stops=dict(sorted(stops.items())),
-        faults=dict(sorted(Counter(fault for t in trajectories for fault in path_faults(t)).items())),
+        faults=dict(sorted(Counter(fault for t in trajectories for fault in faults_of(t)).items())),
     )
 
 
@@ -206,16 +197,27 @@ def first_verdict(trajectory: Trajectory) -> Verdict | None:
     return trajectory.evaluations[0].verdict if trajectory.evaluations else None
 
 
+def p_correct(evaluation: SelfEvaluation) -> float | None:
+    """Return P(correct) of a self-evaluation, None where the engine gave none that is a number."""
+    p = evaluation.p_correct
+    return p if p is not None and math.isfinite(p) else None
+
+
+def first_p_correct(trajectory: Trajectory) -> float | None:
+    """Return P(correct) of the first attempt, None where there is none."""
+    return p_correct(trajectory.evaluations[0]) if trajectory.evaluations else None
+
+
 _MARK = re.compile(r"\[\s*verify\s*\]|" + re.escape(SELF_QUESTION), re.IGNORECASE)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 
 
-def path_faults(trajectory: Trajectory) -> list[str]:
-    """Return by name what is odd about a path: each name at most once. A clean path gives an empty list.
+def faults_of(trajectory: Trajectory) -> list[str]:
+    """Return by name what is odd about a trajectory: each name at most once. A clean trajectory gives an empty list.
 
     ``mark doubled`` and ``mark malformed`` are about self-evaluations that hold marks but give no verdict, ``mark
-    missing`` about those that hold none; ``no self-evaluation`` is a path that was due to judge and did not. A last
-    revision in a message of its own, asked for by a user message, is not due to be judged.
+    missing`` about those that hold none; ``no self-evaluation`` is a trajectory that was due to judge and did not. A
+    last revision in a message of its own, asked for by a user message, is not due to be judged.
     """
     faults = set()
     in_one_message = sum(span.role is Role.EXTERNAL for span in trajectory.spans) < 2
@@ -258,8 +260,8 @@ def delta_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
 class PairedTest:
     """Two methods on the same problems; ``gain`` is B - A of final accuracy in points.
 
-    ``only_a`` and ``only_b`` count the problems on which A, or B, is right more often. ``gain_interval`` is analytic
-    with one path a problem, else the same as ``bootstrap_interval`` (problems resampled in pairs). ``test`` names
+    ``only_a`` and ``only_b`` count the problems on which A, or B, is correct more often. ``gain_interval`` is analytic
+    with one trajectory a problem, else the same as ``bootstrap_interval`` (problems resampled in pairs). ``test`` names
     where the two-sided ``p_value`` comes from.
     """
 
@@ -274,14 +276,12 @@ class PairedTest:
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
-    """Test whether B's final answers are right more often than A's, on the problems that both scored.
+    """Test whether B's final answers are correct more often than A's, on the problems that both scored.
 
-    One path a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
-    their share of right paths, and the signs of the differences are flipped at random (10,000 times).
+    One trajectory a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
+    their share of correct trajectories, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
-    from scipy.stats import binomtest
-
     of_a, of_b = _final_accuracy(a), _final_accuracy(b)
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
@@ -290,6 +290,8 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     only_a, only_b = sum(d < 0 for _, d in differences), sum(d > 0 for _, d in differences)
     bootstrap = clustered_interval(differences)
     if all(len(of_a[problem]) == len(of_b[problem]) == 1 for problem in common):
+        with named_extras():
+            from scipy.stats import binomtest
         p_value = float(binomtest(only_b, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
         test, interval = "McNemar, exact", delta_interval(only_b, only_a, len(common))
     else:
@@ -306,16 +308,36 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
     )
 
 
+def gain_difference(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> tuple[float, float]:
+    """Return the 95% interval, in points, of Δ(b) - Δ(a) over the problems that both scored (paired, normal).
+
+    Raises InputError with fewer than two common problems.
+    """
+    of_a, of_b = ({t.problem.id: _gain(t) for t in trajectories if is_scored(t)} for trajectories in (a, b))
+    differences = [of_b[problem] - of_a[problem] for problem in sorted(of_a.keys() & of_b.keys())]
+    n = len(differences)
+    if n < 2:
+        raise InputError("the two runs have fewer than two scored problems in common")
+    mean = _mean(differences)
+    half = Z95 * math.sqrt(sum((difference - mean) ** 2 for difference in differences) / (n - 1) / n)
+    return 100 * (mean - half), 100 * (mean + half)
+
+
+def _gain(trajectory: Trajectory) -> int:
+    return int(bool(is_correct(trajectory.final))) - int(bool(is_correct(trajectory.first)))
+
+
 def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]:
-    right: dict[str, list[bool]] = {}
+    correct: dict[str, list[bool]] = {}
     for t in trajectories:
         if (final := is_correct(t.final)) is not None:
-            right.setdefault(t.problem.id, []).append(final)
-    return right
+            correct.setdefault(t.problem.id, []).append(final)
+    return correct
 
 
 def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
-    import numpy as np
+    with named_extras():
+        import numpy as np
 
     if not differences:
         return 1.0

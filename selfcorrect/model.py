@@ -15,14 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfcorrect.correction import LoopSettings, solve
+from selfcorrect.chat import ChatCodec, model_path
+from selfcorrect.correction.loop import LoopSettings, solve
+from selfcorrect.correction.stop_rule import StopRule, load_rule
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import InputError
 from selfcorrect.loading import SHIPPED
-from selfcorrect.progress import quiet_bars
-from selfcorrect.recipes import build_recipe
-from selfcorrect.stopping import StopRule, load_rule
-from selfcorrect.tokens import ChatCodec, model_path
+from selfcorrect.runs.progress import quiet_bars
+from selfcorrect.runs.recipes import build_recipe
 from selfcorrect.types import Problem, Trajectory
 
 
@@ -96,5 +96,5 @@ def _loop(settings: Mapping[str, Any]) -> LoopSettings:
     loop = build_recipe(LoopSettings, plain, where="SelfCorrectModel.load")
     rule = settings.get("rule", loop.rule)
     if not isinstance(rule, StopRule):
-        raise InputError(f"rule: expected a StopRule (selfcorrect.stopping.load_rule reads one), got {rule!r:.80}")
+        raise InputError(f"rule: expected a StopRule (selfcorrect.correction.load_rule reads one), got {rule!r:.80}")
     return replace(loop, rule=rule)

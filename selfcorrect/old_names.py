@@ -15,13 +15,61 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 STAGES = ("train", "eval", "data_gen")
+MOVED = {
+    "eval.budget": "eval.analysis.error_budget",
+    "eval.calibration": "eval.analysis.calibration",
+    "eval.voting": "eval.analysis.voting",
+    "eval.rows": "eval.results",
+    "eval.layout": "table",
+    "eval.tables": "eval.tables.demo_table",
+    "eval.published": "eval.tables.paper",
+    "eval.paper_tables": "eval.tables.paper_tables",
+    "eval.figures": "eval.tables.figures",
+    "eval.reports": "eval.tables.make",
+    "eval.report": "eval.page.page",
+    "eval.report_charts": "eval.page.charts",
+    "train.advantages": "train.rl.advantages",
+    "train.card": "train.common.model_card",
+    "train.checkpoint": "train.common.stage",
+    "train.cpu": "train.common.lean_cpu",
+    "train.finite": "train.common.finite",
+    "train.grpo_trainer": "train.rl.grpo_trainer",
+    "train.guards": "train.rl.guards",
+    "train.launch": "train.common.launch",
+    "train.lora": "train.common.lora",
+    "train.measures": "train.rl.rollout_metrics",
+    "train.pairs": "train.data.pairs",
+    "train.planner": "train.common.memory",
+    "train.ppo_trainer": "train.rl.ppo_trainer",
+    "train.processes": "train.common.distributed",
+    "train.reports": "train.common.metrics_log",
+    "train.rollout_func": "train.rl.rollout_function",
+    "train.rollouts": "train.rl.rollouts",
+    "train.samplers": "train.rl.samplers",
+    "train.settings": "train.common.recipe",
+    "train.toy_mdp": "train.rl.toy_mdp",
+    "train.variants": "train.rl.variants",
+    "train.watch": "train.rl.guard_callback",
+    "data_gen.ahead": "data_gen.sampling.lookahead",
+    "data_gen.asking": "data_gen.sampling.requests",
+    "data_gen.board": "data_gen.progress.live",
+    "data_gen.card": "data_gen.output.data_card",
+    "data_gen.datasets": "data_gen.output.rows",
+    "data_gen.draws": "data_gen.sampling.samples",
+    "data_gen.exports": "data_gen.output.exports",
+    "data_gen.forecast": "data_gen.progress.forecast",
+    "data_gen.rejection": "data_gen.sampling.rejection",
+    "data_gen.selection": "data_gen.classes",
+    "data_gen.steering": "data_gen.sampling.order",
+}
+"""Modules that have another place in their package now."""
 
 
 class _Loader:
     """Gives the module of the new name; it is already executed."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(f"selfcorrect.{spec.name}")
+        module = import_module(new_name(spec.name))
         self.spec = module.__spec__
         return module
 
@@ -47,9 +95,14 @@ class _Finder:
         return spec_from_loader(name, _Loader())  # type: ignore[arg-type]
 
 
+def new_name(name: str) -> str:
+    """Return what a module of version 0.1 is called now."""
+    return f"selfcorrect.{MOVED.get(name, name)}"
+
+
 def warn(name: str) -> None:
     """Say which name is to be imported instead."""
-    message = f"`{name}` is now `selfcorrect.{name}`; the old name goes with version 0.3"
+    message = f"`{name}` is now `{new_name(name)}`; the old name goes with version 0.3"
     warnings.warn(message, FutureWarning, stacklevel=2)
 
 

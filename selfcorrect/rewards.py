@@ -16,7 +16,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from selfcorrect.types import Attempt, Grade, Outcome, Role, Trajectory, Verdict
+from selfcorrect.metrics import is_correct
+from selfcorrect.types import Attempt, Role, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,6 @@ class RewardRecipe:
 
 PLAIN = RewardRecipe()
 """Correctness of the last answer, nothing else: the paper's reward."""
-
-
-def correctness(grade: Grade) -> float | None:
-    """Return 1.0 for a right answer, 0.0 for a wrong or absent one, None where the grader failed."""
-    if grade.outcome is Outcome.UNGRADABLE:
-        return 0.0 if grade.unanswered else None
-    return 1.0 if grade.correct else 0.0
 
 
 def final_correctness(trajectory: Trajectory) -> float | None:
@@ -134,9 +128,11 @@ def well_formed(path: Trajectory) -> bool:
 
 
 def _scored(attempt: Attempt, path: Trajectory) -> float | None:
+    """Return 1.0 for a correct answer, 0.0 for a wrong or absent one, None where the grader failed."""
     if attempt.grade is None:
         raise ValueError(f"trajectory of problem {path.problem.id!r} is not graded")
-    return correctness(attempt.grade)
+    correct = is_correct(attempt)
+    return None if correct is None else float(correct)
 
 
 def _verdict_scores(path: Trajectory, scores: Sequence[float | None]) -> list[float | None]:

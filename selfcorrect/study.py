@@ -26,11 +26,11 @@ from rich.text import Text
 
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import SelfCorrectError
-from selfcorrect.files import make_folder, open_own
-from selfcorrect.jsonl import write_json
 from selfcorrect.printing import note
-from selfcorrect.progress import EVENTS, bar_columns, console
-from selfcorrect.runs import finished, is_done
+from selfcorrect.runs.files import make_folder, open_own
+from selfcorrect.runs.folder import finished, is_done
+from selfcorrect.runs.jsonl import write_json
+from selfcorrect.runs.progress import EVENTS, bar_columns, console
 
 
 @dataclass(frozen=True, slots=True)

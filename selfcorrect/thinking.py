@@ -1,14 +1,11 @@
-"""Thinking, counted apart: how many of a path's sampled tokens stand between ``<think>`` and ``</think>``."""
+"""Thinking, counted apart: how many of a path's sampled tokens stand between the marks of `grading.thoughts`."""
 
 from __future__ import annotations
 
-import re
-
-from selfcorrect.parsing import token_position
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import token_position
+from selfcorrect.grading.thoughts import MARK, closes, thought_spans
 from selfcorrect.types import Role, Trajectory
-
-_THINKING = re.compile(r"<think>(?P<thought>.*?)(?:</think>|\Z)", re.DOTALL)
 
 _OPENING_TOKENS = 16
 """More tokens than ``<think>`` and a line break have: what an opening that begins the thinking ends with."""
@@ -21,18 +18,23 @@ def thinking_tokens(codec: ChatCodec, path: Trajectory) -> int:
     message.
     """
     text = codec.decode(path.token_ids)
-    if "<think>" not in text and "</think>" not in text:
+    if not MARK.search(text):
         return 0
     total = 0
     for start, end in _messages(path):
-        opened = codec.decode(path.token_ids[max(0, start - _OPENING_TOKENS) : start]).rstrip().endswith("<think>")
+        begun = _opening_mark(codec.decode(path.token_ids[max(0, start - _OPENING_TOKENS) : start]).rstrip())
         message = codec.decode(path.token_ids[start:end])
-        begun = "<think>" if opened else ""
-        for found in _THINKING.finditer(begun + message):
-            first, last = (max(0, position - len(begun)) for position in found.span())
+        for span in thought_spans(begun + message, opened_before=False):
+            first, last = (max(0, position - len(begun)) for position in span[:2])
             ids = path.token_ids[start:end]
             total += token_position(codec, ids, last) - token_position(codec, ids, first)
     return total
+
+
+def _opening_mark(opening: str) -> str:
+    """Return the mark of thinking that a message's opening ends with, else nothing."""
+    marks = [mark for mark in MARK.finditer(opening) if mark.end() == len(opening) and not closes(mark)]
+    return marks[-1].group() if marks else ""
 
 
 def _messages(path: Trajectory) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError, ModelError
-from selfcorrect.jsonl import read_jsonl
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.types import Message, Role, to_json
 
 SCHEMA = 1

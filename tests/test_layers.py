@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("data_gen", "train", "eval")
 UPWARD = {"cli.py", "closing.py"}  # of the library, only the commands and their closing panels name stages
-PURE = ("types", "errors", "prompts", "verdicts", "rewards", "metrics", "recipes", "jsonl")
+PURE = ("types", "errors", "prompts", "verdicts", "rewards", "metrics", "runs/recipes", "runs/jsonl")
 MODULE = re.compile(rf"selfcorrect\.({'|'.join(STAGES)})(\.\w+)*")
 HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "accelerate")
 
@@ -48,6 +49,28 @@ def test_library_imports_no_stage(path: Path) -> None:
 def test_stages_do_not_import_one_another(stage: str) -> None:
     for path in (ROOT / stage).rglob("*.py"):
         assert stages(path) <= {stage}, path
+
+
+@pytest.mark.parametrize("folder", [*STAGES, "selfcorrect"])
+def test_no_circle_of_imports(folder: str) -> None:
+    """Counting imports inside functions and those for type checkers, but not those of a package that a module is in."""
+    modules = {
+        ".".join(["selfcorrect", *path.relative_to(ROOT).with_suffix("").parts])
+        .replace("selfcorrect.selfcorrect", "selfcorrect")
+        .removesuffix(".__init__"): path
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    graph = {
+        name: {other for other in imports(path) & modules.keys() - {name} if not name.startswith(f"{other}.")}
+        for name, path in modules.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph), "the imports were not found"
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_the_folder_of_training_shows_what_a_user_can_type() -> None:
+    shown = {path.stem for path in (ROOT / "train").glob("*.py")} - {"__init__"}
+    assert shown == {"sft", "dpo", "grpo", "ppo", "orm"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -1,10 +1,10 @@
-"""Prefer right paths to wrong ones: M-DPO on the pairs of `gen`, or iterative DPO on fresh ones (METHOD section 3).
+"""Prefer correct trajectories to wrong ones: M-DPO on gen's pairs, or iterative DPO on fresh ones (METHOD section 3).
 
     selfcorrect train dpo embedded-mdpo model=runs/demo/checkpoints/ift --run runs/demo       # pairs of gen
     selfcorrect train dpo embedded-dpo model=runs/demo/checkpoints/ift --run runs/demo        # generate, pair, train
 
 With ``pairs`` the program trains once on a file. With ``pairs: null`` it repeats, ``iterations`` times in one command:
-sample ``generations`` paths of each problem from the policy, pair a right with a wrong one, train, score greedily on
+sample ``generations`` trajectories of each problem, pair a correct with a wrong one, train, score greedily on
 the problems set aside for validation. The iteration with the best final accuracy there is the result, ties by Δ.
 
 The loss is TRL's DPO over the sum of log-ratios of ALL the assistant's tokens that a pair counts, in every turn: M-DPO
@@ -29,25 +29,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import DataError, RecipeError
-from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.metrics import score
 from selfcorrect.printing import complain, note
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.progress import meter
-from selfcorrect.runs import finished, mark_done
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import made_by_gen, training_problems
-from selfcorrect.train.lora import peft_config
-from selfcorrect.train.pairs import Pair, Side, load_pairs, mix_pairs, outcome_pairs
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.processes import process_count
-from selfcorrect.train.reports import reports
-from selfcorrect.train.rollout_func import places_of
-from selfcorrect.train.rollouts import Format, Rollout, Sampling, graded, roll_out
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.rewards import final_correctness
+from selfcorrect.runs.folder import finished, mark_done
+from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
+from selfcorrect.runs.progress import meter
+from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
+from selfcorrect.train.common.distributed import process_count
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import reports
+from selfcorrect.train.common.models import load_model, save_model
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.stage import run_stage
+from selfcorrect.train.data.pairs import Pair, Side, load_pairs, mix_pairs
+from selfcorrect.train.data.rows import made_by_gen, training_problems
+from selfcorrect.train.rl.rollouts import Format, Rollout, SamplingSettings, graded, places_of, roll_out
 from selfcorrect.types import Problem
 
 if TYPE_CHECKING:
@@ -75,13 +77,13 @@ class DpoRecipe(TrainerRecipe):
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # used where prompts is null
     iterations: int = 1  # of generate, pair, train
     problems_per_iteration: int = 512
-    generations: int = 8  # paths a problem
+    generations: int = 8  # trajectories a problem
     validation: int = 128  # of the problems, set aside to choose the iteration by
     reference: Literal["start", "previous"] = "start"  # of the later iterations
     format: Format = "long-cot"
-    max_tokens: int = 320  # of a sampled path (a message in two turns)
+    max_tokens: int = 320  # of a sampled trajectory (a message in two turns)
     horizon: int = 2  # attempts at most
-    max_batch: int = 256  # paths sampled at once
+    max_batch: int = 256  # trajectories sampled at once
     epochs: float = 1.0
     batch_pairs: int = 32  # pairs an optimizer step, over all processes
     micro_pairs: int | None = None  # pairs a forward pass; None: the whole batch at once
@@ -103,9 +105,9 @@ class DpoRecipe(TrainerRecipe):
         check_batch("pairs", self.batch_pairs, self.micro_pairs)
 
     @property
-    def sampling(self) -> Sampling:
-        """How paths are sampled for pairs."""
-        return Sampling(self.format, self.max_tokens, self.horizon)
+    def sampling(self) -> SamplingSettings:
+        """How trajectories are sampled for pairs."""
+        return SamplingSettings(self.format, self.max_tokens, self.horizon)
 
 
 def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
         )
         return train_on(recipe, codec, pairs, recipe.model, None, folder)
 
-    return checkpoint.run_stage("dpo", recipe, run_folder, train)
+    return run_stage("dpo", recipe, run_folder, train)
 
 
 def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -180,7 +182,7 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
             done = train_on(recipe, codec, pairs, policy, reference, here)
             mark_done(here, done)
-        checkpoint.forget_resume(here)
+        forget_resume(here)
         trained.append(done)
         policy = str(here)
         scores.append(_validate(recipe, codec, policy, validation, here))
@@ -198,17 +200,18 @@ def best_iteration(scores: Sequence[dict[str, Any]]) -> int:
     return max(range(1, len(scores)), key=lambda k: (scores[k]["final"], scores[k]["delta"], -k))
 
 
-def _engine(recipe: DpoRecipe, model: str) -> Any:
-    from selfcorrect.engines.transformers import TransformersEngine
-
-    return TransformersEngine.load(model, max_batch=recipe.max_batch)
-
-
 def _rolled(
-    recipe: DpoRecipe, codec: ChatCodec, model: str, jobs: Sequence[tuple[Problem, int]], sampling: Sampling, what: str
+    recipe: DpoRecipe,
+    codec: ChatCodec,
+    model: str,
+    jobs: Sequence[tuple[Problem, int]],
+    sampling: SamplingSettings,
+    what: str,
 ) -> list[Rollout]:
-    """Return graded paths of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
-    engine = _engine(recipe, model)
+    """Return graded rollouts of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
+    from selfcorrect.engines.local.engine import TransformersEngine
+
+    engine = TransformersEngine.load(model, max_batch=recipe.max_batch)
     rollouts: list[Rollout] = []
     with meter(what, len(jobs)) as progress:
         for start in range(0, len(jobs), 4 * recipe.max_batch):
@@ -242,6 +245,27 @@ def _fresh_pairs(
     return pairs
 
 
+def outcome_pairs(rollouts: Sequence[Rollout], seed: int) -> list[Pair]:
+    """Return one pair for each problem whose graded rollouts ended both correct and wrong (iterative DPO)."""
+    by_problem: dict[str, dict[float, list[Rollout]]] = {}
+    for rollout in rollouts:
+        reward = final_correctness(rollout.trajectory)
+        if reward is not None and any(rollout.learned):
+            by_problem.setdefault(rollout.trajectory.problem.id, {}).setdefault(reward, []).append(rollout)
+    pairs = []
+    for problem, groups in by_problem.items():
+        if groups.keys() == {0.0, 1.0}:
+            draw = random.Random(f"pair-{seed}-{problem}")
+            correct, wrong = (draw.choice(groups[reward]) for reward in (1.0, 0.0))
+            pairs.append(Pair(problem, "outcome", rollout_side(correct), rollout_side(wrong)))
+    return pairs
+
+
+def rollout_side(rollout: Rollout) -> Side:
+    """Return a rollout as a side: what the policy wrote and could matter is counted."""
+    return Side(rollout.prompt_ids + rollout.completion_ids, (0,) * len(rollout.prompt_ids) + rollout.learned)
+
+
 def _read_side(row: dict[str, Any]) -> Side:
     return Side(tuple(row["ids"]), tuple(row["mask"]))
 
@@ -253,11 +277,11 @@ def _validate(
     path = folder / "validation.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    sampling = Sampling(recipe.format, recipe.max_tokens, recipe.horizon, temperature=0.0)
+    sampling = SamplingSettings(recipe.format, recipe.max_tokens, recipe.horizon, temperature=0.0)
     rollouts = _rolled(
         recipe, codec, model, [(problem, 0) for problem in problems], sampling, f"{folder.name}: validation"
     )
-    scored = score("validation", [rollout.path for rollout in rollouts])
+    scored = score("validation", [rollout.trajectory for rollout in rollouts])
     row: dict[str, Any] = {
         "n": scored.n,
         "turn1": scored.turn1.percent,
@@ -280,12 +304,12 @@ def train_on(
     short = [pair for pair in pairs if pair.longest <= recipe.max_pair_tokens]
     if not short:
         raise DataError(f"all {len(pairs)} pairs are longer than max_pair_tokens={recipe.max_pair_tokens}")
-    metrics = checkpoint.open_metrics(folder)
+    metrics = open_metrics(folder)
     with meter(f"dpo {folder.name}", None) as progress:
         trainer = build_trainer(recipe, codec, short, policy, reference, folder)
         trainer.add_callback(reports(metrics, progress, _FROM_TRL))
-        checkpoint.fit(trainer, folder)
-        checkpoint.save_model(trainer, codec, folder)
+        fit(trainer, folder)
+        save_model(trainer, codec, folder)
     ends = {
         end: {name: row.get(name) for name in ("loss", "preferred", "margin")}
         for end, row in (("first", metrics.rows[0]), ("last", metrics.rows[-1]))
@@ -341,8 +365,8 @@ def build_trainer(
     }
     pad = codec.tokenizer.pad_token_id
     return PairTrainer(
-        model=checkpoint.load_model(policy, recipe.attention),
-        ref_model=checkpoint.load_model(reference, recipe.attention) if reference else None,
+        model=load_model(policy, recipe.attention),
+        ref_model=load_model(reference, recipe.attention) if reference else None,
         args=dpo_config(recipe, folder),
         data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
         train_dataset=Dataset.from_dict(columns),

@@ -5,7 +5,7 @@
 
 Trained on the same samples as the self-rewarding model (METHOD section 4): the first attempt of every row of `gen`,
 token for token, labelled by its grade. It reads the chat ``problem, attempt`` to the end of the turn, as
-`selfcorrect.judges.OutcomeRewardModel` will show it, and has two logits: wrong, correct. Problems of the validation
+`correction.judges.OutcomeRewardModel` will show it, and has two logits: wrong, correct. Problems of the validation
 share are not trained on; accuracy there comes with its n and interval, for right and wrong attempts apart.
 """
 
@@ -19,16 +19,18 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.closing import made_by
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
-from selfcorrect.progress import meter
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import made_by_another_tokenizer, made_by_gen
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.reports import reports
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.runs.progress import meter
+from selfcorrect.train.common.checkpoints import fit, open_metrics
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import reports
+from selfcorrect.train.common.models import load_model, save_model
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.stage import run_stage
+from selfcorrect.train.data.rows import made_by_another_tokenizer, made_by_gen
 from selfcorrect.training_row import TrainingRow, read_training_rows
 from selfcorrect.types import Role
 
@@ -72,12 +74,12 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
         rows = load_attempts(made_by_gen(recipe.data, run_folder, recipe.model), codec)
         short = [row for row in rows if len(row.ids) <= recipe.max_tokens]
         training, validation = split(short, recipe.validation, recipe.seed)
-        metrics = checkpoint.open_metrics(folder)
+        metrics = open_metrics(folder)
         with meter(f"orm {recipe.name}", None) as progress:
             trainer = _trainer(recipe, codec, training, folder)
             trainer.add_callback(reports(metrics, progress, {}))
-            checkpoint.fit(trainer, folder)
-        checkpoint.save_model(trainer, codec, folder)
+            fit(trainer, folder)
+        save_model(trainer, codec, folder)
         logits = trainer.predict(_dataset(validation)).predictions
         return {
             "rows": len(training),
@@ -87,7 +89,7 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
             "steps": trainer.state.global_step,
         }
 
-    return checkpoint.run_stage("orm", recipe, run_folder, train)
+    return run_stage("orm", recipe, run_folder, train)
 
 
 def plan(recipe: OrmRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -165,7 +167,7 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
         TrainingArguments,
     )
 
-    load = checkpoint.load_model
+    load = load_model
     model = load(recipe.model, recipe.attention, kind=AutoModelForSequenceClassification, num_labels=2)
     pad = codec.tokenizer.pad_token_id
     model.config.pad_token_id = codec.turn_end if pad is None else pad  # the score is read before the padding

@@ -26,16 +26,18 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.closing import made_by
 from selfcorrect.errors import RecipeError, RunFolderError
-from selfcorrect.progress import meter
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train import checkpoint
-from selfcorrect.train.data import SftData, load_sft_data, made_by_gen, show_mask
-from selfcorrect.train.lora import peft_config
-from selfcorrect.train.planner import Batch, codec_for_plan, describe
-from selfcorrect.train.reports import Metrics, reports
-from selfcorrect.train.settings import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.runs.progress import meter
+from selfcorrect.train.common.checkpoints import fit, open_metrics
+from selfcorrect.train.common.lora import peft_config
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import Metrics, reports
+from selfcorrect.train.common.models import load_model, save_model
+from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.stage import run_stage
+from selfcorrect.train.data.rows import SftData, load_sft_data, made_by_gen, show_mask
 
 if TYPE_CHECKING:
     from trl import SFTConfig, SFTTrainer
@@ -72,16 +74,16 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
         made_by_gen(recipe.data, run_folder, recipe.model)  # refuse before anything is loaded
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         data = _load(recipe, run_folder, codec)
-        metrics = checkpoint.open_metrics(folder)
+        metrics = open_metrics(folder)
         with meter(f"sft {recipe.name}", None) as progress:
             trainer = _trainer(recipe, codec, data, folder)
             share = (recipe.stop_after_epochs or recipe.epochs) / recipe.epochs
             trainer.add_callback(reports(metrics, progress, {"mean_token_accuracy": "token_accuracy"}, share))
-            checkpoint.fit(trainer, folder)
-            checkpoint.save_model(trainer, codec, folder)
+            fit(trainer, folder)
+            save_model(trainer, codec, folder)
         return _summary(data, metrics, trainer.state.global_step)
 
-    return checkpoint.run_stage("sft", recipe, run_folder, train)
+    return run_stage("sft", recipe, run_folder, train)
 
 
 def plan(recipe: SftRecipe, run_folder: Path = Path("runs/default")) -> RenderableType:
@@ -153,7 +155,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from selfcorrect.train import cpu
+    from selfcorrect.train.common import lean_cpu
 
     class OrderedSftTrainer(SFTTrainer):
         """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""
@@ -168,11 +170,11 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            if model is not self.model or self.args.loss_type != "nll" or not cpu.has_plain_head(self.model):
+            if model is not self.model or self.args.loss_type != "nll" or not lean_cpu.has_plain_head(self.model):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
             with self.accelerator.autocast():
-                log_probs_N, all_NV = cpu.log_probs_of(model, taken, inputs["labels"])
+                log_probs_N, all_NV = lean_cpu.log_probs_of(model, taken, inputs["labels"])
             mode = "train" if model.training else "eval"
             hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
             self._metrics[mode]["mean_token_accuracy"].append(hits)
@@ -183,7 +185,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
         "labels": [row.tokens.labels for row in data.rows],
     }
     return OrderedSftTrainer(
-        model=checkpoint.load_model(recipe.model, recipe.attention),
+        model=load_model(recipe.model, recipe.attention),
         args=sft_config(recipe, folder),
         train_dataset=Dataset.from_dict(rows),
         processing_class=codec.tokenizer,

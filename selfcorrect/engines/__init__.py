@@ -2,7 +2,7 @@
 
 `Engine.sample` takes ONE request and returns ONE sample; callers start as many as they like
 (``asyncio.gather``) and the engine keeps its batch full. Prompts and samples are token ids: no engine
-applies a chat template, adds a BOS or re-tokenises anything (`selfcorrect.tokens.ChatCodec` does, once).
+applies a chat template, adds a BOS or re-tokenises anything (`selfcorrect.chat.ChatCodec` does, once).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfcorrect.choices import check_choices
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused, nearest
+from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.printing import note
 
 
@@ -176,7 +177,7 @@ def context_of(recipe: EngineRecipe) -> int | None:
 
     For servers it is that of the model: they may be started with less.
     """
-    from selfcorrect.tokens import context_of_model
+    from selfcorrect.chat import context_of_model
 
     known = [recipe.options.get(name) for name in ("max_model_len", "max_cached_tokens")]
     limits = [limit for limit in (*known, context_of_model(recipe.model)) if isinstance(limit, int)]
@@ -185,6 +186,8 @@ def context_of(recipe: EngineRecipe) -> int | None:
 
 def open_engine(recipe: EngineRecipe) -> Engine:
     """Start the engine of a recipe; raises ModelError, MissingExtraError or EngineError with what to do."""
+    if extra := ENGINE_EXTRAS.get(recipe.kind):
+        needs(extra)
     note(f"loading {recipe.model} ({recipe.kind})")
     loading = {name: getattr(recipe, name) for name in ("device", "dtype", "max_batch", "threads")}
     if recipe.kind == "ray":
@@ -196,11 +199,11 @@ def open_engine(recipe: EngineRecipe) -> Engine:
 
         return VllmEngine.load(recipe.model, **loading, **recipe.options)
     if recipe.kind == "openai":
-        from selfcorrect.engines.openai import OpenAIEngine
+        from selfcorrect.engines.server.client import OpenAIEngine
 
         _check_options(OpenAIEngine, recipe.options)
         return OpenAIEngine.connect(recipe.model, recipe.endpoints, recipe.max_batch, **recipe.options)
-    from selfcorrect.engines.transformers import TransformersEngine
+    from selfcorrect.engines.local.engine import TransformersEngine
 
     _check_options(TransformersEngine.load, recipe.options)
     return TransformersEngine.load(recipe.model, **loading, **recipe.options)

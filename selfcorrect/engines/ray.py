@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.chat import model_path
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, open_engine
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.errors import EngineError, MissingExtraError, RecipeError, RequestRefused
 from selfcorrect.loading import SHIPPED
-from selfcorrect.tokens import model_path
 
 INSTALL = "pip install 'selfcorrect[ray]'"
 

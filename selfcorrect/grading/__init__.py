@@ -3,6 +3,7 @@
 Light to import: no torch, transformers, sympy or antlr; those live in the worker processes only.
 """
 
+from selfcorrect.grading.fingerprint import grader_fingerprint
 from selfcorrect.grading.grader import (
     answers_agree,
     extract_answer,
@@ -10,7 +11,6 @@ from selfcorrect.grading.grader import (
     grade,
     grade_async,
     grade_many,
-    grader_fingerprint,
 )
 from selfcorrect.grading.rules import Rules, rules_for
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError
-from selfcorrect.files import whole_file
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.grader import grade, grade_many, grader_fingerprint
-from selfcorrect.grading.peer import MathVerify
+from selfcorrect.grading.fingerprint import grader_fingerprint
+from selfcorrect.grading.grader import grade, grade_many
 from selfcorrect.grading.rules import rules_for
-from selfcorrect.jsonl import line_of
+from selfcorrect.grading.workers.peer import MathVerify
+from selfcorrect.runs.files import whole_file
+from selfcorrect.runs.jsonl import line_of
 from selfcorrect.types import Grade, Outcome, to_json
 
 BATCH = 512

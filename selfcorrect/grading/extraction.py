@@ -15,14 +15,21 @@
 
 An empty last box is an empty answer. Minerva's closing line "Final Answer: The final answer is X" and a closing choice
 ("Answer: D") count before the boxes where they come after the last of them. What stands before ``</think>`` is not an
-answer; while thinking is still open, only a box that ends the text is. Of a text that a token budget cut, only a
+answer (`thoughts` has the marks); while thinking is still open, only a box that ends the text is. A value that its own
+sentence denies, doubts, supposes or asks about is not stated (`denials`). Of a text that a token budget cut, only a
 statement that was finished counts (`STATED`). Only the last attempt of a trajectory should be passed in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from selfcorrect.grading import wording
+from selfcorrect.grading.denials import DOUBTS, NEGATIONS, denied_after, states_not
+from selfcorrect.grading.maths.vocabulary import words_of
+from selfcorrect.grading.numerals import number_in_words
+from selfcorrect.grading.thoughts import after_thinking
 
 TAIL = 2_000
 """How many characters before the end the fallbacks look at."""
@@ -31,16 +38,47 @@ STATED = ("boxed", "answer-tag", "hashes", "answer-is")
 _MAX_BOXES = 40
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
 _BOX_ENDS_TEXT = re.compile(r"\}\s*[.$*)\]\\]*\s*$")
-_CLOSED = re.compile(r"\n|[!?。！？।](?!\d)|\.(?![\d\w])|</answer>|\$(?=[\s.,])")
+_CLOSED = re.compile(
+    r"(?<!\d\.)\n|\n(?!\d)|[!?。！？।](?!\d)|\.(?!\s?\d|\w)|</answer>|\$(?=[\s.,])|[\"']answer[\"']\s*:[^{}\n]*\}"
+)
+_BOX_GOES_ON = re.compile(
+    r"\\f?boxed\s*\{[^{}\n]*(?:\{[^{}\n]*\}[^{}\n]*)*\}[\s$*)\]\\]*"
+    r"(?:is|isn|isn't|isn’t|was|wasn't|can|can't|cannot|would|won't|ist|est|n'est"
+    r"|es|no|non|non è|è|не|нет|不|是不|错|は|では|이|가|değil)"
+    r"(?![^\W_])[^.!?\n。！？]*$",
+    re.IGNORECASE,
+)
+"""A cut text in which the sentence about a box was not finished: it may have said that the box is wrong."""
+_BOX_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never|nicht|pas|не|nie|değil)|n't|n’t|不是|不|≠|\\neq?)"
+    r"(?:\s+(?:be|equal|to|equal to|simply|exactly|the answer))*[\s:：$*(\\[,]*$",
+    re.IGNORECASE,
+)
+_AROUND = " $*()[]\\:：'"
+_DENYING_ENDS = frozenset(["ot", "'t", "’t", "be", "to", "er", "ht", "as", "не", "ie", "il", "ly", "eq", "ne", "不是"])
+"""The last letters of what `_BOX_DENIED` finds: quick to look at."""
+_PLAINLY_AFTER = frozenset(
+    ["", "$", ".", "$.", "$\n", "\n", ".\n", "\n\n", "$$", "\\)", "\n\\", " \\", ".$", ".\\", ". ", "\\]"]
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINING = frozenset(["and", "or", "for", "part", "text", "mbox", "textrm", "mathrm", "quad", "qquad"])
 _SPECIAL = re.compile(r"<\|[a-zA-Z_/-]{2,20}\|>.*|</s>\s*$", re.DOTALL)
 _TEMPLATE = re.compile(r"final answer:?\**\s*:?\s*(?:the\s+final\s+answer\s+is:?)?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct", re.IGNORECASE)
+_CUE_ENDS = (
+    r"\**\s*(?:(?:correct[ae]?|corr?et(?:ta|a)|finale?|definitiva)\s+)?"
+    r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist|är|er|on|είναι|je|este|adalah|ni|là|هو|هي)\b|คือ|:|=|：)"
+    r"\s*(?:therefore|thus|:)?|\banswer\s*(?=\\\[|\$)"
+)
+_ASCII_CUES = (
+    "answer|solution|result|reponse|respuesta|resposta|risposta|antwort|cevap|antwoord|svaret?|vastaus"
+    "|jawaban(?:nya)?|jawapan|jibu"
+)
+_STATEMENT_IN_ASCII = re.compile(f"(?:{_ASCII_CUES}){_CUE_ENDS}", re.IGNORECASE)
 _STATEMENT = re.compile(
-    r"(?:answer|solution|result|réponse|reponse|respuesta|resposta|risposta|antwort|ответ|odpowiedź|cevap)\**\s*"
-    r"(?:\(?[a-z]\)\s*)?(?:(?:is|are|est|es|é|è|ist)\b|:|=|：)\s*(?:therefore|thus|:)?"
-    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|\banswer\s*(?=\\\[|\$)",
+    f"(?:{_ASCII_CUES}|réponse|ответ|odpowiedź|απάντηση|odpověď|răspunsul|відповідь|đáp (?:án|số)"
+    f"|الجواب|الإجابة|الاجابة|उत्तर|উত্তর|คำตอบ|సమాధానం|விடை|תשובה){_CUE_ENDS}"
+    r"|答案\s*[:：是为选]*|答え[はが]?\s*[:：]?|정?답(?:은|이|\s*[:：])",
     re.IGNORECASE,
 )
 _JSON = re.compile(r"[\"'](?:final[_ ]?)?answer[\"']\s*:\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,}\]]+))", re.IGNORECASE)
@@ -88,7 +126,19 @@ _ASSERTED = re.compile(
 """A sentence that ends in "is 5", "= 5 kg"; "is not 5" is none."""
 _CHAIN = re.compile(rf"[=＝]\s*\$?({_VALUE}(?:\s*\\?%)?)\s*\)?\s*[.。)]*\s*$")
 _LAST_OF_CHAIN = re.compile(rf"\d\s*=\s*({_VALUE})(?![^=]*\d)")
-_INSTEAD = re.compile(r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|non)\b")
+_LED_VALUE = re.compile(
+    rf"({_VALUE}(?:\s?[^\s\d,;]{{1,12}}){{0,2}}?)\s*(?:,\s*(?:which|because|since|as|so|where)\b|;\s)"
+    r"|((?i:yes|no|true|false))(?=\s*[,;:]|\s*[.!]?$)"
+)
+_INSTEAD = re.compile(
+    r"(?<=\S)\s*[,(;]\s*(?:not|and not|rather than|instead of|et non|non)\b"
+    r"|(?<=\S)\s*[,(;]\s*(?:no|nicht|pas|não|а не|не)\s+(?=[-$\\\d])"
+)
+_NOT_BUT = re.compile(
+    r"\s*(?:not|nicht|pas|no|non|não|не|不是)\s*[^\s,，.]{1,20}\s*[,，]?\s*(?:but|sondern|mais|sino|ma|mas|а|而是)\s*(?=\S)",
+    re.IGNORECASE,
+)
+"""A correction before the value: ``not 46 but 47``."""
 _HEDGE = re.compile(
     r"(?:one of|either|not\b|neither|between|at least|at most|more than|less than|unknown|any of|some)", re.I
 )
@@ -99,35 +149,42 @@ _CONCLUDING = re.compile(
     r"|因此|所以|结论|综上|故|よって|したがって|따라서|그러므로|لذا|لذلك|इसलिए|अतः|তাই|অতএব|కాబట్టి|எனவே|ดังนั้น)\**\s*[,:，：、]?",
     re.IGNORECASE,
 )
+_NEGATIVE = re.compile(r"(?<!\d )\b(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
+_MINUS = re.compile(r"^\**\s*(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
 _SENTENCE_START = re.compile(r"(?<=[.!?])\s+(?=[^\W\d_a-z])|(?<=[。！？।])|\n")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[^\W\d_a-z])|[。！？।](?=\s*\S)")
+_OTHERWISE = words_of("without anything mai vez nu si some ej lo hindi mistake")
+"""Words that deny beside a value, but have other uses elsewhere in a sentence."""
 _DENIAL = re.compile(
     r"\b(?:not|cannot|can't|isn't|no|never|neither|nor|unknown|unsure|impossible"
     r"|different|differs|other than|doubt|wrong|incorrect|maybe|perhaps|either|or|one of|at least"
     r"|at most|more than|less than|fewer than|between|chapter|year|page|step"
-    r"|problem|question|ne|nicht|kein|keine|pas|idea|guess)\b|不",
+    r"|problem|question|idea|guess|" + "|".join(sorted((NEGATIONS | DOUBTS) - _OTHERWISE)) + r")\b"
+    r"|[不非没沒吗嗎？?؟]|ない|ません|아[니닙]|않|ไม่",
     re.IGNORECASE,
 )
 _SPOKEN = re.compile(
     r"(?<!\\)\b(?!(?:sin|cos|tan|log|ln|exp|and|or|sqrt|arcsin|arccos|arctan)\b)[^\W\d_]{2,}\b.*?(?<!\\)\b[^\W\d_]{2,}\b"
-    r"|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}|[^\W\d_]{2,}\s*[:：]|[^\W\d_]{3,}\s+\d"
+    r"|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}|[^\W\d_]{2,}\s*[:：]|[^\W\d_]{3,}\s+\d|[^\W\d_]['’]s\s+[-$\d]"
 )
 
 
 def extract(response: str, places: Sequence[str], *, cut: bool = False) -> tuple[str, str] | None:
     """Return (answer text, name of the place it was found in), None where every allowed place is empty."""
-    closed = response.rfind("</think>")
-    if response.find("<think>", max(closed, 0)) > closed:
+    response, thinking = after_thinking(response)
+    if thinking:
         found = _boxed(response) if "boxed" in places and _BOX_ENDS_TEXT.search(response[-40:]) else None
         return None if found is None else (found, "boxed")
-    if closed >= 0 and response[closed + 8 :].strip():
-        response = response[closed + 8 :]
+    if cut and _BOX_GOES_ON.search(response[-TAIL:]):
+        return None
     for place in places:
         if cut and place not in STATED:
             continue
         found = _PLACES[place](response if not cut or place == "boxed" else _finished(response))
         if found is not None:
             return found, place
+        if place == "boxed" and _BOX.search(response[-TAIL:]) and _last_box_is_denied(response):
+            return None
     return None
 
 
@@ -151,6 +208,9 @@ def _boxed(response: str) -> str | None:
     stated = _stated_after(response, end)
     if stated is not None:
         return stated
+    if _is_denied_box(response, start, end):
+        earlier = _undenied_box(response, start)
+        return None if earlier is None or earlier[2].strip() == content.strip() else earlier[2]
     contents = [content]
     while len(contents) < _MAX_BOXES:
         before = _box_before(response, start)
@@ -159,6 +219,31 @@ def _boxed(response: str) -> str | None:
         start, _, content = before
         contents.append(content)
     return ", ".join(reversed(contents)) if len(contents) > 1 else contents[0]
+
+
+def _is_denied_box(text: str, start: int, end: int) -> bool:
+    """True where a box's own sentence says that it is wrong: "is not \\boxed{5}", "\\boxed{5} is wrong"."""
+    if text[end : end + 2] not in _PLAINLY_AFTER and denied_after(text[end : end + 60], asks=False):
+        return True
+    last = text[max(0, start - 6) : start].rstrip(_AROUND)[-2:]
+    ends_so = last in _DENYING_ENDS or last[-1:] in ("不", "≠")
+    return ends_so and _BOX_DENIED.search(text, max(0, start - 32), start) is not None
+
+
+def _last_box_is_denied(text: str) -> bool:
+    start = _last_box(text, 0, len(text))
+    box = _read_box(text, start) if start >= 0 else None
+    return box is not None and _is_denied_box(text, box[0], box[1])
+
+
+def _undenied_box(text: str, before: int) -> tuple[int, int, str] | None:
+    """Return the last box before a denied one that is not denied itself."""
+    for _ in range(_MAX_BOXES):
+        before = _last_box(text, 0, before)
+        box = _read_box(text, before) if before >= 0 else None
+        if box is None or not _is_denied_box(text, box[0], box[1]):
+            return box
+    return None
 
 
 def _last_box(text: str, start: int, end: int) -> int:
@@ -280,7 +365,7 @@ def _hashes(response: str) -> str | None:
         return None
     line = _SPECIAL.sub("", response[place + 4 : place + 400]).strip().split("\n", 1)[0].strip()
     if re.search(r"[a-zA-Z]{3,}", line):
-        return _statement(line)
+        return line if _number_is_denied(line) else _statement(line)
     return line or None
 
 
@@ -289,17 +374,58 @@ def _answer_is(response: str) -> str | None:
     json = _last(_JSON, tail)
     if json:
         return (json.group(1) if json.group(1) is not None else json.group(2)).strip()
-    found, template = _last(_STATEMENT, tail), _last(_TEMPLATE, tail)
-    if template and (found is None or template.end() >= found.end()):
-        found = template
-    return _statement(tail[found.end() :]) if found else None
+    taken_back: list[str] = []
+    for start, end in _cues(tail):
+        answer = _statement(tail[end:])
+        state = _state(tail, start, end, answer)
+        if state == "stated":
+            return None if answer is not None and any(answer in said for said in taken_back) else answer
+        if state == "denied":
+            taken_back.append(tail[end : end + 80])
+    return None
+
+
+def _cues(tail: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the last few words that announce an answer, the last first."""
+    cue = _STATEMENT_IN_ASCII if tail.isascii() else _STATEMENT
+    places = {found.end(): found.start() for found in cue.finditer(tail)}
+    template = _last(_TEMPLATE, tail)
+    if template:
+        places[template.end()] = template.start()
+    for end in sorted(places, reverse=True)[:_MAX_CUES]:
+        yield places[end], end
+
+
+def _state(tail: str, start: int, end: int, answer: str | None) -> str:
+    """Return whether the sentence of a cue states its value, denies or doubts it, or only asks or supposes."""
+    said = tail[end : end + 300]
+    place = said.find(answer) if answer else -1
+    if not answer or place < 0 or not re.search(r"[\d\\]|^[A-J]$|^\W|[^\x00-\x7f]", answer):
+        head = tail[:start] + "answer"
+        if states_not(head):
+            return "denied" if states_not(head, conditions=False) else "open"
+        return "open" if answer is None or _UNSAID.match(answer) else "stated"
+    after = said[place + len(answer) :]
+    number = re.search(r"\d|\\|\$", answer)
+    head = tail[:end] + said[: place + (number.start() if number else 0)]
+    if states_not(head):
+        return "denied" if states_not(head, conditions=False) else "open"
+    if denied_after(after, asks=False):
+        return "denied"
+    return "open" if denied_after(after) else "stated"
+
+
+_MAX_CUES = 6
+_UNSAID = re.compile(
+    r"(?:correct|incorrect|right|wrong|valid|reasonable|plausible|unique|as follows|given|found|clear)\W*$", re.I
+)
 
 
 def _statement(text: str) -> str | None:
     """Return the answer at the head of a statement: its maths, its first words, or the last number of its sentence."""
-    text = _HOPE.split(text)[0]
+    text = _NOT_BUT.sub("", _HOPE.split(text)[0][:TAIL], count=1) if _NOT_BUT.match(text) else _HOPE.split(text)[0]
     text = text[_FILLER.match(text).end() :]  # type: ignore[union-attr]
-    text = re.sub(r"^(?:[\s\"'*]|\\\")+", "", text)
+    text = _MINUS.sub("-", re.sub(r"^(?:[\s\"'*]|\\\")+", "", text))
     maths = _MATHS.match(text)
     if maths:
         end = maths.end()
@@ -313,6 +439,9 @@ def _statement(text: str) -> str | None:
     sentence = re.split(r"\.\s+(?=[A-Z\[<])|\.$|。", line)[0].strip().strip("*").strip()
     if not sentence:
         return None
+    led = _LED_VALUE.match(sentence)
+    if led:
+        return led.group(1) or led.group(2)
     letter = re.match(r"\(?([A-Z])\)?(?=$|[\s,.;:)])(?!\s+(?:is|are|has|will|was))", sentence)
     if letter:
         return letter.group(1)
@@ -336,9 +465,17 @@ def _bold(response: str) -> str | None:
     if not found:
         return None
     text = str(found[-1]).strip(" .:")
+    if text.endswith(("?", "？", "؟")) or _number_is_denied(text):
+        return None
     if re.fullmatch(r"[^\W\d_]", text) or re.search(r"\d|\\", text):
         return _last_number(text) if re.search(r"[^\W\d_]{3,}", text) and "\\" not in text else text
     return None
+
+
+def _number_is_denied(text: str) -> bool:
+    """True where the words before the last number of a text take it back."""
+    last = _last(_NUMBER, text)
+    return last is not None and (states_not(text[: last.start()]) or denied_after(text[last.end() :]))
 
 
 def _last_maths(text: str) -> str | None:
@@ -352,6 +489,8 @@ def _maths(response: str) -> str | None:
     last = _last(_MATHS, tail)
     if last is None or (re.search(r"\d", tail[last.end() :]) and last.group()[:2] not in ("$$", "\\[")):
         return None
+    if states_not(tail[: last.start()], conditions=False) or denied_after(tail[last.end() :]):
+        return None
     return next(group for group in last.groups() if group is not None).strip()
 
 
@@ -362,6 +501,8 @@ def _bare(response: str) -> str | None:
         return None
     if len(text) <= 100 and not _SPOKEN.search(text):
         return text
+    if wording.quantity_in_words(text) or number_in_words(text.strip(" .!。")) is not None:
+        return text
     return sentence_value(text)
 
 
@@ -371,7 +512,9 @@ def sentence_value(text: str, *, money: bool = True) -> str | None:
     The value is its only formula, else its only number with a sign of money (with ``money``), else its only number;
     of a chain ``35 + 70 = 105`` it is the last member.
     """
-    text = text.strip().strip('"')
+    text = _NEGATIVE.sub("-", text.strip().strip('"'))
+    if text.endswith(("?", "？", "؟")):
+        return None
     asserted = _asserted(text)
     if asserted is not None:
         return asserted
@@ -386,8 +529,10 @@ def sentence_value(text: str, *, money: bool = True) -> str | None:
     sums = _MONEY.findall(text) if money else []
     if len(sums) == 1:
         return next(part for part in sums[0] if part)
-    numbers = _PLAIN_NUMBER.findall(text)
-    return str(numbers[0]) if len(numbers) == 1 else None
+    numbers = list(_PLAIN_NUMBER.finditer(text))
+    if len(numbers) != 1 or states_not(text[: numbers[0].start()]) or denied_after(text[numbers[0].end() :]):
+        return None
+    return numbers[0].group(1)
 
 
 def _asserted(sentence: str) -> str | None:
@@ -395,6 +540,8 @@ def _asserted(sentence: str) -> str | None:
     if _MATHS.search(sentence) or "\\" in sentence:
         return None
     found = _ASSERTED.search(sentence)
+    if found and (states_not(sentence[: found.start(1)]) or denied_after(sentence[found.end(1) :])):
+        return None
     return found.group(1).strip() if found and not re.search(r"\d", sentence[found.end(1) :]) else None
 
 
@@ -402,8 +549,10 @@ def _choice(response: str) -> str | None:
     tail = _tail(response)[-400:]
     letter = None
     for found in _CHOICE.finditer(tail):
-        if not _NEGATED.search(tail[: found.start()][-30:]):
-            letter = next(group for group in found.groups() if group)
+        before, after = tail[: found.start()], tail[max(found.end(place) for place in (1, 2, 3)) :]
+        if _NEGATED.search(before[-30:]) or states_not(before) or denied_after(after.lstrip(")")):
+            continue
+        letter = next(group for group in found.groups() if group)
     return letter
 
 
@@ -424,7 +573,8 @@ def _conclusion(response: str) -> str | None:
 
 
 def _number(response: str) -> str | None:
-    return _last_number(_tail(response)[-600:])
+    tail = _tail(response)[-600:]
+    return None if _number_is_denied(tail) else _last_number(tail)
 
 
 def _last_number(text: str) -> str | None:

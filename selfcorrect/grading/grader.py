@@ -7,7 +7,6 @@ goes to the guarded worker pool (`pool`), which may be killed without harm.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,27 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from selfcorrect.errors import GraderError
-from selfcorrect.grading import wording
-from selfcorrect.grading.equivalence import Equivalence, Slow
+from selfcorrect.errors import SelfCorrectError
+from selfcorrect.grading import second_reading, wording
 from selfcorrect.grading.extraction import extract
-from selfcorrect.grading.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
-from selfcorrect.grading.nodes import Node, num, show
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.readings import other_readings
+from selfcorrect.grading.maths.equivalence import Equivalence, Slow
+from selfcorrect.grading.maths.limits import MAX_ANSWER_CHARS, SHORT_ANSWER_CHARS, TooLarge, Unreadable, budget
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.readings import other_readings
+from selfcorrect.grading.maths.tree import Node, num, show
 from selfcorrect.grading.references import read_reference, reference_text
 from selfcorrect.grading.rules import MATH, Rules, rules_for
 from selfcorrect.grading.spelling import ascii_digits
 from selfcorrect.types import Grade, Outcome
 
 if TYPE_CHECKING:
-    from selfcorrect.grading.pool import Decision
-
-VERSION = "1"
-"""Raise it with every change of a rule; `grader_fingerprint` hashes the rules' code as well."""
+    from selfcorrect.grading.workers.pool import Decision
 
 GOLD_UNREADABLE = "gold-unreadable"
 NOTHING_EXTRACTED = "nothing-extracted"
@@ -47,9 +42,13 @@ UNGRADABLE_METHODS = (GOLD_UNREADABLE, NOTHING_EXTRACTED, RESPONSE_UNREADABLE, L
 """The ``method`` of every UNGRADABLE grade: which of the two texts, or which bound, is to blame."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
-_WORDY = re.compile(r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：]|\\(?:emptyset|varnothing|\{)")
+_WORDY = re.compile(
+    r"(?<![\\a-zA-Z])(?:[a-zA-Z]{2,}|[A-Z](?![a-zA-Z]))|[ap]\.\s?m|[:∅：∞]|\\(?:emptyset|varnothing|infty|\{)"
+)
 _INFINITY = re.compile(r"\s*\+?\s*(?:\\infty|∞|infinity)\s*")
 _SHOWN = 2_000
+_BLANKS = " \t\r\n"
+"""Not the form feed, which may be what is left of ``\\frac``."""
 _MAX_READINGS = 12
 Tolerance: TypeAlias = str | float | Fraction | None
 """An allowed absolute error; text such as ``1e-1`` is taken exactly."""
@@ -119,7 +118,7 @@ def grade_many(
             cut=cuts[index],
         )
 
-    from selfcorrect.grading.pool import WORKERS, close_pool
+    from selfcorrect.grading.workers.pool import WORKERS, close_pool
 
     threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="grade")
     try:
@@ -140,28 +139,18 @@ def extract_answer(
 ) -> str | None:
     """Return the answer text that `grade` would judge, None where no allowed place holds one."""
     found = extract(ascii_digits(response), extraction or rules_for(source).extraction, cut=cut)
-    return found[0].strip() if found else None
+    return found[0].strip(_BLANKS) if found else None
 
 
 def gold_is_readable(gold: str, source: str = "math") -> bool:
     """True where the reference answer can be graded against; other problems must be dropped and counted."""
-    return read_reference(gold) is not None
+    return read_reference(gold) is not None or (second_reading.is_on() and second_reading.reads(reference_text(gold)))
 
 
 def answers_agree(left: str, right: str, *, source: str = "math") -> bool | None:
     """Compare two extracted answers (majority voting): equal, different, or None where undecided."""
     outcome = _compare(left, right, rules_for(source), None, _ask_pool).outcome
     return None if outcome is Outcome.UNGRADABLE else outcome is Outcome.CORRECT
-
-
-@lru_cache(maxsize=1)
-def grader_fingerprint() -> str:
-    """Return a short hash of the grader's version and the code of its rules: part of every result file."""
-    digest = hashlib.blake2b(VERSION.encode(), digest_size=6)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("command", "reward_functions", "pool"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _exact(tolerance: Tolerance) -> Fraction | None:
@@ -189,12 +178,12 @@ def _guarded(
 ) -> Grade:
     """Grade; a bug of ours becomes an UNGRADABLE of its own name and a warning, never a crashed run or a 0.
 
-    Raises GraderError where the workers are needed and cannot be started.
+    Raises GraderError where the workers are needed and cannot be started, MissingExtraError where the second reader is.
     """
     try:
         return _grade(response, gold, rules, extraction, tolerance, cut, slow)
-    except GraderError:
-        raise  # no worker can be started: nothing that the texts did
+    except SelfCorrectError:
+        raise  # no worker can be started, the second reader is not installed: nothing that the texts did
     except RecursionError:
         return Grade(Outcome.UNGRADABLE, "limit reached in the response: nesting", method=LIMIT)
     except Exception as failure:  # noqa: BLE001 (the promise is that model text never raises)
@@ -213,18 +202,20 @@ def _grade(
 ) -> Grade:
     if not isinstance(response, str) or not isinstance(gold, str):
         return Grade(Outcome.UNGRADABLE, "response and gold must be text", method=GOLD_UNREADABLE)
-    if read_reference(gold) is None:
+    if not gold_is_readable(gold):
         return Grade(Outcome.UNGRADABLE, "the reference answer cannot be read", method=GOLD_UNREADABLE)
     found = extract(ascii_digits(response), extraction or rules.extraction, cut=cut)
     if found is None:
         return Grade(Outcome.UNGRADABLE, "no answer found in the response", method=NOTHING_EXTRACTED)
-    return _compare(found[0].strip(), reference_text(gold), rules, tolerance, slow)
+    return _compare(found[0].strip(_BLANKS), reference_text(gold), rules, tolerance, slow)
 
 
 def _compare(answer: str, gold: str, rules: Rules, tolerance: Fraction | None, slow: Slow | None) -> Grade:
     if len(answer) > SHORT_ANSWER_CHARS:
         return _judge(answer, gold, rules, tolerance, slow)
     known = _judge_fast(answer, gold, rules, tolerance)
+    if known.method in (GOLD_UNREADABLE, RESPONSE_UNREADABLE) and second_reading.is_on():
+        return second_reading.read_again(known, answer, gold)
     return _judge(answer, gold, rules, tolerance, slow) if known.method == UNDECIDED and slow else known
 
 
@@ -360,6 +351,8 @@ def _worded(gold: str) -> str:
         return "choice"
     if wording.led_choice(gold):
         return "led choice"
+    if _INFINITY.fullmatch(gold):
+        return "infinite"
     if said := wording.quantity_in_words(gold):
         return said
     if len(gold) < 60 and (wording.is_time(gold) or (":" in gold and wording.time_of_day(gold))):
@@ -400,12 +393,12 @@ class _Workers:
         self.decided: dict[tuple[Node, ...], Decision] = {}
 
     def compare(self, response: Node, gold: Node, positive: bool) -> Decision:
-        from selfcorrect.grading import pool
+        from selfcorrect.grading.workers import pool
 
         return self._asked((response, gold, num(positive)), lambda: pool.compare(response, gold, positive=positive))
 
     def has_value(self, tree: Node, positive: bool) -> bool:
-        from selfcorrect.grading import pool
+        from selfcorrect.grading.workers import pool
 
         found = self._asked((tree, num(positive)), lambda: pool.has_value(tree, positive=positive))
         return found.verdict is True

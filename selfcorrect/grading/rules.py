@@ -10,7 +10,7 @@ ANYWHERE = (*CONCLUDED, "number")
 """And the last number, whatever it counts: only for the data sets that ask for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # one object a data set: it is a key of every cached grade
 class Rules:
     """The grading rules of one data set.
 

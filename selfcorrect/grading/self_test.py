@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from selfcorrect.grading.grader import grade
-from selfcorrect.grading.nodes import num
-from selfcorrect.grading.pool import has_value
+from selfcorrect.grading.maths.tree import num
+from selfcorrect.grading.workers.pool import has_value
 from selfcorrect.types import Outcome
 
 _C, _W, _U = Outcome.CORRECT, Outcome.WRONG, Outcome.UNGRADABLE

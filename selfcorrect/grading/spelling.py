@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from selfcorrect.grading.maths.vocabulary import SCALE_WORDS
 from selfcorrect.grading.numerals import number_in_words
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
@@ -81,18 +82,29 @@ MAX_RESPELLED = 1_000
 
 
 _OTHER_DIGIT = re.compile(r"[^\D0-9]")
+_ARABIC_SIGNS = {"٫": ".", "٬": ",", "٪": "%", "،": ","}
+_ARABIC = re.compile("(?<=[0-9])[٫٬](?=[0-9])|[٪،]")
+"""The Arabic decimal and thousands separators, percent sign and comma."""
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_RAISED_FRACTION = re.compile("(?<![A-Za-z)\\]}])([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\\s*[⁄/]\\s*([₀₁₂₃₄₅₆₇₈₉]+)")
 
 
 def ascii_digits(text: str) -> str:
     """Return the text with the decimal digits of every script (``१२``, ``۱۲``, ``１２``) as 0 to 9."""
     if text.isascii():
         return text
-    return _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
+    text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
+    return _ARABIC.sub(lambda sign: _ARABIC_SIGNS[sign.group()], text)
 
 
 def respell_unicode(text: str) -> str:
     """Replace what a plain Unicode normalisation would turn into another answer: ``10⁻³``, ``x₁``, ``②③``, ``0.3̇``."""
     text = ascii_digits(text)
+    text = _MICRO_SIGN.sub(r"\\text{u\1}", text)
+    text = _VULGAR.sub(lambda sign: _fraction(*unicodedata.normalize("NFKC", sign.group()).split("⁄")), text)
+    text = _RAISED_FRACTION.sub(
+        lambda found: _fraction(found[1].translate(_SUPERSCRIPTS), found[2].translate(_SUBSCRIPTS)), text
+    )
     text = _SUPERSCRIPT.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUBSCRIPT.sub(lambda run: "_{" + run.group().translate(_SUBSCRIPTS) + "}", text)
     text = _CIRCLED.sub(
@@ -102,6 +114,32 @@ def respell_unicode(text: str) -> str:
     return _LINE_ABOVE.sub(lambda run: r"\overline{" + run.group().replace("\u0305", "") + "}", text)
 
 
+def _fraction(top: str, bottom: str) -> str:
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+_SCALES = {word: name for name, words in SCALE_WORDS.items() for word in words.split()}
+_SCALE = re.compile(
+    r"(-?[0-9][0-9.,]*(?:\s|~|\\[,;: ])*(?:\\text\w*\s*\{\s*)?)(?:("
+    + "|".join(sorted((word for word in _SCALES if word.isascii() or ord(word[0]) < 0x3000), key=len, reverse=True))
+    + r")(?:\.|(?![^\W\d_]))|("
+    + "|".join(sorted((word for word in _SCALES if ord(word[0]) >= 0x3000), key=len, reverse=True))
+    + r")(?![克米瓦]))"
+)
+"""Scale words of other languages after a number."""
+_ENDS_IN_SIGN = re.compile(
+    r"(?<=[0-9])(?:\s|~|\\[,;: ])*(?:\\(?:text|mathrm)\s*\{[\s~]*([kM]?)\s*\}\s*|([kM]))?(?:\\Omega|Ω)\s*$"
+)
+_BEFORE_WORD = re.compile(r"-?[0-9][0-9.,]*(?:[^\W\d_]|[ ~]|\\[,;: t])")
+_PRIMES = re.compile(r"(-?[0-9][0-9.,]*)\s*(?:\^\s*\{?\s*)?((?:'|\\prime\s*){1,2}|\")\s*\}?\s*\.?")
+_FEET_INCHES = re.compile(r"([0-9]+)\s*'\s*-?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')\.?")
+_REPEATING = re.compile(r"(?<![\w.])([0-9]*\.)([0-9])\s*(?:\\text\s*\{)?\s*\(?(?:repeating|recurring)\)?\s*\}?\.?$")
+_AND_PART = re.compile(r"(-?[0-9]+)(?:\s|~|\\text\w*\s*\{)+and\s+((?:an?|[a-z]+)\s+[a-z]+)\s*\}?")
+_MICRO = re.compile(
+    r"(?<=[0-9])((?:\s|~|\\[,;: ])*)\\mu\s*(?:\\(?:text|mathrm)\s*\{[\s~]*([A-Za-z]{1,3})\s*\}|(mol|[msFACVWHJL])$)"
+)
+_MICRO_SIGN = re.compile("(?<=[0-9 ~}])µ([A-Za-z]{1,3})(?![A-Za-z])")
+_NUMBERED = re.compile(r"(?:No|Nr)\.?\s*(?=[0-9]+\s*$)")
 _MARKED = re.compile(
     r"\\(?:fcolorbox|textcolor|color|[hv]?phantom|[hv]space|hskip|label|tag|dot|[lc]?dots|begin|[()\[\]]"
     r"|text\w*\s*\{\s*[\^(sbio]|mathrm\s*\{\s*\^)"
@@ -120,6 +158,11 @@ def respell(text: str) -> str:
         text = _without_marks(text)
     if text[:1].isalpha() or text.startswith(r"\text"):
         text = _LABEL.sub("", text)
+        text = _NUMBERED.sub("", text)
+    if text.endswith("rad"):
+        text = re.sub(r"\\pi\s*rad$", r"\\pi \\text{rad}", text)
+    if text[0:1] in "-.0123456789":
+        text = _after_digits(text)
     if text.endswith(")"):
         if _ALSO_SAID.search(text):
             text = _ALSO.sub(r", \1", text)
@@ -137,6 +180,31 @@ def respell(text: str) -> str:
     if "'" in text or "_" in text:
         text = _SEPARATED.sub(lambda found: re.sub(r"[^\d]", "", found.group()), text)
     return _french_intervals(text) if ("[" in text and "]" in text) or text.count("[") > 1 or text[:1] == "]" else text
+
+
+def _after_digits(text: str) -> str:
+    """Spell what may follow a number: scale words of other languages, ohms, feet and inches, repeating digits."""
+    if "'" in text or '"' in text or "prime" in text:
+        text = _FEET_INCHES.sub(r"\1 \\text{ft} \2 \\text{in}", text)
+        signs = _PRIMES.fullmatch(text)
+        if signs:
+            double = signs[2] == '"' or len(re.findall(r"'|\\prime", signs[2])) == 2
+            return rf"{signs[1]} \text{{{'″' if double else '′'}}}"
+    if "mu" in text:
+        text = _MICRO.sub(lambda found: rf"{found[1]}\text{{u{found[2] or found[3]}}}", text)
+    if " and" in text and (mixed := _AND_PART.fullmatch(text)):
+        part = number_in_words(mixed[2])
+        if part is not None and 0 < part < 1:
+            return f"{mixed[1]} {_fraction(str(part.numerator), str(part.denominator))}"
+    if text.endswith(("Omega", "Ω")):
+        text = _ENDS_IN_SIGN.sub(lambda found: rf" \text{{{found[1] or found[2] or ''}ohm}}", text)
+    if "r" in text and ("repeating" in text or "recurring" in text):
+        text = _REPEATING.sub(r"\1\\overline{\2}", text)
+    scaled = _SCALE.match(text) if _BEFORE_WORD.match(text) else None
+    if scaled is None:
+        return text
+    number = re.sub(r"^(-?[0-9]+),([0-9]{1,2})(?![0-9,.])", r"\1.\2", scaled[1])
+    return f"{number} {_SCALES[scaled[2] or scaled[3]]} {text[scaled.end() :]}"
 
 
 def _without_marks(text: str) -> str:

@@ -167,7 +167,7 @@ def same_words(response: str, gold: str) -> bool:
     if right in _YES_NO:
         if len(_YES_NO & set(re.findall(r"[a-z]+", left))) > 1:
             return False
-        return re.split(r"[\s,.;:]", left)[0] == right
+        return re.split(r"[\s,.;:]", left)[0] == right and not re.match(r"no\.?\s*\d", left)
     return False
 
 

@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from selfcorrect.errors import DataError
+from selfcorrect.extras import named_extras
 
 
 def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
-    import pyarrow
+    with named_extras():
+        import pyarrow
 
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path), mode), "zstd"))
 
@@ -336,9 +338,9 @@ def _cells(names: list[str], cells: list[str], place: str) -> dict[str, str]:
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
+    with named_extras():
+        import pyarrow.parquet
     import numpy
-    import pyarrow
-    import pyarrow.parquet
 
     number = 0
     try:

@@ -29,11 +29,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfcorrect.decontamination import Contamination, TestQuestions
 from selfcorrect.errors import DataError, InputError, nearest
+from selfcorrect.extras import named_extras
 from selfcorrect.fingerprints import fingerprint_problems
 from selfcorrect.loading import without_a_hub
 from selfcorrect.problems import references
+from selfcorrect.problems.decontamination import Contamination, TestQuestions
 from selfcorrect.problems.files import Placed, endings, is_problem_file, read_rows, stem_of
 from selfcorrect.problems.known_sets import HUB_SETS, TEST_SETS, HubSet
 from selfcorrect.problems.rows import (
@@ -479,6 +480,7 @@ def _problem_files(folder: Path) -> list[Path]:
     return [path for path in inside if path.is_file() and is_problem_file(path) and path.name not in described]
 
 
+@named_extras()
 def _hub_rows(hub: HubSet, split: str) -> Iterable[Mapping[str, Any]]:
     without_a_hub()
     from datasets import load_dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfcorrect.grading import wording
-from selfcorrect.grading.nodes import Node, contains
+from selfcorrect.grading.maths.tree import Node, contains
 from selfcorrect.grading.references import read_reference
 
 PLACEHOLDERS = frozenset([

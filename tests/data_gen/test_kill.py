@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.tokens import EMBEDDED
+from selfcorrect.chat import EMBEDDED
 
 pytestmark = [
     pytest.mark.slow,

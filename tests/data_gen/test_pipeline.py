@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.chat import ChatCodec
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota, run
-from selfcorrect.data_gen.sampling import load
+from selfcorrect.data_gen.sampling.passes import library_grader, load
+from selfcorrect.data_gen.sampling.samples import GradeQueue
 from selfcorrect.engines import EngineRecipe, SampleRequest, sample_seed
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import EngineError, RecipeError, RunFolderError
-from selfcorrect.jsonl import read_journal, read_jsonl
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.types import Grade
+from selfcorrect.runs.jsonl import read_journal, read_jsonl
+from selfcorrect.types import Grade, Outcome, Problem
 from tests.data_gen.worlds import WORLD, World, grade, write_problems
 
 SETS = ("self-rewarding", "raft", "raft-plus")
@@ -386,6 +387,29 @@ def test_the_order_of_arrival_does_not_matter(reference, tmp_path, codec, seed) 
     assert files_of(tmp_path) == expected
 
 
+@pytest.mark.parametrize("schedule", ["adaptive", "fixed"])
+def test_matched_rows_depend_neither_on_arrival_nor_on_an_interruption(recipe, tmp_path, codec, schedule) -> None:
+    settings = {"schedule": schedule, "attempts": 8, "evaluations": 2, "revisions": 2, "quota": Quota(16, 4, 16)}
+    recipe = replace(recipe, match="difficulty", **settings)
+    sample(recipe, tmp_path / "at once", codec)
+    rng = random.Random(0)
+    left = 150
+
+    def script(request: SampleRequest, text: str) -> Reply:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise EngineError("gone")
+        return WORLD(request, text)
+
+    with pytest.raises(EngineError, match="gone"):
+        sample(recipe, tmp_path / "late", codec, script)
+    summary, _ = sample(recipe, tmp_path / "late", codec, delay=lambda request: rng.random() * 0.005)
+    assert summary["drawn"]["resumed"] > 100
+    assert summary["classes"] == {"D1": 16, "D2": 4, "D3": 16}
+    assert files_of(tmp_path / "late") == files_of(tmp_path / "at once")
+
+
 def test_in_flight_matters_only_to_steering(recipe, tmp_path, codec) -> None:
     recipe = replace(recipe, baselines=True, steer=False)
     sample(recipe, tmp_path / "many", codec)
@@ -440,11 +464,24 @@ def test_a_finished_folder_is_only_read(reference, recipe, tmp_path, codec) -> N
 
 
 def test_a_failing_grader_stops_the_run(recipe, tmp_path, codec) -> None:
-    def failing(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+    def failing(pairs: Sequence[tuple[str, str]], **_: Any) -> list[Grade]:
         raise RuntimeError("the grader broke")
 
     with pytest.raises(RuntimeError, match="the grader broke"):
         run(recipe, tmp_path, engine=ScriptedEngine(World(), codec), codec=codec, grade=failing)
+
+
+def test_a_problem_is_graded_with_the_error_that_it_allows() -> None:
+    problems = [
+        Problem("p", "q", "2.5", "olympiadbench", {"tolerance": "0.1"}),
+        Problem("p", "q", "2.5", "olympiadbench"),
+    ]
+
+    async def graded() -> list[Grade]:
+        queue = GradeQueue(library_grader())
+        return list(await asyncio.gather(*(queue.grade(r"\boxed{2.6}", problem) for problem in problems)))
+
+    assert [grade.outcome for grade in asyncio.run(graded())] == [Outcome.CORRECT, Outcome.WRONG]
 
 
 def test_samples_are_journalled_with_their_tokens_and_judgements(recipe, tmp_path, codec) -> None:
@@ -466,6 +503,48 @@ def test_recipes_are_checked(problem_file) -> None:
         GenRecipe(prompts=5)
     with pytest.raises(RecipeError, match="balance"):
         GenRecipe(balance=0.5)
+
+
+@pytest.mark.parametrize("quota", [Quota(160, 50, 190), Quota(0, 5, 0), Quota(None, 5, 10)])
+def test_matching_needs_equal_quotas(quota) -> None:
+    with pytest.raises(RecipeError, match="match: difficulty keeps a row of D3 for each of D1"):
+        GenRecipe(match="difficulty", quota=quota)
+    assert not GenRecipe(quota=quota).is_matched, "auto"
+
+
+def test_matching_is_on_where_the_quotas_allow_it() -> None:
+    assert GenRecipe(quota=Quota(20, 5, 20)).is_matched
+    assert not GenRecipe(quota=Quota(20, 5, 20), match="none").is_matched
+    assert not GenRecipe().is_matched, "null asks for all rows"
+    assert GenRecipe(match="difficulty").is_matched, "null for both: all pairs"
+
+
+def test_the_card_tells_the_leak_and_what_follows_a_verdict_wrong(recipe, tmp_path, codec) -> None:
+    """Counts of first revisions by hand, from the journals: only attempts that were told they are wrong."""
+    numbers = {"attempts": 12, "evaluations": 3, "revisions": 3, "confirmations": 2}
+    matched = replace(recipe, quota=Quota(24, 8, 24), schedule="fixed", **numbers)
+    summary, _ = sample(matched, tmp_path, codec, World(judges=1.0))
+    fates = {row["key"]: row["fate"] for row in read_jsonl(tmp_path / "gen" / "attempts.jsonl")}
+    first = {
+        row["key"].removesuffix("/revision/0"): row["fate"]
+        for row in read_jsonl(tmp_path / "gen" / "revisions.jsonl")
+        if row["key"].endswith("/revision/0")
+    }
+    told = {
+        attempt: Counter(fate for key, fate in first.items() if fates[key] == attempt) for attempt in ("right", "wrong")
+    }
+    assert summary["first revision after a verdict wrong"] == told
+    assert told["right"].total() > 100
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert "each problem gives as many rows of D1 as of D3" in card
+    right, wrong = told["right"], told["wrong"]
+    assert f"| wrong | {wrong.total()} | {wrong['right']} | {wrong['wrong']} |" in card
+    assert f"| correct | {right.total()} | {right['right']} | {right['wrong']} |" in card
+    assert "| words | 0.50 [0.50 0.50] | 24 | 24 |" in card
+    assert "Of the 8 rows of D2, 8 state the false verdict as a bare mark" in card
+    saved = json.loads((tmp_path / "data/sft/self-rewarding.card.json").read_text())
+    assert saved["leak"] == summary["leak"]
+    assert saved["leak"]["words"]["auroc"] == 0.5
 
 
 def test_errors_of_many_tasks_surface_as_one(recipe, tmp_path, codec) -> None:

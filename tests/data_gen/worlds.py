@@ -51,7 +51,9 @@ class World:
 WORLD = World()
 
 
-def grade(pairs: Sequence[tuple[str, str]], source: str) -> list[Grade]:
+def grade(
+    pairs: Sequence[tuple[str, str]], *, source: str, tolerance: Sequence[str | None] | None = None
+) -> list[Grade]:
     grades = []
     for response, gold in pairs:
         found = re.findall(r"boxed\{(\d+)\}", response)

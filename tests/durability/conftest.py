@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.jsonl import read_journal
+from selfcorrect.runs.jsonl import read_journal
 
 ROOT = Path(__file__).parents[2]
 CLOCKED = ("seconds", "rollout_s", "grading_s", "update_s", "step_time")

@@ -23,21 +23,22 @@ from typing import Any
 import torch
 import trl  # noqa: F401 - imported once, for all forks
 
-from selfcorrect import jsonl
-from selfcorrect.data_gen.exports import WRITERS, export, push_to_hub
+from selfcorrect.chat import ChatCodec
+from selfcorrect.data_gen.output.exports import WRITERS, export, push_to_hub
 from selfcorrect.data_gen.pipeline import GenRecipe, PairQuota, Quota
 from selfcorrect.data_gen.pipeline import run as run_gen
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import ScriptedEngine
-from selfcorrect.eval.report import write_report
-from selfcorrect.eval.reports import make
+from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.eval.run import run as run_eval
-from selfcorrect.jsonl import read_jsonl
+from selfcorrect.eval.tables.make import make
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.folder import jsonl
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.grpo import GrpoRecipe
+from selfcorrect.train.rl.recipe import RlRecipe
 from tests.conftest import make_tokenizer
 from tests.data_gen.worlds import World, grade, write_problems
 from tests.durability.disk import Recorder
@@ -101,8 +102,8 @@ def train_grpo(run: Path) -> None:
 
 
 def train_ppo(run: Path) -> None:
-    shared = {field.name: getattr(make_recipe(BASE / "guesser"), field.name) for field in fields(GrpoRecipe)}
-    own = {"name": "ppo", "zero_variance": "keep", "updates": 2, "beta": 0.05, "generations": 4, "lam": 0.95}
+    shared = {field.name: getattr(make_recipe(BASE / "guesser"), field.name) for field in fields(RlRecipe)}
+    own = {"name": "ppo", "updates": 2, "beta": 0.05, "generations": 4, "lam": 0.95}
     ppo.run(ppo.PpoRecipe(**shared | own | {"steps": 3, "save_every": 1}, value_learning_rate=3e-3), run)
 
 

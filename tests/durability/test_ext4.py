@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.runs import finished
+from selfcorrect.runs.folder import finished
 from tests.durability.conftest import Stages, outcome
 
 COPIES = int(os.environ.get("COPIES", "8"))

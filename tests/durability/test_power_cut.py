@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.jsonl import Journal
-from selfcorrect.runs import finished
+from selfcorrect.runs.folder import finished
+from selfcorrect.runs.jsonl import Journal
 from tests.durability.conftest import Stages, outcome
 from tests.durability.disk import Recorder, distinct, restore
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.runs import finished
-from tests.data_gen.test_exports import hub  # noqa: F401 - a fixture
+from selfcorrect.runs.folder import finished
+from tests.data_gen.output.test_exports import hub  # noqa: F401 - a fixture
 from tests.durability.conftest import Stages, outcome
 
 pytestmark = pytest.mark.slow

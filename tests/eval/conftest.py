@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from selfcorrect.eval.run import EvalRecipe, summary
-from selfcorrect.jsonl import write_json
-from selfcorrect.recipes import to_yaml
+from selfcorrect.runs.jsonl import write_json
+from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 
@@ -64,7 +64,7 @@ def make_row(run: Path, recipe: EvalRecipe, paths: Sequence[Trajectory], **more:
     lines = [json.dumps({"key": f"{t.problem.id}#{t.seed}", "trajectory": t.to_json()}) + "\n" for t in paths]
     (folder / "trajectories.jsonl").write_text("".join(lines))
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    write_json(folder / "scores.json", summary(recipe, list(paths), {}) | more)
+    write_json(folder / "scores.json", summary(recipe, list(paths), {}).to_json() | more)
     write_json(folder / "DONE", {})
     return folder
 

@@ -14,15 +14,17 @@ import pytest
 from rich.console import Console
 
 from selfcorrect.cli import main
+from selfcorrect.correction.stop_rule import load_rule
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError, RunFolderError
 from selfcorrect.eval.commands import calibrate, compare_rows, export_samples, flips, import_samples, regrade_rows
-from selfcorrect.eval.rows import read_json, read_trajectories
+from selfcorrect.eval.page.page import write_report
+from selfcorrect.eval.results import read_trajectories
 from selfcorrect.eval.run import EvalRecipe, regrade
-from selfcorrect.jsonl import read_jsonl, write_jsonl
+from selfcorrect.eval.tables.make import make
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs import finished
-from selfcorrect.stopping import load_rule
+from selfcorrect.runs.folder import finished
+from selfcorrect.runs.jsonl import read_json, read_jsonl, write_jsonl
 from selfcorrect.types import Grade, Outcome
 
 
@@ -58,7 +60,7 @@ def test_compare_lists_the_flips(tmp_path: Path, path, row) -> None:  # type: ig
     assert "B − A: +40.0 points" in text
     assert "p = 0.0386 (McNemar, exact)" in text
     assert "careful: prompts differs" in text
-    assert "12 paths flipped" in text
+    assert "12 trajectories flipped" in text
     written = list(read_jsonl(tmp_path / "flips.jsonl"))
     assert [flip["right"] for flip in written].count("A") == 2
     with pytest.raises(InputError, match="several rows"):
@@ -77,9 +79,9 @@ def test_regrade_mends_stale_grades_and_keeps_the_old_scores(tmp_path: Path, pat
     stale[0] = replace(stale[0], attempts=(replace(stale[0].attempts[0], grade=wrongly),))
     folder = row(tmp_path, EvalRecipe(row="a", label="A"), stale, grader="old")
     assert read_json(folder / "scores.json")["final"] == pytest.approx(83.33)
-    scores, changed = regrade(folder)
+    result, changed = regrade(folder)
     assert changed == {"wrong → correct": 1}
-    assert scores["final"] == 100
+    assert result.scores.final.value == 100
     assert read_json(folder / "scores.old.json")["final"] == pytest.approx(83.33)
     assert all(t.final.grade and t.final.grade.correct for t in read_trajectories(folder))
     assert finished(folder, by_hash=True) == {}
@@ -169,6 +171,17 @@ def test_several_responses_become_seeds(tmp_path: Path) -> None:
     import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
     scores = read_json(tmp_path / "eval" / "r" / "scores.json")
     assert (scores["n"], scores["problems"], scores["seeds"], scores["final"]) == (8, 4, [0, 1], 50.0)
+
+
+def test_responses_without_tokens_are_voted_on_by_responses_alone(tmp_path: Path) -> None:
+    rows = [foreign(i, {"question": f"{i}+0?", "answer": f"#### {i}"}, [f"\\boxed{{{i}}}"] * 2) for i in range(4)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "by responses a problem" in page
+    assert "by tokens a problem" not in page
+    make("figure2", [tmp_path])
+    assert "| maj@n | 2 | 2.0 | – | 100.0" in (tmp_path / "tables" / "figure2.md").read_text()
 
 
 @pytest.mark.parametrize("broken", [{"doc_id": 0}, {"doc_id": 0, "resps": []}, {"no": "sample"}])

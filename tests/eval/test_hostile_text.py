@@ -9,8 +9,8 @@ import pytest
 
 from selfcorrect.cli import main
 from selfcorrect.eval.run import EvalRecipe
-from selfcorrect.jsonl import write_jsonl
 from selfcorrect.printing import LEVEL
+from selfcorrect.runs.jsonl import write_jsonl
 from selfcorrect.types import Trajectory
 
 HOSTILE = "\x1b]0;owned\x07\x1b]52;c;cm0=\x07\x1b[2K\u202etxt [/] [bold]x[/] :smile: `|<b> $\\frac$"

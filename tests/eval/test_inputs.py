@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.data_gen import pipeline
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RunFolderError
 from selfcorrect.eval.run import EvalRecipe, plan, run
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import EMBEDDED
 
 
 def write(path: Path, plus: int) -> None:
@@ -40,11 +40,11 @@ def recipe(tmp_path) -> EvalRecipe:
 
 
 def test_a_row_records_its_problems_and_refuses_others(tmp_path, recipe) -> None:
-    scores = run(recipe, tmp_path / "run")
-    assert scores["n"] == 2
-    assert scores["problem_set"]["references"] == {"numbers": 2}
-    assert scores["problem_set"]["dropped, for example"] == {"reference answer is a placeholder": ["x.jsonl:3 ('N/A')"]}
-    assert run(recipe, tmp_path / "run") == scores
+    result = run(recipe, tmp_path / "run")
+    assert result.scores.n == 2
+    assert result.problem_set["references"] == {"numbers": 2}
+    assert result.problem_set["dropped, for example"] == {"reference answer is a placeholder": ["x.jsonl:3 ('N/A')"]}
+    assert run(recipe, tmp_path / "run") == result
     write(tmp_path / "x.jsonl", 4)
     for state in ("finished", "unfinished"):
         with pytest.raises(RunFolderError, match=r"problems: 2 changed \(x-0, x-1\)"):
@@ -53,7 +53,7 @@ def test_a_row_records_its_problems_and_refuses_others(tmp_path, recipe) -> None
         assert state
     write(tmp_path / "x.jsonl", 3)
     again = run(recipe, tmp_path / "run")
-    assert (again["n"], again["problem_set"], scores["problems"]) == (2, scores["problem_set"], 2)
+    assert (again.scores.n, again.problem_set, result.scores.problems) == (2, result.problem_set, 2)
 
 
 def test_new_weights_do_not_return_a_finished_rows_score(tmp_path, recipe) -> None:

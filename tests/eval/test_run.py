@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from selfcorrect.chat import EMBEDDED, ChatCodec
 from selfcorrect.cli import main
-from selfcorrect.correction import LoopSettings
+from selfcorrect.correction.judges import JudgeRecipe
+from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.rows import find_rows, read_json, read_trajectories
-from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_paths, summary, template_fingerprint
-from selfcorrect.jsonl import Journal
-from selfcorrect.judges import JudgeRecipe
+from selfcorrect.eval.results import find_rows, read_result, read_trajectories
+from selfcorrect.eval.run import EvalRecipe, load_whole, run, sample_trajectories, summary, template_fingerprint
 from selfcorrect.problems import TEST_SETS, ProblemsRecipe
-from selfcorrect.progress import meter
-from selfcorrect.tokens import EMBEDDED, ChatCodec
+from selfcorrect.runs.jsonl import Journal, read_json
+from selfcorrect.runs.progress import meter
 from selfcorrect.types import Problem, Role, Verdict
 
 
@@ -27,7 +27,7 @@ def test_several_seeds_wherever_sampling_is_random() -> None:
     assert EvalRecipe().seeds == (0,)
     assert EvalRecipe(temperature=0.7).seeds == (0, 1, 2)
     assert EvalRecipe(temperature=0.7, seeds=(5,)).seeds == (5,)
-    with pytest.raises(InputError, match="greedy paths do not depend on the seed"):
+    with pytest.raises(InputError, match="greedy trajectories do not depend on the seed"):
         EvalRecipe(seeds=(0, 1))
 
 
@@ -71,7 +71,8 @@ def test_a_test_set_of_another_size_is_refused(shared: Path, tmp_path: Path) -> 
 
 
 def test_a_result_file_says_what_made_it(path, codec: ChatCodec) -> None:  # type: ignore[no-untyped-def]
-    row = summary(EvalRecipe(label="A", temperature=1.0), [path(0, True, p=0.9), path(1, False, True, p=0.1)], {})
+    made = summary(EvalRecipe(label="A", temperature=1.0), [path(0, True, p=0.9), path(1, False, True, p=0.1)], {})
+    row = made.to_json()
     for key in ("grader", "prompts", "versions", "temperature", "top_p", "max_tokens", "horizon", "seeds", "stop"):
         assert row[key] is not None
     assert row["budget"]["fixed"] == 50
@@ -93,7 +94,7 @@ def test_no_path_waits_for_a_turn_of_another(codec: ChatCodec, tmp_path: Path) -
     problems = [Problem(f"p{i}", "a slow one" if i == 0 else "quick", "4", "math") for i in range(5)]
     with Journal(tmp_path / "t.jsonl") as journal, meter("m", 5) as progress:
         waiting = [(f"{problem.id}#0", problem, 0) for problem in problems]
-        asyncio.run(sample_paths(journal, LoopSettings("intrinsic"), waiting, engine, codec, progress))
+        asyncio.run(sample_trajectories(journal, LoopSettings("intrinsic"), waiting, engine, codec, progress))
         assert len(journal.rows) == 5
     assert order.index("quick-revision") < order.index("slow")  # the slow attempt answers last of all
     assert order[-1] == "slow-revision"
@@ -102,7 +103,7 @@ def test_no_path_waits_for_a_turn_of_another(codec: ChatCodec, tmp_path: Path) -
 def test_a_finished_row_is_only_read(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]
     recipe = EvalRecipe(row="a", engine=EngineRecipe("no/such/model"))
     folder = row(tmp_path, recipe, [path(0, True)])
-    assert run(recipe, tmp_path) == read_json(folder / "scores.json")
+    assert run(recipe, tmp_path) == read_result(folder)
     assert [r.name for r in find_rows([tmp_path, folder])] == ["a"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from selfcorrect.cli import main
 from selfcorrect.errors import RunFolderError, SelfCorrectError
-from selfcorrect.jsonl import write_json
+from selfcorrect.runs.jsonl import write_json
 from selfcorrect.study import Step, demo_steps, run_steps, show_plan
 
 

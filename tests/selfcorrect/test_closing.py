@@ -15,9 +15,9 @@ from selfcorrect.closing import closing, made_by, without_rows
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.eval.run import EvalRecipe
-from selfcorrect.jsonl import read_jsonl, write_jsonl
 from selfcorrect.printing import Terminal
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train.dpo import DpoRecipe
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.orm import OrmRecipe

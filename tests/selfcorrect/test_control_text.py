@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.control_text import control_pattern
-from selfcorrect.tokens import ChatCodec
 
 CONTROLS = ["<|end|>", "<|user|>", "<|assistant|>", "<|bos|>", "<|pad|>", "<think>", "</think>", "<tool_call>"]
 

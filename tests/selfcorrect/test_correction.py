@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.correction import LoopSettings, Method, grade_trajectories, parse_path, solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, Method, grade_trajectories, parse_path, solve
+from selfcorrect.correction.stop_rule import Calibrator, Stop, StopRule
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import InputError
-from selfcorrect.metrics import path_faults
+from selfcorrect.metrics import faults_of
 from selfcorrect.rewards import final_correctness
-from selfcorrect.stopping import Calibrator, Stop, StopRule
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Outcome, Problem, Role, SelfEvaluation, Trajectory, Verdict
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")
@@ -100,7 +100,7 @@ def test_the_last_box_before_the_self_evaluation_answers(
 def test_a_box_in_the_self_evaluation_is_a_fault_and_no_answer(codec: ChatCodec) -> None:
     path = parse(codec, f"{B}\n\nCheck: \\boxed{{5}}\n{RIGHT}")
     assert path.final.answer == "4"
-    assert "answer boxed in a self-evaluation" in path_faults(path)
+    assert "answer boxed in a self-evaluation" in faults_of(path)
 
 
 @pytest.mark.parametrize("method", ["single-turn", "intrinsic", "self-rewarding"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import DataError, RunFolderError
-from selfcorrect.files import append_lines, make_folder, manifest, unlike, whole_file
+from selfcorrect.runs.files import append_lines, make_folder, manifest, unlike, whole_file
 
 ROOT = Path(__file__).parents[2]
 WRITES = {
@@ -20,21 +20,20 @@ WRITES = {
 """Calls that write a file under a name, or give a written one its name, by their last word."""
 
 OURS = {  # file → the calls that may stand in it, and why
-    "selfcorrect/files.py": {"open", "fdopen", "replace"},  # the one place
-    "selfcorrect/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
-    "selfcorrect/runs.py": {"replace"},  # DONE put aside, then its folder synced
+    "selfcorrect/runs/files.py": {"open", "fdopen", "replace"},  # the one place
+    "selfcorrect/runs/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
+    "selfcorrect/runs/folder.py": {"replace"},  # DONE put aside, then its folder synced
     "selfcorrect/cli.py": {"open"},  # the null device
-    "selfcorrect/grading/worker.py": {"open"},  # the null device
+    "selfcorrect/grading/workers/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
-    "train/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
-    "train/checkpoint.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
-    "train/lora.py": {"save_pretrained"},  # the same folder
+    "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
+    "train/common/models.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
     "train/dpo.py": {"copy2", "save_model"},  # the same
     "train/sft.py": {"save_model"},
     "train/orm.py": {"save_model"},
-    "train/grpo.py": {"save_model"},
+    "train/rl/program.py": {"save_model"},
     "train/embedded/pretrain.py": {"save_pretrained", "savez"},  # the same; and tokens, which every start writes anew
-    "train/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
+    "train/rl/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
 }
 STREAM = {"save", "dump", "savefig", "write_table", "print"}
 """Calls that write to what they are given: right where it is a stream of `whole_file`."""
@@ -89,7 +88,7 @@ def test_every_file_is_written_through_the_one_function(package: str) -> None:
     for path in sorted((ROOT / package).rglob("*.py")):
         name = str(path.relative_to(ROOT))
         past += [f"{name}:{line}: {call}" for line, call in calls(path) if call not in OURS.get(name, ())]
-    assert not past, "write through selfcorrect.files.whole_file (or jsonl.write_*), or say why not in OURS"
+    assert not past, "write through selfcorrect.runs.files.whole_file (or jsonl.write_*), or say why not in OURS"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import fingerprints
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.errors import RunFolderError
 from selfcorrect.fingerprints import differences, fingerprint_model, fingerprint_problems, model_parts
 from selfcorrect.inputs import hold
 from selfcorrect.problems import ProblemsRecipe, load_problems
-from selfcorrect.runs import mark_done, stage_folder
-from selfcorrect.tokens import EMBEDDED
+from selfcorrect.runs.folder import mark_done, stage_folder
 from selfcorrect.types import Problem
 
 PROBLEMS = [Problem(f"p-{n}", f"What is {n} + 1?", str(n + 1), "math", {"level": n}) for n in range(5)]

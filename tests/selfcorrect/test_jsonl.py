@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import DataError, RunFolderError
-from selfcorrect.jsonl import Journal, read_journal, read_jsonl, write_journal, write_json, write_jsonl
-from selfcorrect.runs import stage_folder
+from selfcorrect.runs.folder import stage_folder
+from selfcorrect.runs.jsonl import Journal, read_journal, read_jsonl, write_journal, write_json, write_jsonl
 
 
 def test_append_and_resume(tmp_path: Path) -> None:

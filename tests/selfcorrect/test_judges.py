@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import prompts
+from selfcorrect.chat import EMBEDDED, ChatCodec
+from selfcorrect.correction.judges import CrossJudge, JudgeRecipe, OutcomeRewardModel, open_judge
 from selfcorrect.engines import EngineRecipe, SampleRequest
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import ModelError
-from selfcorrect.judges import CrossJudge, JudgeRecipe, OutcomeRewardModel, open_judge
-from selfcorrect.tokens import EMBEDDED, ChatCodec
 from selfcorrect.types import Problem, SelfEvaluation, Verdict
 
 PROBLEM = Problem("p", "What is 2+2?", "4", "math")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfcorrect.engines.transformers import TransformersEngine
+from selfcorrect.chat import EMBEDDED, ChatCodec, model_path
+from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.errors import ModelError
 from selfcorrect.loading import near
-from selfcorrect.tokens import EMBEDDED, ChatCodec, model_path
-from selfcorrect.train.checkpoint import load_model
+from selfcorrect.train.common.models import load_model
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 
 import pytest
@@ -11,11 +12,23 @@ from hypothesis import strategies as st
 
 from selfcorrect import metrics
 from selfcorrect.errors import InputError
-from selfcorrect.metrics import Share, clustered_interval, compare, delta_interval, path_faults, score, share_of
+from selfcorrect.eval.results import RowScores
+from selfcorrect.metrics import (
+    Share,
+    clustered_interval,
+    compare,
+    delta_interval,
+    faults_of,
+    power_note,
+    score,
+    share_of,
+)
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
 
 RIGHT, WRONG = Grade(Outcome.CORRECT, extracted="1"), Grade(Outcome.WRONG, extracted="2")
 FAILED, EMPTY = Grade(Outcome.UNGRADABLE, method="undecided"), Grade(Outcome.UNGRADABLE, method="nothing-extracted")
+
+resampling = pytest.mark.skipif(not find_spec("scipy"), reason="NumPy and SciPy come with the extra report")
 
 
 def path(i: int, first: Grade, final: Grade | None = None, verdict: Verdict | None = None) -> Trajectory:
@@ -46,10 +59,8 @@ def test_a_hand_counted_table() -> None:
     assert scores.delta == 0
     assert (scores.rm_C.hits, scores.rm_C.n, scores.rm_W.hits, scores.rm_W.n) == (1, 2, 2, 3)
     assert (scores.no_verdict.hits, scores.unanswered, scores.ungradable) == (1, 1, 1)
-    row = scores.row()
-    assert row["turn1"] == 33.33
-    assert row["rm_W_n"] == 3
-    assert row["stops"] == {"horizon": 3, "verdict": 4}
+    assert scores.turn1.percent == pytest.approx(33.333, abs=1e-3)
+    assert scores.stops == {"horizon": 3, "verdict": 4}
 
 
 def test_answers_too_large_to_grade_are_wrong_and_counted_by_name() -> None:
@@ -76,6 +87,7 @@ def test_wilson_against_published_values() -> None:
     assert Share(0, 0).percent is None
 
 
+@resampling
 def test_delta_interval_covers() -> None:
     import numpy as np
 
@@ -86,6 +98,7 @@ def test_delta_interval_covers() -> None:
     assert 0.935 <= covered / 2000 <= 0.97
 
 
+@resampling
 def test_compare_counts_discordant_pairs() -> None:
     a = [path(i, RIGHT if i < 10 else WRONG) for i in range(20)]
     b = [path(i, RIGHT if i >= 2 else WRONG) for i in range(20)]
@@ -109,6 +122,7 @@ def seeded(problem: int, seed: int, right: bool) -> Trajectory:
     return replace(path(problem, RIGHT if right else WRONG), seed=seed)
 
 
+@resampling
 def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     # 40 problems, half always right: 4 seeds add nothing, so the interval is that of 40 problems and not of 160 paths.
     paths = [seeded(i, s, i % 2 == 0) for i in range(40) for s in range(4)]
@@ -116,7 +130,7 @@ def test_paths_of_one_problem_do_not_count_as_independent() -> None:
     assert (scores.n, scores.problems, scores.final.percent) == (160, 40, 50.0)
     low, high = scores.final.interval or (0, 0)
     assert 28 < high - low < 33  # 40 problems: 2 × 1.96 × 50 / sqrt(40) = 31; 160 independent paths: 15.5
-    assert scores.row()["power"] == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
+    assert power_note(scores.n, scores.resolution) == f"n = 160 cannot resolve less than ±{(high - low) / 2:.1f} points"
 
 
 def test_a_row_of_the_table_in_full() -> None:
@@ -125,9 +139,8 @@ def test_a_row_of_the_table_in_full() -> None:
         path(1, WRONG, RIGHT, Verdict.WRONG),
         replace(path(2, RIGHT), stop="length", token_ids=(1,) * 7, spans=(Span(Role.ATTEMPT, 0, 7),)),
     ]
-    row = score("row", paths).row()
+    row = RowScores.of(score("row", paths)).to_json()
     assert row == {
-        "method": "row",
         "n": 3,
         "problems": 3,
         "turn1": 66.67,
@@ -168,6 +181,7 @@ def test_a_row_of_the_table_in_full() -> None:
     }
 
 
+@resampling
 @pytest.mark.parametrize(("differences", "p_value"), [([], 1.0), ([50.0], 1.0), ([25.0] * 3, 0.25), ([1.0] * 30, 1e-4)])
 def test_the_signs_of_the_differences_are_flipped(differences: list[float], p_value: float) -> None:
     """All of one sign: 2 in 2^n of the flips are as far; never below 1 in 10,001."""
@@ -175,6 +189,7 @@ def test_the_signs_of_the_differences_are_flipped(differences: list[float], p_va
     assert metrics._sign_flips([3.0, -1.0]) == pytest.approx(1.0, abs=0.52)
 
 
+@resampling
 def test_the_number_of_flips_bounds_the_p_value() -> None:
     assert metrics._sign_flips([1.0] * 60) == pytest.approx(1 / 10_001)
     assert metrics._sign_flips([1.0] * 60, flips=99) == pytest.approx(1 / 100)
@@ -192,6 +207,7 @@ def test_no_change_in_any_seed_is_not_certain() -> None:
     assert low < 0 < high
 
 
+@resampling
 def test_the_clustered_interval_covers() -> None:
     import numpy as np
 
@@ -204,6 +220,7 @@ def test_the_clustered_interval_covers() -> None:
     assert 0.90 <= covered / 200 <= 0.985
 
 
+@resampling
 def test_compare_with_several_seeds_pairs_problems() -> None:
     a = [seeded(i, s, (i + s) % 4 == 0) for i in range(40) for s in range(4)]
     b = [seeded(i, s, i < 20 or (i + s) % 4 == 0) for i in range(40) for s in range(2)]
@@ -227,17 +244,17 @@ def test_compare_with_several_seeds_pairs_problems() -> None:
 )
 def test_what_is_odd_about_a_path_has_a_name(text: str, verdict: Verdict | None, faults: list[str]) -> None:
     problem = Problem("p", "q", "1", "math")
-    assert path_faults(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
+    assert faults_of(Trajectory(problem, (Attempt("a"),), (SelfEvaluation(text, verdict),), "verdict")) == faults
 
 
 def test_faults_of_whole_paths() -> None:
     problem, twice = Problem("p", "q", "1", "math"), Attempt(r"\boxed{1} or \boxed{2}")
     judged = SelfEvaluation("[VERIFY] wrong.", Verdict.WRONG)
-    assert path_faults(Trajectory(problem, (twice,), (), "no-verdict")) == [
+    assert faults_of(Trajectory(problem, (twice,), (), "no-verdict")) == [
         "no self-evaluation",
         "several boxed answers",
     ]
-    assert path_faults(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
+    assert faults_of(Trajectory(problem, (Attempt("a"), Attempt("b")), (judged,), "length")) == [
         "revision without a verdict",
         "truncated",
     ]
@@ -248,6 +265,6 @@ def test_a_revision_is_due_to_be_judged_in_one_message_only() -> None:
     one = path(0, WRONG, RIGHT, Verdict.WRONG)
     kinds = (Role.EXTERNAL, Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
     spans = [Span(role, i, i + 1, sampled=role is not Role.EXTERNAL) for i, role in enumerate(kinds)]
-    assert path_faults(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
+    assert faults_of(replace(one, spans=tuple(spans))) == ["revision without a verdict"]
     asked = (*spans[:3], Span(Role.EXTERNAL, 3, 4, sampled=False), Span(Role.REVISION, 4, 5))
-    assert path_faults(replace(one, spans=asked)) == []
+    assert faults_of(replace(one, spans=asked)) == []

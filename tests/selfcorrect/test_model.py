@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from selfcorrect import SelfCorrectModel
-from selfcorrect.correction import LoopSettings
+from selfcorrect.chat import EMBEDDED, ChatCodec
+from selfcorrect.correction.judges import JudgeRecipe
+from selfcorrect.correction.loop import LoopSettings
+from selfcorrect.correction.stop_rule import Calibrator, StopRule
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import DataError, InputError, ModelError
 from selfcorrect.eval.run import EvalRecipe
-from selfcorrect.judges import JudgeRecipe
-from selfcorrect.stopping import Calibrator, StopRule
-from selfcorrect.tokens import EMBEDDED, ChatCodec
 
 SAID = "\\boxed{5}\n\nfine\n[VERIFY] correct."
 

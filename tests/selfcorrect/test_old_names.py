@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from selfcorrect.old_names import MOVED, new_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +21,7 @@ def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("folder", ["elsewhere", "checkout"])
-@pytest.mark.parametrize(("stage", "module"), [("train", "advantages"), ("eval", "layout"), ("data_gen", "selection")])
+@pytest.mark.parametrize(("stage", "module"), [("train", "sft"), ("eval", "lm_eval"), ("data_gen", "classes")])
 def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, module: str, tmp_path: Path) -> None:
     code = (
         f"import selfcorrect, {stage}.{module} as old, selfcorrect.{stage}.{module} as new; "
@@ -29,8 +32,23 @@ def test_an_old_name_is_the_new_module_with_a_warning(folder: str, stage: str, m
     assert f"`{stage}` is now `selfcorrect.{stage}`" in done.stderr
 
 
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_a_module_that_moved_is_found_by_its_old_name(old: str) -> None:
+    """That the names lead somewhere; one of them is imported in the next test."""
+    assert new_name(old) == f"selfcorrect.{MOVED[old]}"
+    assert importlib.util.find_spec(new_name(old)) is not None
+
+
+def test_a_module_that_moved_is_imported_with_a_warning(tmp_path: Path) -> None:
+    done = run(
+        "import selfcorrect, eval.rows as old; from eval import rows; print(old.__name__, old is rows)", tmp_path
+    )
+    assert done.stdout.split() == ["selfcorrect.eval.results", "True"], done.stderr
+    assert "`eval.rows` is now `selfcorrect.eval.results`" in done.stderr
+
+
 def test_an_old_name_in_a_checkout_works_without_importing_selfcorrect_first() -> None:
-    done = run("import train.advantages as old, selfcorrect.train.advantages as new; print(old is new)", ROOT)
+    done = run("import train.sft as old, selfcorrect.train.sft as new; print(old is new)", ROOT)
     assert done.stdout == "True\n", done.stderr
 
 

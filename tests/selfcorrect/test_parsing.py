@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.engines import Sample
-from selfcorrect.parsing import (
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import (
     _attempt_end,
     parse_path,
     parse_two_turn_message,
@@ -18,7 +18,7 @@ from selfcorrect.parsing import (
     verdict_probability,
     yes_no_ids,
 )
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.engines import Sample
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Problem, Role, SelfEvaluation, StopReason, Verdict
 

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import printing
-from selfcorrect.eval.layout import Table as PaperTable
-from selfcorrect.eval.layout import latex
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
-from selfcorrect.progress import meter, said_now_and_then
+from selfcorrect.runs.progress import meter, said_now_and_then
+from selfcorrect.table import Table as PaperTable
+from selfcorrect.table import latex
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
@@ -29,7 +29,7 @@ HOSTILE = (
 )
 OBEYED = ("\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\u2028", "\ud83d", "\x00", "\r")
 
-PAST = ["selfcorrect/grading/worker.py", "selfcorrect/printing.py"]
+PAST = ["selfcorrect/grading/workers/worker.py", "selfcorrect/printing.py"]
 """What prints by itself: the one way, and the grader's workers, which speak JSON lines to their pool."""
 
 

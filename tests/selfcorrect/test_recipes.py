@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.recipes import build_recipe, load_recipe, to_yaml
+from selfcorrect.runs.recipes import build_recipe, load_recipe, to_yaml
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.recipes import load_recipe, recorded, to_yaml
 from selfcorrect.redaction import HIDDEN, is_secret, redacted, redacted_command, redacted_text, secrets_in
-from selfcorrect.runs import provenance, stage_folder
+from selfcorrect.runs.folder import provenance, stage_folder
+from selfcorrect.runs.recipes import load_recipe, recorded, to_yaml
 
 ROOT = Path(__file__).parents[2]
 MARKED = "MARKED-9f3a"

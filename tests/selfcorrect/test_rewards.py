@@ -8,7 +8,6 @@ from selfcorrect.grading import grade
 from selfcorrect.rewards import (
     PLAIN,
     RewardRecipe,
-    correctness,
     final_correctness,
     reward_parts,
     total,
@@ -16,6 +15,10 @@ from selfcorrect.rewards import (
     well_formed,
 )
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvaluation, Span, Trajectory, Verdict
+
+
+def reward_of(graded: Grade) -> float | None:
+    return final_correctness(Trajectory(Problem("p", "q", "4", "math"), (Attempt("a", grade=graded),)))
 
 
 @pytest.mark.parametrize(
@@ -29,13 +32,13 @@ from selfcorrect.types import Attempt, Grade, Outcome, Problem, Role, SelfEvalua
     ],
 )
 def test_the_grader_speaks(response: str, gold: str, reward: float | None) -> None:
-    assert correctness(grade(response, gold)) == reward
+    assert reward_of(grade(response, gold)) == reward
 
 
 def test_an_answer_beyond_the_limits_earns_nothing_and_a_failure_of_the_grader_is_nobodys_zero() -> None:
-    assert correctness(Grade(Outcome.UNGRADABLE, method="limit")) == 0.0
+    assert reward_of(Grade(Outcome.UNGRADABLE, method="limit")) == 0.0
     for method in ("gold-unreadable", "undecided", "grader-error"):
-        assert correctness(Grade(Outcome.UNGRADABLE, method=method)) is None
+        assert reward_of(Grade(Outcome.UNGRADABLE, method=method)) is None
 
 
 def test_final_correctness_wants_a_grade() -> None:

@@ -14,9 +14,7 @@ import pytest
 
 import selfcorrect
 from selfcorrect.errors import DataError, InputError, RecipeError, RunFolderError
-from selfcorrect.inspection import inspect
-from selfcorrect.jsonl import Journal, write_json
-from selfcorrect.runs import (
+from selfcorrect.runs.folder import (
     finished,
     is_done,
     is_reopened,
@@ -27,6 +25,8 @@ from selfcorrect.runs import (
     same_inputs,
     stage_folder,
 )
+from selfcorrect.runs.inspection import inspect
+from selfcorrect.runs.jsonl import Journal, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +314,7 @@ def test_the_revision_recorded_is_never_that_of_the_users_repository(tmp_path: P
         (tmp_path / "project" / ".gitignore").write_text("" if tracked else ".venv\n")
         subprocess.run([*git, "add", "."], check=True)
         subprocess.run([*git, "commit", "-qm", "mine"], check=True)
-        code = "from selfcorrect.runs import git_revision; print(git_revision())"
+        code = "from selfcorrect.runs.folder import git_revision; print(git_revision())"
         environment = os.environ | {"PYTHONPATH": str(site)}
         found = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -329,7 +329,7 @@ def test_a_finished_folder_that_cannot_be_written_is_read(tmp_path: Path) -> Non
         path.chmod(0o500)
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from test_runs import SAME, Recipe\n"
-        "from selfcorrect.runs import finished, stage_folder\n"
+        "from selfcorrect.runs.folder import finished, stage_folder\n"
         "with stage_folder(Path(sys.argv[1]), SAME) as folder: print(finished(folder))\n"
         "with stage_folder(Path(sys.argv[1]) / 'new', SAME) as folder: print('written')"
     )

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from selfcorrect import prompts
-from selfcorrect.correction import LoopSettings, solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, solve
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import ModelError
 from selfcorrect.templates import FROZEN_DATE
 from selfcorrect.thinking import thinking_tokens
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.types import Attempt, Message, Problem, Role, Span, Trajectory
 
 CHAT: list[Message] = [{"role": "user", "content": "q"}]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.errors import ModelError
-from selfcorrect.tokens import ChatCodec, model_path
 
 
 def test_a_path_extends_exactly_as_the_template_would(codec: ChatCodec) -> None:

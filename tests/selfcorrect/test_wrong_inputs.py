@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.cli import main
-from selfcorrect.tokens import EMBEDDED
 
 RUN = ["--run", "{r}"]
 GOOD = '{"question": "What is 2+2?", "gold": "4"}\n'

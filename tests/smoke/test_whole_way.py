@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from selfcorrect import SelfCorrectModel
+from selfcorrect.chat import EMBEDDED
 from selfcorrect.cli import main
-from selfcorrect.eval.report import write_report
-from selfcorrect.jsonl import read_jsonl
-from selfcorrect.tokens import EMBEDDED
+from selfcorrect.eval.page.page import write_report
+from selfcorrect.runs.jsonl import read_jsonl
 
 pytestmark = pytest.mark.skipif(not (EMBEDDED / "model.safetensors").exists(), reason="no embedded weights")
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
+from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.prompts import solve_messages
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train.grpo import GrpoRecipe
-from selfcorrect.train.guards import GuardRecipe
-from selfcorrect.train.reports import Metrics
+from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.recipe import RlRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from selfcorrect.train.rl.samplers import Sampler, open_sampler
 from selfcorrect.train.sft import SftRecipe
 from selfcorrect.train.sft import run as run_sft
 from selfcorrect.types import Problem
@@ -24,22 +27,23 @@ Killing = Callable[[int], AbstractContextManager[None]]
 
 @pytest.fixture
 def killed_at(monkeypatch: pytest.MonkeyPatch) -> Killing:
-    """Return a context in which a training dies when it is about to log a step."""
+    """Return a context in which transformers dies when it is about to report a step's figures."""
+    from transformers.trainer_callback import CallbackHandler
 
     class Killed(Exception):
         pass
 
     @contextmanager
     def context(last: int) -> Iterator[None]:
-        add = Metrics.add
+        report = CallbackHandler.on_log
 
-        def die(self: Metrics, step: int, **values: Any) -> Any:
-            if step == last:
+        def die(self: Any, args: Any, state: Any, *more: Any) -> Any:
+            if state.global_step == last:
                 raise Killed
-            return add(self, step, **values)
+            return report(self, args, state, *more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Metrics, "add", die)
+            patch.setattr(CallbackHandler, "on_log", die)
             with pytest.raises(Killed):
                 yield
 
@@ -123,6 +127,34 @@ def write_prompts(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def rollout_function_of(
+    recipe: RlRecipe, problems: Sequence[Problem] = PROBLEMS, sampler: Sampler | None = None
+) -> RolloutFunction:
+    """Return what a run of RL would roll out with; ``sampler`` None: the recipe's own."""
+    codec = ChatCodec.load(recipe.model, recipe.thinking)
+    opened = sampler or open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
+    return RolloutFunction(recipe, codec, problem_order(recipe, problems), opened)
+
+
+class Stale:
+    """A sampler that never follows: it samples from the weights of a model folder."""
+
+    def __init__(self, model: str) -> None:
+        from selfcorrect.engines.local.engine import TransformersEngine
+
+        self.engine = TransformersEngine.load(model)
+        self.context = self.engine.context
+
+    def follow(self, model: Any) -> None:
+        """Stay where it is."""
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        return self.engine.sample_many(requests)
+
+    def close(self) -> None:
+        """Nothing to free."""
 
 
 @pytest.fixture

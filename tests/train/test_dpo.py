@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import DataError, ModelError, RecipeError
-from selfcorrect.jsonl import read_jsonl, write_jsonl
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
 from selfcorrect.train import dpo
-from selfcorrect.train.dpo import DpoRecipe, best_iteration, build_trainer
+from selfcorrect.train.data.pairs import Pair, Side, mix_pairs, pair_of
+from selfcorrect.train.dpo import DpoRecipe, best_iteration, build_trainer, outcome_pairs
 from selfcorrect.train.grpo import GrpoRecipe
-from selfcorrect.train.pairs import Pair, Side, mix_pairs, outcome_pairs, pair_of
-from selfcorrect.train.rollouts import Rollout
+from selfcorrect.train.rl.rollouts import Rollout
 from selfcorrect.training_row import PreferencePair
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, Trajectory
 

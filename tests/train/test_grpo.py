@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.parsing import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.metrics import is_correct
-from selfcorrect.parsing import parse_path
 from selfcorrect.prompts import solve_messages
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts, build_trainer, grpo_config, problem_order, run
-from selfcorrect.train.guards import GuardRecipe
-from selfcorrect.train.rollouts import long_cot_rollout, with_stop
-from selfcorrect.types import Problem, Trajectory, Verdict
-
-PROBLEMS = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]  # those of the guesser
+from selfcorrect.train.grpo import GrpoRecipe, build_trainer, run
+from selfcorrect.train.rl import program
+from selfcorrect.train.rl.grpo_trainer import grpo_config
+from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction, SampledRollout, problem_order
+from selfcorrect.train.rl.rollouts import long_cot_rollout, with_stop
+from selfcorrect.train.rl.scored_rollout import ScoredRollout
+from selfcorrect.types import Trajectory, Verdict
+from tests.train.conftest import PROBLEMS, Stale, rollout_function_of
 
 
 def metrics_of(run_folder: Path) -> list[dict[str, Any]]:
@@ -81,34 +84,40 @@ def test_guard_stops_and_returns_the_last_healthy_weights(recipe: GrpoRecipe, tm
     assert (tmp_path / "checkpoints/grpo/model.safetensors").read_bytes() == start
 
 
-class Failing(Rollouts):
-    """Rollouts in which the grader fails on the first path of the second group."""
+class Paying(RolloutFunction):
+    """A rollout function that pays what it was told, whatever the grader says."""
 
-    def __call__(self, prompt_texts: list[str], trainer: Any) -> dict[str, Any]:
-        output = super().__call__(prompt_texts, trainer)
-        self.rewards[:12] = [1.0, 0.0, 0.0, 1.0] + [None, 1.0, 0.0, 1.0] + [1.0, None, 1.0, 1.0]
-        return output | {"final_reward": self.rewards}
+    paid: tuple[float | None, ...] = ()
+
+    def score(self, sampled: SampledRollout) -> ScoredRollout:
+        return replace(super().score(sampled), rewards=self.paid, outcomes=self.paid)
+
+
+def paying(recipe: GrpoRecipe, paid: list[float | None], sampler: Any = None) -> Paying:
+    plain = rollout_function_of(recipe, sampler=sampler)
+    made = Paying(recipe, plain.codec, problem_order(recipe, PROBLEMS), plain.sampler)
+    made.paid = tuple(paid)
+    return made
 
 
 def test_a_sample_without_reward_is_out_of_the_update_and_of_its_groups_mean(
     recipe: GrpoRecipe, tmp_path: Path
 ) -> None:
-    codec = ChatCodec.load(recipe.model)
-    rollouts = Failing(recipe, codec, problem_order(recipe, PROBLEMS))
-    trainer = build_trainer(recipe, rollouts, tmp_path)
+    paid = [1.0, 0.0, 0.0, 1.0] + [None, 1.0, 0.0, 1.0] + [1.0, None, 1.0, 1.0]  # the grader failed on two
+    rollout_function = paying(recipe, paid)
+    trainer = build_trainer(recipe, rollout_function, tmp_path)
     trainer.model.train()
-    batch = trainer._scored_rollout([{"prompt": text} for text in rollouts.prompt_texts[:3] for _ in range(4)])
+    micros = program.step(rollout_function, trainer, [p for p in rollout_function.prompt_texts[:3] for _ in range(4)])
     mean, deviation = 2 / 3, math.sqrt(1 / 3)  # of the three rewards that were given; sample deviation, as TRL's
     expected = [0.0, *((reward - mean) / (deviation + 1e-4) for reward in (1, 0, 1))]
-    assert batch["advantages"][4:8].tolist() == pytest.approx(expected, abs=1e-5)
-    micro_batches = [micro for micro in trainer._micro_batches(batch) if "advantages" in micro]
-    advantages = [value for micro in micro_batches for value in micro["advantages"].tolist()]
-    assert len(advantages) == trainer.used_rows == 7
-    assert 0.0 not in advantages
+    found = [value for micro in micros if "advantages" in micro for value in micro["advantages"].tolist()]
+    even = [(reward - 0.5) / (math.sqrt(1 / 3) + 1e-4) for reward in (1, 0, 0, 1)]
+    assert sorted(found) == pytest.approx(sorted(even + expected[1:]), abs=1e-5)
+    assert len(found) == trainer.used_rows == 7  # the last group has no variance among the rewards that were given
 
 
 def test_groups_without_variance_are_found_by_exact_equality() -> None:
-    from selfcorrect.train.grpo_trainer import teaches
+    from selfcorrect.train.rl.grpo_trainer import teaches
 
     rewards = [1.0, 1.0, 0.1 + 0.2, 0.3, None, 1.0, None, None]
     assert teaches(rewards, 2, "drop") == [False, False, True, True, False, False, False, False]
@@ -116,21 +125,8 @@ def test_groups_without_variance_are_found_by_exact_equality() -> None:
 
 
 def test_the_canary_sees_stale_weights(recipe: GrpoRecipe, tiny_model: Path, tmp_path: Path) -> None:
-    from selfcorrect.engines.transformers import TransformersEngine
-
-    codec = ChatCodec.load(recipe.model)
-    rollouts = Rollouts(recipe, codec, problem_order(recipe, PROBLEMS))
-    rollouts.sampler._engine = TransformersEngine.load(str(tiny_model))  # type: ignore[attr-defined]
-    rollouts.rewards = []
-
-    class AnyReward(Rollouts):
-        def __call__(self, prompt_texts: list[str], trainer: Any) -> dict[str, Any]:
-            output = super().__call__(prompt_texts, trainer)
-            self.rewards = [float(place % 2) for place in range(len(prompt_texts))]
-            return output | {"final_reward": self.rewards}
-
-    rollouts.__class__ = AnyReward
-    trainer = build_trainer(recipe, rollouts, tmp_path)
+    rollout_function = paying(recipe, [float(place % 2) for place in range(12)], Stale(str(tiny_model)))
+    trainer = build_trainer(recipe, rollout_function, tmp_path)
     with pytest.raises(GuardError, match="samples from other weights"):
         trainer.train()
 
@@ -144,11 +140,8 @@ def test_uneven_micro_batches_give_the_gradient_of_one_batch(
     from trl import GRPOTrainer
 
     recipe = replace(recipe, loss_type=loss_type, zero_variance="skip")
-    codec = ChatCodec.load(recipe.model)
-    rollouts = Rollouts(recipe, codec, problem_order(recipe, PROBLEMS))
-    trainer = build_trainer(recipe, rollouts, tmp_path)
+    trainer = build_trainer(recipe, rollout_function_of(recipe), tmp_path)
     rewards = [1.0, 0.0, 1.0, 1.0] + [1.0] * 4 + [0.0, 0.0, 1.0, 0.0]
-    rollouts.rewards = rewards  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([5, 17, 9, 3, 8, 8, 2, 6, 12, 4, 7, 11])
     prompt_lengths = torch.tensor([6] * 4 + [9] * 4 + [4] * 4)
@@ -172,7 +165,7 @@ def test_uneven_micro_batches_give_the_gradient_of_one_batch(
         return flat
 
     trainer.model.train()
-    micro_batches = trainer._micro_batches(batch)
+    micro_batches = trainer.micro_batches(batch, rewards)
     assert len(micro_batches) == trainer.args.gradient_accumulation_steps == 3
     trainer.current_gradient_accumulation_steps = 3
     losses = []

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.judges import JudgeRecipe, open_judge
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError
-from selfcorrect.judges import JudgeRecipe, open_judge
 from selfcorrect.prompts import solve_messages
-from selfcorrect.tokens import ChatCodec
 from selfcorrect.train import orm
 from selfcorrect.train.orm import OrmRecipe, accuracy, load_attempts, split
 from selfcorrect.types import Problem, Verdict

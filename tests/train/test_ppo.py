@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from selfcorrect.errors import RecipeError
-from selfcorrect.tokens import ChatCodec
+from selfcorrect.runs.recipes import load_recipe, to_values
 from selfcorrect.train import ppo
-from selfcorrect.train.advantages import gae, whiten
-from selfcorrect.train.grpo import GrpoRecipe, Rollouts, problem_order
+from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.ppo import PpoRecipe
-from selfcorrect.train.ppo_trainer import value_errors
-from selfcorrect.types import Problem
+from selfcorrect.train.rl.advantages import gae, whiten
+from selfcorrect.train.rl.ppo_trainer import value_errors
+from selfcorrect.train.rl.recipe import RlRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction
+from selfcorrect.train.rl.scored_rollout import ScoredRollout
+from tests.train.conftest import rollout_function_of
 
 MASK = torch.tensor([[1, 1, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
 
@@ -66,46 +69,44 @@ def test_the_clipped_value_loss_takes_the_larger_error() -> None:
 
 @pytest.fixture
 def ppo_recipe(recipe: GrpoRecipe) -> PpoRecipe:
-    shared = {field.name: getattr(recipe, field.name) for field in fields(GrpoRecipe)}
-    own = {"name": "ppo", "zero_variance": "keep", "updates": 2, "beta": 0.05, "generations": 4, "lam": 0.95}
+    shared = {field.name: getattr(recipe, field.name) for field in fields(RlRecipe)}
+    own = {"name": "ppo", "updates": 2, "beta": 0.05, "generations": 4, "lam": 0.95}
     return PpoRecipe(**(shared | own), value_learning_rate=3e-3)
 
 
 @pytest.fixture
 def built(ppo_recipe: PpoRecipe, tmp_path: Path) -> Any:
-    codec = ChatCodec.load(ppo_recipe.model)
-    problems = [Problem(f"p{i}", f"Guess {i}.", "3", "arithmetic") for i in range(6)]
-    rollouts = Rollouts(ppo_recipe, codec, problem_order(ppo_recipe, problems))
-    trainer = ppo.build_trainer(ppo_recipe, rollouts, tmp_path)
+    rollout_function = rollout_function_of(ppo_recipe)
+    trainer = ppo.build_trainer(ppo_recipe, rollout_function, tmp_path)
     trainer.model.train()
-    return trainer, rollouts
+    return trainer, rollout_function
 
 
-def scored(trainer: Any, rollouts: Rollouts) -> dict[str, torch.Tensor]:
-    batch: dict[str, torch.Tensor] = trainer._scored_rollout(
-        [{"prompt": text} for text in rollouts.prompt_texts[:3] for _ in range(4)]
-    )
-    return batch
+def weighed(trainer: Any, rollout_function: RolloutFunction) -> tuple[ScoredRollout, dict[str, torch.Tensor]]:
+    prompts = [text for text in rollout_function.prompt_texts[:3] for _ in range(4)]
+    scored = rollout_function.score(rollout_function.roll_out(prompts, trainer.model, 0))
+    batch: dict[str, torch.Tensor] = trainer.tensors(prompts, scored)
+    return scored, batch | trainer.weigh(scored, batch)
 
 
 def test_a_rollouts_advantages_are_those_of_the_equations(built: Any) -> None:
-    trainer, rollouts = built
+    trainer, rollout_function = built
     with torch.no_grad():  # a value model that says something, and a policy off its reference
         trainer.model.value_model.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
         for parameter in trainer.ref_model.parameters():
             parameter.mul_(1.02)
-    batch = scored(trainer, rollouts)
+    scored, batch = weighed(trainer, rollout_function)
     mask = batch["completion_mask"] * batch["tool_mask"]
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     with torch.no_grad():
         reference, _, _ = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, mask.shape[1])
     plain, gaps = [], []
-    for row, rollout in enumerate(rollouts.latest):
+    for row, rollout in enumerate(scored.rollouts):
         steps = [t for t in range(mask.shape[1]) if mask[row, t]]
         gaps.append([rollout.logprobs[t] - reference[row, t].item() for t in steps])
         rewards = [-0.05 * gap for gap in gaps[-1]]
-        rewards[-1] += rollouts.rewards[row]  # type: ignore[operator]
+        rewards[-1] += scored.rewards[row]  # type: ignore[operator]
         values = batch["old_values"][row, steps].tolist()
         plain.append(loops(rewards, values, 1.0, 0.95))
         assert batch["returns"][row, steps].tolist() == pytest.approx(
@@ -114,18 +115,18 @@ def test_a_rollouts_advantages_are_those_of_the_equations(built: Any) -> None:
     flat = torch.tensor([value for row in plain for value in row], dtype=torch.float64)
     expected = ((flat - flat.mean()) / flat.std(correction=0)).tolist()
     assert batch["advantages"][mask == 1].tolist() == pytest.approx(expected, abs=1e-4)
-    assert trainer.measures["kl"] == pytest.approx(sum(map(sum, gaps)) / int(mask.sum()), abs=1e-5)
+    assert trainer.figures["kl"] == pytest.approx(sum(map(sum, gaps)) / int(mask.sum()), abs=1e-5)
 
 
 def test_the_loss_is_policy_plus_value_over_all_learned_tokens(built: Any) -> None:
-    trainer, rollouts = built
-    batch = scored(trainer, rollouts)
+    trainer, rollout_function = built
+    scored, batch = weighed(trainer, rollout_function)
     batch["old_per_token_logps"] = batch["old_per_token_logps"] + 0.3 * torch.randn(
         batch["old_per_token_logps"].shape, generator=torch.Generator().manual_seed(0)
     )
     batch["old_values"] = batch["old_values"] - 0.4  # beyond the clip
     trainer.args.steps_per_generation = trainer.args.gradient_accumulation_steps  # all rows in one update
-    (micro_batches,) = [trainer._micro_batches(batch)]
+    micro_batches = trainer.micro_batches(batch, scored.outcomes)
     trainer.current_gradient_accumulation_steps = len(micro_batches)
     loss = sum(trainer.compute_loss(trainer.model, micro).item() for micro in micro_batches)
     mask = batch["completion_mask"] * batch["tool_mask"]
@@ -183,7 +184,24 @@ def test_interrupted_equals_uninterrupted(ppo_recipe: PpoRecipe, tmp_path: Path,
 
 
 def test_settings_of_groups_are_refused() -> None:
-    with pytest.raises(RecipeError, match="zero_variance belongs to GRPO's groups"):
-        PpoRecipe(zero_variance="drop")
+    with pytest.raises(RecipeError, match="zero_variance belongs to GRPO's groups; under PPO it is 'keep'"):
+        load_recipe(PpoRecipe, None, ["zero_variance=drop"])
+    with pytest.raises(RecipeError, match="credit belongs to GRPO's groups; under PPO it is 'path'"):
+        load_recipe(PpoRecipe, None, ["credit=turn"])
     with pytest.raises(RecipeError, match="lam is between 0 and 1"):
         PpoRecipe(lam=1.5)
+
+
+def test_a_recipe_of_version_0_1_is_the_same_recipe(tmp_path: Path) -> None:
+    """Which wrote GRPO's keys into every recipe of PPO, with the one value that each could have."""
+    old = {"loss_type": "dapo", "scale_rewards": None, "zero_variance": "keep", "published": True, "credit": "path"}
+    old |= {"turn_discount": 0.0, "normalise": "path"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(to_values(PpoRecipe(lam=0.9)) | old), encoding="utf-8")
+    assert load_recipe(PpoRecipe, tmp_path / "recipe.yaml") == PpoRecipe(lam=0.9)
+
+
+def test_each_program_adds_to_what_both_have_and_takes_nothing_away() -> None:
+    shared, grpo, ppo = ({field.name for field in fields(schema)} for schema in (RlRecipe, GrpoRecipe, PpoRecipe))
+    assert shared == grpo & ppo
+    assert {"loss_type", "credit", "zero_variance"} <= grpo - ppo
+    assert {"critic", "lam"} <= ppo - grpo

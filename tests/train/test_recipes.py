@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.embedded.pretrain import PretrainRecipe
+from selfcorrect.train.rl.grpo_trainer import grpo_config
 
 FOLDER = Path(grpo.__file__).parent / "recipes"
 PROGRAMS: dict[str, tuple[Any, Any]] = {
     "sft": (sft.SftRecipe, sft.sft_config),
     "raft": (sft.SftRecipe, sft.sft_config),
     "raft-plus": (sft.SftRecipe, sft.sft_config),
-    "grpo": (grpo.GrpoRecipe, grpo.grpo_config),
-    "hacked": (grpo.GrpoRecipe, grpo.grpo_config),
-    "ppo": (ppo.PpoRecipe, grpo.grpo_config),
+    "grpo": (grpo.GrpoRecipe, grpo_config),
+    "hacked": (grpo.GrpoRecipe, grpo_config),
+    "ppo": (ppo.PpoRecipe, grpo_config),
     "dpo": (dpo.DpoRecipe, dpo.dpo_config),
     "mdpo": (dpo.DpoRecipe, dpo.dpo_config),
     "orm": (orm.OrmRecipe, None),

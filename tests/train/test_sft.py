@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import RecipeError
-from selfcorrect.runs import finished
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.data import TrainingRow
+from selfcorrect.runs.folder import finished
+from selfcorrect.train.data.rows import TrainingRow
 
 PROBLEM = "What is {a}+{b}?"
 
@@ -65,12 +65,12 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, codec: ChatCodec, a
     from datasets import Dataset
     from trl import SFTTrainer
 
-    from selfcorrect.train import checkpoint
+    from selfcorrect.train.common.models import load_model
     from selfcorrect.train.sft import SftRecipe, sft_config
 
     rows: list[TrainingRow] = [TrainingRow.from_json(row) for row in toy_rows(codec, 6)]
     recipe = SftRecipe(packing=True, max_tokens=2_000, precision="fp32", batch_rows=1)
-    model = checkpoint.load_model(str(tiny_model), attention)
+    model = load_model(str(tiny_model), attention)
     columns = {"input_ids": [list(row.tokens.token_ids) for row in rows], "labels": [row.tokens.labels for row in rows]}
     trainer = SFTTrainer(
         model=model,

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 from selfcorrect import prompts
-from selfcorrect.jsonl import write_whole
 from selfcorrect.printing import show
 from selfcorrect.problems.arithmetic import (
     FACTORS,
@@ -33,6 +32,7 @@ from selfcorrect.problems.arithmetic import (
     problems,
     sample_numbers,
 )
+from selfcorrect.runs.jsonl import write_whole
 from selfcorrect.types import Verdict
 from selfcorrect.verdicts import MARKS
 

@@ -32,16 +32,16 @@ from rich.text import Text
 from torch import Tensor
 
 from selfcorrect import prompts, verdicts
+from selfcorrect.chat import model_path
 from selfcorrect.errors import GuardError, ModelError, RecipeError
-from selfcorrect.files import append_lines, make_folder, whole_file
-from selfcorrect.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.loading import model_loading
-from selfcorrect.progress import meter
-from selfcorrect.recipes import to_yaml
-from selfcorrect.runs import finished, mark_done, stage_folder
-from selfcorrect.tokens import model_path
+from selfcorrect.runs.files import append_lines, make_folder, whole_file
+from selfcorrect.runs.folder import finished, mark_done, stage_folder
+from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
+from selfcorrect.runs.progress import meter
+from selfcorrect.runs.recipes import to_yaml
+from selfcorrect.train.common.finite import largest, require_finite
 from selfcorrect.train.embedded import corpus
-from selfcorrect.train.finite import largest, require_finite
 
 BOS, END, PAD, USER, ASSISTANT, SYSTEM = "<|bos|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIAL = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)

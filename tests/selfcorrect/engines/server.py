@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.engines.scripted import Script, ScriptedEngine
-from selfcorrect.tokens import ChatCodec
 
 Fault = Callable[["Handler"], None]
 Dialect = Callable[["Server", Sequence[int], Sample | None, dict[str, Any]], dict[str, Any]]

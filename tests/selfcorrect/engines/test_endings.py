@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.engines.endings import finished, text_end
+from selfcorrect.engines.finish import finished, text_end
 from selfcorrect.errors import EngineError
 
 WORDS = ("a", "b", "ab", "c", "", "END")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfcorrect.engines.endpoints import FIRST_LIMIT, LONGEST_PAUSE_S, STRIKES, Endpoint, pause_s
+from selfcorrect.engines.server.endpoints import FIRST_LIMIT, LONGEST_PAUSE_S, STRIKES, Endpoint, pause_s
 
 
 def test_the_limit_doubles_in_a_round_then_grows_by_one() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import EngineRecipe, SampleRequest, open_engine, sample_seed
-from selfcorrect.engines.faults import ServerFault, refusal
-from selfcorrect.engines.openai import OpenAIEngine
 from selfcorrect.engines.scripted import ScriptedEngine
+from selfcorrect.engines.server.client import OpenAIEngine
+from selfcorrect.engines.server.faults import ServerFault, refusal
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
-from selfcorrect.tokens import ChatCodec
 
 spec = importlib.util.spec_from_file_location("odd_server", Path(__file__).with_name("server.py"))
 assert spec

@@ -8,7 +8,7 @@ import pytest
 
 from selfcorrect.engines import EngineRecipe, SampleRequest, check_request, open_engine
 from selfcorrect.errors import EngineError, MissingExtraError, RecipeError
-from selfcorrect.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe
 
 
 @pytest.mark.parametrize(("kind", "command"), [("vllm", r"selfcorrect\[vllm\]"), ("ray", r"selfcorrect\[ray\]")])

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from tokenizers.normalizers import Lowercase
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
-from selfcorrect.engines.openai import OpenAIEngine
 from selfcorrect.engines.scripted import ScriptedEngine
+from selfcorrect.engines.server.client import OpenAIEngine
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
-from selfcorrect.tokens import ChatCodec
 
 spec = importlib.util.spec_from_file_location("engine_test_server", Path(__file__).with_name("server.py"))
 assert spec

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from selfcorrect import SelfCorrectModel, prompts
-from selfcorrect.correction import LoopSettings, Method, solve
+from selfcorrect.chat import ChatCodec
+from selfcorrect.correction.loop import LoopSettings, Method, solve
 from selfcorrect.data_gen import pipeline
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, context_of, length_note, sample_all
@@ -22,8 +23,7 @@ from selfcorrect.eval import run as evaluation
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.metrics import score
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.tokens import ChatCodec
-from selfcorrect.train.rollouts import Sampling, roll_out, within_context
+from selfcorrect.train.rl.rollouts import SamplingSettings, roll_out, within_context
 from selfcorrect.types import Problem, Role, SelfEvaluation, Verdict
 from tests.data_gen.worlds import WORLD, grade, write_problems
 
@@ -109,11 +109,11 @@ def test_eval_counts_a_long_problem_by_name_and_shows_it_before(five: Path, tmp_
     planned = text_of(evaluation.plan(recipe))
     assert "1 of 5 prompts are too long and count as prompt-too-long: five-2 (the longest prompt has " in planned
     assert "the context holds 1,024 and a completion up to 16" in planned
-    row = evaluation.run(recipe, tmp_path / "run")
-    assert (row["n"], row["stops"]["prompt-too-long"], row["faults"]["prompt-too-long"]) == (5, 1, 1)
-    assert row["unanswered"] >= 1
-    again = evaluation.run(recipe, tmp_path / "run")
-    assert again["stops"] == row["stops"], "a finished folder is only read"
+    result = evaluation.run(recipe, tmp_path / "run")
+    scores = result.scores
+    assert (scores.n, scores.stops["prompt-too-long"], scores.faults["prompt-too-long"]) == (5, 1, 1)
+    assert (scores.unanswered or 0) >= 1
+    assert evaluation.run(recipe, tmp_path / "run") == result, "a finished folder is only read"
 
 
 def test_a_run_in_which_nothing_could_be_asked_is_no_result(five: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_run_in_which_nothing_could_be_asked_is_no_result(five: Path, tmp_path
 
 
 def test_an_unasked_problem_is_wrong_and_not_ungradable(codec: ChatCodec) -> None:
-    from selfcorrect.correction import grade_trajectories
+    from selfcorrect.correction.loop import grade_trajectories
 
     engine = ScriptedEngine(lambda request, prompt: RIGHT, codec, context=400)
     problems = [PROBLEM, Problem("long", "how much? " * 200, "5", "math")]
@@ -183,7 +183,7 @@ def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: Cha
     said_no = f"\\boxed{{4}} {prompts.SELF_QUESTION} No."
     said_yes = f"\\boxed{{5}} {prompts.SELF_QUESTION} Yes."
     room = len(codec.opening(prompts.solve_messages("2+3?"))) + 110
-    sampling = Sampling("two-turn", max_tokens=100)
+    sampling = SamplingSettings("two-turn", max_tokens=100)
     kept, beyond = within_context(problems, codec, sampling, room)
     assert ([problem.id for problem in kept], beyond) == (["a"], ["b"])
     with pytest.raises(DataError, match="no prompt can be sampled from: 1 of 1 prompts"):
@@ -194,10 +194,10 @@ def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: Cha
 
     engine = ScriptedEngine(script, codec, context=room)
     rollouts = roll_out(Sampler(engine), codec, kept * 20, list(range(20)), sampling)
-    stops = {rollout.path.stop for rollout in rollouts}
+    stops = {rollout.trajectory.stop for rollout in rollouts}
     assert stops == {"prompt-too-long", "verdict"}
     for rollout in rollouts:
-        assert len(rollout.path.attempts) == 1
+        assert len(rollout.trajectory.attempts) == 1
         assert len(rollout.completion_ids) == len(rollout.learned) == sum(rollout.learned)
 
 

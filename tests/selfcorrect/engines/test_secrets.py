@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.cli import main
-from selfcorrect.tokens import ChatCodec
 from tests.data_gen.worlds import WORLD, write_problems
 
 spec = importlib.util.spec_from_file_location("secrets_server", Path(__file__).with_name("server.py"))

@@ -20,10 +20,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from selfcorrect.engines import Engine, Sample, SampleRequest, ragged, sample_all, sample_seed
-from selfcorrect.engines.rows import Row
-from selfcorrect.engines.sampling import Settings, StopTexts, choose, uniforms
-from selfcorrect.engines.transformers import TransformersEngine
+from selfcorrect.engines import Engine, Sample, SampleRequest, sample_all, sample_seed
+from selfcorrect.engines.local import ragged
+from selfcorrect.engines.local.engine import TransformersEngine
+from selfcorrect.engines.local.row import Row
+from selfcorrect.engines.local.sampling import Settings, StopTexts, choose, uniforms
 from selfcorrect.errors import EngineError, ModelError
 
 EOS = 0

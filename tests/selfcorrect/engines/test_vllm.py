@@ -20,12 +20,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from selfcorrect.chat import EMBEDDED, ChatCodec
 from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
-from selfcorrect.engines.endings import text_end
+from selfcorrect.engines.finish import text_end
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import EVALUATE, solve_messages
-from selfcorrect.tokens import EMBEDDED, ChatCodec
 from selfcorrect.verdicts import MARKS
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-engines")

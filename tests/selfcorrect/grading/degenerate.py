@@ -38,7 +38,9 @@ POLES = listed(r"""
     \ln {z}  \log {z}  \lg({z})  \frac{{1}}{{{z}}}  \frac{{x}}{{{z}}}  ({z})^{{-1}}  ({z})^{{-2}}  \cot {z}
     \csc {z}  \coth({z})  \Gamma({z})  \operatorname{{arctanh}}(1-{z})  \log_{{1-{z}}} 5
     \tan(\frac{{\pi}}{{2}}+{z})  \sec(\frac{{\pi}}{{2}}+{z})  \sqrt[{z}]{{5}}  ({z}-3)!  \ln\ln(1+{z})
-    \frac{{{z}}}{{{z}}}  ({z})^{z}  ({z})^{{i}}  \frac{{\ln(1+{z})}}{{{z}}}  \ln|{z}|  5 \bmod {z}
+    \frac{{{z}}}{{{z}}}  ({z})^{z}  ({z})^{{i}}  1^{{\log_{{{z}}} 3}}
+    \log_{{{z}}} 3  \log_{{{z}-2}} 3  \zeta(1+{z})  \operatorname{{erf}}^{{-1}}(1-{z})
+    \frac{{\ln(1+{z})}}{{{z}}}  \ln|{z}|  5 \bmod {z}
 """)
 DIVERGENT = listed(r"""
     \sum_{k=1}^{\infty} k  \sum_{k=1}^{\infty}\frac1k  \int_0^1 \frac{1}{t}\,dt  \int_{-1}^{1}\frac{1}{t}\,dt
@@ -77,7 +79,11 @@ WRAPPERS = listed(r"""
     {r}\cdot({d})  \frac{{{r}}}{{{d}}}  x = {d}  {d} = {r}  {r} = {d}  \lfloor {d}\rfloor  {d}\%  {d}^\circ
     {d}\text{{ cm}}  e^{{{d}}}+{r}  {r}+0^{{{d}}}  \operatorname{{Re}}({d})+{r}  ({r})^{{1+0\cdot {d}}}
     {r}\cdot 1^{{{d}}}  \int_0^0 {d}\,dt+{r}  \gcd({r},{d})  {d},{d}  \{{{d}\}}  ({d})
-    {r}+\frac{{{d}}}{{{d}}}-1
+    {r}+\frac{{{d}}}{{{d}}}-1  \sum_{{k=1}}^{{4}}\frac{{{r}}}{{4}}\cdot 1^{{{d}}}  \lim_{{t\to 1+{d}}}({r})
+    \prod_{{k=1}}^{{1}}({r})\cdot 1^{{{d}}}  \int_0^1 ({r})\cdot 1^{{{d}}}\,dt  \sum_{{k={d}}}^{{{d}}}({r})
+    \sum_{{k=1}}^{{3}}\frac{{{r}}}{{3}}(1+\frac{{0}}{{k-2}})  \prod_{{k=1}}^{{3}}({r})^{{\frac13+\frac{{0}}{{k-2}}}}
+    {r} = {d} = {r}  x = {d} = {r}  x = 1 = {d} = {r}  \lim_{{t\to 0}}({r}+0\cdot {d})
+    \sum_{{k=1}}^{{2}}\sum_{{j=1}}^{{2}}\frac{{{r}}}{{4}}1^{{{d}}}
 """)
 TAILS = listed(r"""
     {r}+e^{{-1000}}  {r}+10^{{-500}}  {r}+10^{{-5000}}  ({r})(1+10^{{-450}})  {r}+\frac{{1}}{{2000!}}
@@ -88,6 +94,13 @@ TAILS = listed(r"""
     {r}+\lfloor x\rfloor-x  {r}+\prod_{{k=2}}^{{12}}(n-k)  {r}+\sin(\pi\binom{{x}}{{1}})  {r}+\sqrt{{x^2}}-x
     {r}+(-1)^{{2x}}-1  {r}+\lfloor 1-10^{{-400}}\rfloor-1  {r}+\operatorname{{sgn}}(x)-1
 """)
+WORDED = listed(r"""
+    ({r})\cdot\frac{{\text{{{w}}}}}{{\text{{{w}}}}}  \max({r},\text{{{w}}})  {r}+\text{{{w}}}-\text{{{w}}}
+    \gcd({r},\text{{{w}}})  \min(\text{{{w}}},{r})  ({r})\frac{{\mathrm{{{w}}}}}{{\mathrm{{{w}}}}}  {r}=\max()
+    \max({r},)  {r} = \frac{{\text{{{w}}}}}{{\text{{{w}}}}}\cdot({r})  \sqrt{{\text{{{w}}}}}+{r}
+    ({r})^{{\text{{{w}}}}}+0  {r}=\text{{{w}}}1  \sum_{{k=1}}^{{\text{{{w}}}}}({r})  {r}+0\cdot\max()
+""")
+"""Words, blanks and control characters where a value should be."""
 SCALARS = listed(r"""
     {n}  {m}  \frac{{{n}}}{{{m}}}  {n}.{k}  {m}\sqrt{{{j}}}  {k}\pi  e^{{{k}}}  \ln {m}  x^{{{j}}}+{m}  {m}x-{k}
     \frac{{x+{k}}}{{x-{m}}}  2^{{{n}}}  {m}!  \sin {k}  {k}i  \frac{{\pi^{{2}}}}{{{m}}}  {m}^{{{p}}}  {m}\%  {m}^\circ
@@ -96,7 +109,7 @@ SCALARS = listed(r"""
 STRUCTURED = listed(r"""
     ({a}, {b})  {a}, {b}  \{{{a}, {b}\}}  [{a}, {b}]  ({a}, {b}]  x = {a}  y = {b}x+{a}  x > {a}  {a} < x < {b}
     \begin{{pmatrix}}{a}&{b}\\{b}&{a}\end{{pmatrix}}  \begin{{pmatrix}}{a}\\{b}\end{{pmatrix}}  {a} : {b}
-    \{{{a}\}} \cup (1000{b}, \infty)  (x, y) = ({a}, {b})  {a} \text{{ or }} {b}  x^2+{a}y = {b}
+    \{{{a}\}} \cup (-\infty, -10^9-({b})^2)  (x, y) = ({a}, {b})  {a} \text{{ or }} {b}  x^2+{a}y = {b}
 """)
 
 
@@ -121,6 +134,8 @@ def degenerate(rng: random.Random) -> str:
 
 def spoiled(rng: random.Random, value: str) -> str:
     """Return a quantity that is not the value: the value with something degenerate or small about it."""
+    if rng.random() < 0.15:
+        return rng.choice(WORDED).format(r=value, w=rng.choice([" ", "", "a b", "of the", "?", *CONTROL]))
     if rng.random() < 0.3:
         return rng.choice(TAILS).format(r=value)
     return rng.choice(WRAPPERS).format(r=value, d=degenerate(rng))

@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from selfcorrect.grading import gold_is_readable, grade
-from selfcorrect.grading.equivalence import _is_scalar, _plain_number
-from selfcorrect.grading.limits import TooLarge, Unreadable
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.vocabulary import FUNCTIONS, GREEK, OPERATORS, SKIPPED
+from selfcorrect.grading.maths.equivalence import _is_scalar, _plain_number
+from selfcorrect.grading.maths.limits import TooLarge, Unreadable
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.vocabulary import FUNCTIONS, GREEK, OPERATORS, SKIPPED
 from selfcorrect.types import Outcome
 
 HERE = Path(__file__).resolve().parent

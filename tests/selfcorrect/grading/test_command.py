@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.grading import grader_fingerprint
 from selfcorrect.grading.command import audit, explain, grade_jsonl
 from selfcorrect.grading.reward_functions import accuracy_reward, compute_score, correct_answer
 
@@ -84,8 +83,3 @@ def test_verl_and_verifiers_signatures() -> None:
         correct_answer([{"role": "assistant", "content": r"\boxed{5}"}], "5", info={"source": "math"}, state={}) == 1.0
     )
     assert correct_answer("6", "5") == 0.0
-
-
-def test_the_fingerprint_is_stable_text() -> None:
-    assert grader_fingerprint() == grader_fingerprint()
-    assert len(grader_fingerprint()) == 12

@@ -11,8 +11,8 @@ import pytest
 
 from selfcorrect.grading import extract_answer, gold_is_readable, grade
 from selfcorrect.grading.extraction import STATED, extract
+from selfcorrect.grading.maths.units import conversion
 from selfcorrect.grading.rules import ANYWHERE, rules_for
-from selfcorrect.grading.units import conversion
 from selfcorrect.types import Outcome
 
 KINDS: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -22,10 +22,10 @@ for line in (Path(__file__).parent / "kinds.jsonl").open(encoding="utf-8"):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_kind(kind: str) -> None:
-    """``expected`` is whether the answer is right; null where the reference may also be refused."""
+    """``expected`` is whether the answer is right; null where the reference may also be refused; ``cut`` by length."""
     missed = []
     for case in KINDS[kind]:
-        result = grade(case["response"], case["gold"], tolerance=case.get("tolerance"))
+        result = grade(case["response"], case["gold"], tolerance=case.get("tolerance"), cut=case.get("cut", False))
         if case["expected"] is None:
             right = result.correct or result.method == "gold-unreadable"
         else:

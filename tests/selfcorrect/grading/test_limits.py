@@ -7,12 +7,12 @@ import time
 import pytest
 
 from selfcorrect.grading import grade
-from selfcorrect.grading.equivalence import Equivalence
-from selfcorrect.grading.limits import MAX_QUESTIONS, TooLarge, at_most, budget, spend, steps_left
-from selfcorrect.grading.nodes import Node
-from selfcorrect.grading.pool import Decision
-from selfcorrect.grading.reader import read
+from selfcorrect.grading.maths.equivalence import Equivalence
+from selfcorrect.grading.maths.limits import MAX_QUESTIONS, TooLarge, at_most, budget, spend, steps_left
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.tree import Node
 from selfcorrect.grading.rules import MATH
+from selfcorrect.grading.workers.pool import Decision
 from selfcorrect.types import Grade, Outcome
 
 SQUARE = r"\begin{pmatrix}1&1\\1&0\end{pmatrix}"

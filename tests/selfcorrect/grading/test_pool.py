@@ -16,10 +16,10 @@ import pytest
 
 from selfcorrect.errors import GraderError
 from selfcorrect.grading import grade, grade_async, grade_many
-from selfcorrect.grading.nodes import to_lists
-from selfcorrect.grading.pool import Pool, Worker, close_pool, decide, shared_pool
-from selfcorrect.grading.reader import read
-from selfcorrect.grading.worker import MEMORY_BYTES
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.tree import to_lists
+from selfcorrect.grading.workers.pool import Pool, Worker, close_pool, decide, shared_pool
+from selfcorrect.grading.workers.worker import MEMORY_BYTES
 
 IDENTITY = (r"$\boxed{2\sin x\cos x}$", r"\sin 2x")
 HARD = r"\boxed{\int_0^{\infty} \frac{\sin^{17}(x^3) e^{-x^2}}{\sqrt{x^5+\ln(1+x)}} dx}"
@@ -65,7 +65,7 @@ def test_a_dead_worker_is_replaced_and_the_question_asked_again() -> None:
 
 
 def test_a_worker_that_does_not_answer_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfcorrect.grading.pool.HARD_S", 0.3)
+    monkeypatch.setattr("selfcorrect.grading.workers.pool.HARD_S", 0.3)
     worker = Worker()
     assert worker.ask({"left": ["num", "1", []], "right": ["num", "1", []], "positive": False}) is not None
     os.kill(worker.process.pid, 19)
@@ -111,7 +111,7 @@ import sys
 from selfcorrect.grading import grade
 assert grade({IDENTITY[0]!r}, {IDENTITY[1]!r}).correct
 assert not [name for name in ("sympy", "torch", "transformers", "antlr4", "mpmath") if name in sys.modules]
-from selfcorrect.grading.pool import shared_pool
+from selfcorrect.grading.workers.pool import shared_pool
 print(*[worker.process.pid for worker in shared_pool().free])
 """
     done = subprocess.run(
@@ -163,7 +163,8 @@ def test_no_file_of_the_working_folder_is_run_by_a_worker(tmp_path: Path, name: 
     (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').write('run')")
     code = f"""
 import sys
-from selfcorrect.grading import grade, pool
+from selfcorrect.grading import grade
+from selfcorrect.grading.workers import pool
 sys.path.insert(0, "")
 assert grade({IDENTITY[0]!r}, {IDENTITY[1]!r}).correct
 assert grade(r"\\boxed{{\\int_0^1 x^2 dx}}", r"\\frac13").correct
@@ -185,7 +186,7 @@ def test_no_question_waits_for_ever_where_workers_cannot_be_replaced(monkeypatch
     def refuse(*arguments: object, **named: object) -> object:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("selfcorrect.grading.pool.subprocess.Popen", refuse)
+    monkeypatch.setattr("selfcorrect.grading.workers.pool.subprocess.Popen", refuse)
     answers: list[object] = []
     threads = [threading.Thread(target=lambda: answers.append(pool.ask(QUESTION))) for _ in range(12)]
     for thread in threads:
@@ -198,7 +199,7 @@ def test_no_question_waits_for_ever_where_workers_cannot_be_replaced(monkeypatch
         worker.process.wait()
     with pytest.raises(GraderError, match=r"Too many open files.*ulimit -n"):
         pool.ask(QUESTION)
-    monkeypatch.setattr("selfcorrect.grading.pool.subprocess.Popen", real)
+    monkeypatch.setattr("selfcorrect.grading.workers.pool.subprocess.Popen", real)
     assert pool.ask(QUESTION) is not None
     pool.close()
     assert pool.ask(QUESTION) is None

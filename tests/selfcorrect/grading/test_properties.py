@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selfcorrect.grading import extract_answer, grade
-from selfcorrect.grading.limits import TooLarge, Unreadable
-from selfcorrect.grading.nodes import from_lists, show, to_lists
-from selfcorrect.grading.reader import read
+from selfcorrect.grading.maths.limits import TooLarge, Unreadable
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.tree import from_lists, show, to_lists
 
 settings.register_profile("grading", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("grading")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
 from decimal import Decimal
 from fractions import Fraction
+from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from selfcorrect.errors import InputError
-from selfcorrect.grading.reward_functions import accuracy_reward, completion_text, compute_score, correct_answer
+from selfcorrect.grading.reward_functions import (
+    AccuracyReward,
+    accuracy_reward,
+    completion_text,
+    compute_score,
+    correct_answer,
+)
 
 RIGHT, WRONG = r"\boxed{7}", r"\boxed{8}"
 NONE: list[Any] = [
     None,
     float("nan"),
     float("inf"),
-    np.nan,
-    np.float64("nan"),
     "",
     "  \n",
     [],
@@ -26,21 +32,22 @@ NONE: list[Any] = [
     {"a": 7},
     True,
 ]
-NONE += [np.array(["7", "8"]), np.array([]), [None], [float("nan")], b"7"]
+NONE += [[None], [float("nan")], b"7"]
 SEVEN: list[Any] = [
     "7",
     7,
     7.0,
     " 7 ",
-    np.int64(7),
-    np.float32(7),
     ["7"],
     (7,),
-    np.array(["7"]),
-    np.array(7),
     Decimal(7),
 ]
 SEVEN += [Fraction(7), "#### 7", r"$\boxed{7}$"]
+if find_spec("numpy"):  # the base install has none
+    import numpy as np
+
+    NONE += [np.nan, np.float64("nan"), np.array(["7", "8"]), np.array([])]
+    SEVEN += [np.int64(7), np.float32(7), np.array(["7"]), np.array(7)]
 
 
 @pytest.mark.parametrize("value", NONE, ids=repr)
@@ -96,3 +103,47 @@ def test_further_keyword_arguments_of_libraries_pass() -> None:
 def test_completions_of_any_form_have_a_text(completion: Any, text: str) -> None:
     assert completion_text(completion) == text
     assert accuracy_reward([completion], gold=["7"]) == [0.0]
+
+
+UNFINISHED = "3*4=12 and the answer is 7"  # 71 may have been on its way
+
+
+def test_trl_knows_what_was_cut_by_the_last_token() -> None:
+    reward = pickle.loads(pickle.dumps(AccuracyReward([2, 0])))  # TRL may send it to another process
+    assert reward.__name__ == "accuracy_reward"
+    texts = [UNFINISHED, UNFINISHED, RIGHT]
+    ids = [[5, 6, 2], [5, 6, 7], [5, 7, 9]]
+    assert reward(texts, completion_ids=ids, solution=["7"] * 3, trainer_state=None) == [1.0, 0.0, 1.0]
+    assert AccuracyReward(2)([RIGHT, WRONG], completion_ids=[[2], []], gold=["7", "7"]) == [1.0, 0.0]
+    assert accuracy_reward(texts, completion_ids=ids, solution=["7"] * 3) == [1.0, 1.0, 1.0]  # nothing says it was cut
+    assert accuracy_reward(texts, finish=["stop", "length", None], solution=["7"] * 3) == [1.0, 0.0, 1.0]
+    with pytest.raises(InputError, match="completion_ids"):
+        reward(texts, solution=["7"] * 3)
+    with pytest.raises(InputError, match="ids that end a completion"):
+        AccuracyReward([])
+
+
+@pytest.mark.parametrize(
+    ("info", "score"),
+    [
+        (None, 1.0), ({}, 1.0), ({"num_turns": 2}, 1.0), ({"finish_reason": "stop"}, 1.0),
+        ({"finish_reason": "length"}, 0.0), ({"is_truncated": True}, 0.0), ({"truncated": True}, 0.0),
+        ({"truncated": False}, 1.0),
+    ],
+)  # fmt: skip
+def test_verl_says_what_was_cut_in_extra_info(info: Any, score: float) -> None:
+    assert compute_score("math", UNFINISHED, "7", info) == score
+
+
+@pytest.mark.parametrize(
+    ("state", "score"),
+    [
+        (None, 1.0), ({}, 1.0), ({"is_truncated": False, "trajectory": []}, 1.0), ({"is_truncated": True}, 0.0),
+        ({"trajectory": [{"is_truncated": False}, {"is_truncated": True}]}, 0.0),
+        ({"is_truncated": True, "trajectory": [{"is_truncated": True}, {"is_truncated": False}]}, 1.0),  # the last one
+        ({"responses": [SimpleNamespace(choices=[SimpleNamespace(finish_reason="length")])]}, 0.0),
+        ({"responses": [SimpleNamespace(choices=[SimpleNamespace(finish_reason="stop")])]}, 1.0),
+    ],
+)  # fmt: skip
+def test_verifiers_says_what_was_cut_in_its_state(state: Any, score: float) -> None:
+    assert correct_answer(UNFINISHED, "7", state=state) == score

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from selfcorrect.grading import answers_agree, exact, grade, highprecision
-from selfcorrect.grading.equivalence import Equivalence
-from selfcorrect.grading.nodes import Node
-from selfcorrect.grading.pool import compare, has_value
-from selfcorrect.grading.reader import read
+from selfcorrect.grading import answers_agree, grade
+from selfcorrect.grading.maths import exact
+from selfcorrect.grading.maths.equivalence import Equivalence
+from selfcorrect.grading.maths.parser import read
+from selfcorrect.grading.maths.tree import Node
+from selfcorrect.grading.maths.witness import Witness, doubtful_part
 from selfcorrect.grading.rules import MATH
-from selfcorrect.grading.witness import Witness, doubtful_part
+from selfcorrect.grading.workers import highprecision
+from selfcorrect.grading.workers.pool import compare, has_value
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import degenerate

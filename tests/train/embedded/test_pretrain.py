@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from selfcorrect import prompts
+from selfcorrect.chat import model_path
 from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.problems.arithmetic import Sum, problems
-from selfcorrect.recipes import load_recipe
-from selfcorrect.tokens import model_path
+from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train.embedded import pretrain
 from selfcorrect.train.embedded.corpus import CHECK_OPENER, solution
 from selfcorrect.train.embedded.styles import WORK_OPENER

@@ -1,0 +1,1 @@
+"""What is measured beyond the scores: P(correct), voting at equal cost, where correct answers are lost."""

@@ -1,0 +1,1 @@
+"""Tables and figures of finished rows: the demo's, and the paper's with ours beside them."""

@@ -1,0 +1,92 @@
+"""The memory planner against known models and the figures of the ZeRO paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcorrect.train.common.memory import Batch, ModelSize, activation_bytes, memory_table, model_size, state_bytes
+
+LLAMA3_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+}
+SMOLLM2_135M = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+QWEN25_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+}
+QWEN25_HALF_B = {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "parameters"),
+    [
+        ("LlamaConfig", LLAMA3_8B, 8_030_261_248),
+        ("LlamaConfig", SMOLLM2_135M, 134_515_008),
+        ("Qwen2Config", QWEN25_7B, 7_615_616_512),
+        ("Qwen2Config", QWEN25_HALF_B, 494_032_768),
+    ],
+    ids=["Llama-3-8B", "SmolLM2-135M", "Qwen2.5-7B", "Qwen2.5-0.5B"],
+)
+def test_parameters_are_the_published_ones(
+    tmp_path: Path, family: str, settings: dict[str, Any], parameters: int
+) -> None:
+    import transformers
+
+    getattr(transformers, family)(**settings).save_pretrained(tmp_path)
+    size = model_size(str(tmp_path))
+    assert size == ModelSize(
+        parameters, settings["num_hidden_layers"], settings["hidden_size"], settings["vocab_size"], parameters
+    )
+
+
+@pytest.mark.parametrize(("layout", "gigabytes"), [("one GPU, or DDP", 120.0), ("zero2", 16.6), ("zero3, fsdp", 1.88)])
+def test_sharding_is_that_of_the_zero_paper(layout: str, gigabytes: float) -> None:
+    """Its figure 1: 7.5 B parameters on 64 GPUs, fp16 weights and gradients (2 + 2 bytes), 12 of optimizer states."""
+    found = state_bytes(7_500_000_000, 64, layout, bytes_each=(2.0, 2.0, 12.0)) / 1e9
+    assert found == pytest.approx(gigabytes, rel=0.01)
+
+
+def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
+    size = ModelSize(8_030_261_248, 32, 4096, 128256, 8_030_261_248)
+    kept, recomputed = (activation_bytes(size, Batch(1, 4096, checkpointing)) for checkpointing in (False, True))
+    assert kept / 1e9 == pytest.approx(32 * 34 * 4096 * 4096 / 1e9 + 12 * 4096 * 128256 / 1e9)
+    assert recomputed < kept / 2
+    assert activation_bytes(size, Batch(2, 4096, True)) == 2 * recomputed
+
+
+def test_the_table_adds_reference_and_value_model() -> None:
+    size = ModelSize(1_000_000_000, 1, 1, 1, 1_000_000_000)
+    plain = memory_table(size, Batch(1, 1, True))
+    assert next(iter(plain.columns[1].cells)) == "16.0"
+    assert next(iter(memory_table(size, Batch(1, 1, True), 1, True).columns[1].cells)) == "36.0"
+    assert list(plain.columns[4].cells) == ["16.0", "5.5", "2.0"]

@@ -1,0 +1,1 @@
+"""What is trained on: rows and preference pairs, read, checked and masked."""

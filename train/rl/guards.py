@@ -1,0 +1,215 @@
+"""Guards of reinforcement learning: the ways in which self-correction is known to die, watched on every rollout.
+
+- ``unjudged``: verification is deleted, for solving carefully and not judging pays as well (verdict rate);
+  ``reward.format`` prevents it (docs/training.md, "What holds the verdict");
+- ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (METHOD section 5.6);
+- ``always-correct``: the verifier waves everything through (wrong attempts that are judged wrong);
+- ``always-wrong``: it judges everything wrong, as without turn-independent returns (PAG, arXiv 2506.10406);
+- ``revise-always``, ``never-change``: every trajectory is revised; revisions repeat the answer that was judged wrong;
+- ``length``, ``truncation``: padding (against the start), or running into the budget;
+- ``over-limits``: answers that the grader cannot work through in its limits grow more common (wrong, but odd);
+- ``kl``: the policy left the reference (nats a token).
+
+Pure: rows of ``metrics.jsonl`` in, findings out. Rates are averaged over a window of rollouts. A limit of None switches
+its guard off; a figure that was not measured (no wrong attempt in the window, no reference model) raises none.
+
+The **turn-1 floor is a sequential test**, for a rollout's problems differ by chance by far more than a model does from
+step to step. Before training the start model attempts every problem of every rollout (``start_paths`` times), so each
+rollout measures a change on ITS problems (``turn1_change``, with a standard error over problems). After each rollout
+the mean changes of the last ``window`` rollouts, of twice as many, four times ... are tested against the permitted one
+(-``max_turn1_drop``) by Student's t, one-sided, at ``false_alarm`` / (rollouts x windows): by Bonferroni's inequality a
+run whose turn 1 never lies lower than permitted is stopped with at most that probability.
+tests/train/rl/test_guards.py simulates it, and the power.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from scipy.special import stdtr
+
+from selfcorrect.errors import RecipeError
+from selfcorrect.metrics import first_verdict, is_correct, is_over_limits
+from selfcorrect.types import Trajectory, Verdict
+
+Rows = Sequence[Mapping[str, Any]]
+_UNJUDGED = (
+    "only {} of first attempts are judged (correctness pays a right attempt the same without a verdict; "
+    "reward.format=0.2 pays for one)"
+)
+_FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "over_limits", "kl")
+_COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
+"""Shares of a part of the paths, and how many those are: a policy that is nearly always right has few wrong ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRecipe:
+    """When to speak up, and whether to stop. Shares are of 1; None switches a guard off."""
+
+    action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
+    min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
+    max_turn1_drop: float | None = 0.05  # turn 1 may fall so far below the start model's, and by chance further
+    false_alarm: float = 0.05  # probability that a run is stopped whose turn 1 stays within that
+    start_paths: int = 1  # attempts of the start model at each problem of each rollout, before training
+    window: int = 3  # rollouts averaged; turn 1 is also looked at over twice, four times ... as many
+    min_observed: int = 20  # attempts or revisions in the window, below which their shares raise no finding
+    min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
+    min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
+    max_revised: float | None = 0.98  # share of paths with a revision
+    max_unchanged: float | None = 0.98  # share of revisions that give the same answer again
+    max_length_factor: float | None = 3.0  # mean length against its start
+    max_truncated: float | None = 0.5  # share of paths cut by the token budget
+    max_over_limits_rise: float | None = 0.02  # share of paths beyond the grader's limits, above that of the start
+    max_kl: float | None = 1.0  # nats a token to the reference policy
+
+    def __post_init__(self) -> None:
+        if self.watches_turn1 and (self.start_paths < 1 or not 0 < self.false_alarm < 1):
+            raise RecipeError("guard: max_turn1_drop needs start_paths of at least 1 and false_alarm between 0 and 1")
+
+    @property
+    def watches_turn1(self) -> bool:
+        """True where turn 1 is compared with the start model's."""
+        return self.max_turn1_drop is not None and self.action != "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a guard saw: its name, and one sentence with the figure and its limit."""
+
+    guard: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.guard}: {self.message}"
+
+
+def findings(rows: Rows, recipe: GuardRecipe, rollouts: int) -> list[Finding]:
+    """Return what is wrong with the last rollouts of a run that will have ``rollouts``; empty while all is well."""
+    rows = [row for row in rows if row.get("turn1") is not None]
+    if recipe.action == "ignore":
+        return []
+    fallen = turn1_fall(rows, recipe, rollouts)
+    found = [] if fallen is None else [fallen.finding]
+    if len(rows) >= recipe.window:
+        found += _broken(rows[: recipe.window], rows[-recipe.window :], recipe)
+    return found
+
+
+def healthy_steps(rows: Rows, recipe: GuardRecipe, rollouts: int) -> list[int]:
+    """Return the steps whose weights, by the rollout sampled from them, break no limit on their own.
+
+    Where turn 1 fell, those sampled in the window that shows it are not among them.
+    """
+    rows = [row for row in rows if row.get("turn1") is not None]
+    fallen = turn1_fall(rows, recipe, rollouts)
+    before = rows[: len(rows) - fallen.window] if fallen else rows
+    return [row["sampled_at"] for row in before if not _broken(rows[: recipe.window], [row], recipe)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """A fall of turn 1 that chance does not explain: its mean over the last ``window`` rollouts, as shares of 1."""
+
+    window: int
+    change: float
+    standard_error: float
+    p_value: float
+    problems: int
+
+    @property
+    def finding(self) -> Finding:
+        """What the guard says of it."""
+        return Finding(
+            "turn1-floor",
+            f"turn-1 accuracy is {-self.change:.1%} ± {2 * self.standard_error:.1%} below the start model's on the "
+            f"{self.problems} problems of the last {self.window} rollouts (p = {self.p_value:.1g})",
+        )
+
+
+def turn1_fall(rows: Rows, recipe: GuardRecipe, rollouts: int) -> Fall | None:
+    """Return the clearest fall of turn 1 below the permitted one, None where chance may explain them all."""
+    changes = [row for row in rows if row.get("turn1_change") is not None]
+    if recipe.max_turn1_drop is None or not changes:
+        return None
+    windows = [recipe.window * 2**n for n in range((rollouts // recipe.window).bit_length())]
+    falls = [_fall(changes[-window:], recipe.max_turn1_drop) for window in windows if window <= len(changes)]
+    clearest = min(falls, key=lambda fall: fall.p_value, default=None)
+    tests = rollouts * len(windows)
+    return clearest if clearest and clearest.p_value < recipe.false_alarm / tests else None
+
+
+def _fall(rows: Rows, permitted: float) -> Fall:
+    """Test the mean change of some rollouts against the permitted fall."""
+    change = fmean(row["turn1_change"] for row in rows) / 100
+    error = math.sqrt(sum(row["turn1_change_se"] ** 2 for row in rows)) / len(rows) / 100
+    problems = sum(row["problems"] for row in rows)
+    excess = -change - permitted
+    t = excess / error if error else math.copysign(math.inf, excess)
+    return Fall(len(rows), change, error, float(stdtr(max(1, problems - len(rows)), -t)), problems)
+
+
+def offenders(trajectories: Sequence[Trajectory], guard: str) -> list[Trajectory]:
+    """Return the graded trajectories that show what a guard found; all of them where no single one does."""
+    shows = _SHOWS.get(guard)
+    return [trajectory for trajectory in trajectories if shows is None or shows(trajectory)]
+
+
+def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
+    """Compare the last rollouts with the limits, and with the first where a limit is relative."""
+    found: list[Finding] = []
+
+    def check(guard: str, percent: float | None, low: float | None, high: float | None, what: str) -> None:
+        if percent is None:
+            return
+        if (low is not None and percent < 100 * low) or (high is not None and percent > 100 * high):
+            found.append(Finding(guard, what.format(f"{percent:.1f}%")))
+
+    figures = {name: _mean(last, name) for name in _FIGURES}
+    figures |= {name: _pooled(last, name, count, recipe.min_observed) for name, count in _COUNTS.items()}
+    caught, passed, revised = recipe.min_wrong_caught, recipe.min_right_passed, recipe.max_revised
+    unchanged, truncated = recipe.max_unchanged, recipe.max_truncated
+    check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, _UNJUDGED)
+    check("always-correct", figures["rm_W"], caught, None, "only {} of wrong attempts are judged wrong")
+    check("always-wrong", figures["rm_C"], passed, None, "only {} of right attempts are judged correct")
+    check("revise-always", figures["revised"], None, revised, "{} of paths have a revision")
+    check("never-change", figures["unchanged"], None, unchanged, "{} of revisions repeat the condemned answer")
+    check("truncation", figures["truncated"], None, truncated, "{} of paths are cut by the token budget")
+    start, length, kl = _mean(first, "mean_length"), figures["mean_length"], figures["kl"]
+    if recipe.max_length_factor is not None and start and length and length > recipe.max_length_factor * start:
+        found.append(Finding("length", f"paths are {length / start:.1f} times as long as at the start"))
+    limits, limits_at_start = figures["over_limits"], _mean(first, "over_limits")
+    rise = None if limits is None or limits_at_start is None else limits - limits_at_start
+    message = "the share of paths with an answer beyond the grader's limits rose by {} since the start"
+    check("over-limits", rise, None, recipe.max_over_limits_rise, message)
+    if recipe.max_kl is not None and kl is not None and kl > recipe.max_kl:
+        found.append(Finding("kl", f"{kl:.2f} nats a token away from the reference policy"))
+    return found
+
+
+def _mean(rows: Rows, name: str) -> float | None:
+    """Return the mean of a figure over the rollouts that measured it."""
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return fmean(known) if known else None
+
+
+def _pooled(rows: Rows, name: str, count: str, least: int) -> float | None:
+    """Return a share in percent over all that the rollouts observed; None where that is fewer than ``least``."""
+    known = [(row[name], row[count]) for row in rows if row.get(name) is not None]
+    observed = sum(n for _, n in known)
+    return sum(value * n for value, n in known) / observed if observed >= least else None
+
+
+_SHOWS: dict[str, Callable[[Trajectory], bool]] = {
+    "unjudged": lambda found: first_verdict(found) is None,
+    "turn1-floor": lambda found: not is_correct(found.first),
+    "always-correct": lambda found: not is_correct(found.first) and first_verdict(found) is Verdict.CORRECT,
+    "always-wrong": lambda found: bool(is_correct(found.first)) and first_verdict(found) is Verdict.WRONG,
+    "revise-always": lambda found: len(found.attempts) > 1,
+    "never-change": lambda found: len(found.attempts) > 1 and found.first.answer == found.attempts[1].answer,
+    "over-limits": lambda found: any(is_over_limits(attempt) for attempt in found.attempts),
+    "truncation": lambda found: found.stop == "length",
+}

@@ -1,0 +1,150 @@
+"""Reinforcement learning on one page: a step, and the run that takes steps. `train grpo` and `train ppo` are this.
+
+A step is what `step` says, in that order. TRL drives it: its training loop (transformers' Trainer) draws the prompts of
+a step from the data set, asks the trainer for the inputs of each micro-batch (`TrajectoryTrainer._prepare_inputs`,
+which calls `step` where a new rollout is due), computes the loss of each, steps the optimizer, and logs; on its log
+`GuardCallback` writes the row of ``metrics.jsonl`` and lets the guards look.
+
+| part | where it is done |
+|---|---|
+| roll out | `rollouts.roll_out` by the loop that evaluates; the sampler has the live weights (`samplers`) |
+| score | the grader and `selfcorrect.rewards` (`scored_rollout.score`), figures (`rollout_metrics`) |
+| weigh | GRPO: TRL's group advantages, or `scored_rollout.weigh`; PPO: its value model (`ppo_trainer`) |
+| update | TRL's loss on our micro-batches (`grpo_trainer`), checked against the sampler's log-probs |
+| watch | `GuardCallback`, `guards` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from selfcorrect import prompts as wording
+from selfcorrect.chat import ChatCodec
+from selfcorrect.engines import EngineRecipe, context_of, length_note
+from selfcorrect.errors import DataError
+from selfcorrect.runs.progress import meter
+from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
+from selfcorrect.train.common.distributed import hold_whole_weights
+from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.metrics_log import Metrics
+from selfcorrect.train.common.models import save_model
+from selfcorrect.train.common.stage import run_stage
+from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.recipe import RlRecipe
+from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from selfcorrect.train.rl.rollouts import within_context
+from selfcorrect.train.rl.samplers import open_sampler
+
+if TYPE_CHECKING:
+    from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
+
+R = TypeVar("R", bound=RlRecipe)
+
+
+def step(rollout_function: RolloutFunction, trainer: TrajectoryTrainer, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """Take a step as far as the update: return the micro-batches that its optimizer steps learn from."""
+    sampled = rollout_function.roll_out(prompts, trainer.model, trainer.state.global_step)
+    scored = rollout_function.score(sampled)
+    batch = trainer.tensors(prompts, scored)
+    batch |= trainer.weigh(scored, batch)
+    return trainer.micro_batches(batch, scored.outcomes)
+
+
+def run(
+    program: str,
+    recipe: R,
+    run_folder: Path,
+    build_trainer: Callable[[R, RolloutFunction, Path], TrajectoryTrainer],
+) -> dict[str, Any]:
+    """Take the recipe's steps and return the summary; a finished folder is only read.
+
+    ``program`` is its name on the command line. Raises GuardError where sampler and trainer disagree.
+    """
+
+    def train(folder: Path) -> dict[str, Any]:
+        from selfcorrect.train.rl.guard_callback import GuardCallback, fall_back
+
+        hold_whole_weights()
+        codec = ChatCodec.load(recipe.model, recipe.thinking)
+        problems, too_long = within_context(
+            training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model),
+            codec,
+            recipe.sampling,
+            context_of_policy(recipe),
+        )
+        sampler = open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
+        metrics = open_metrics(folder)
+        with closing(sampler), meter(recipe.name, recipe.steps) as progress:
+            progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
+            rollout_function = RolloutFunction(recipe, codec, problem_order(recipe, problems), sampler)
+            trainer = build_trainer(recipe, rollout_function, folder)
+            if recipe.guard.watches_turn1:
+                rollout_function.measure_start(trainer.model, folder / "start.json")
+            watch = GuardCallback(recipe, trainer, metrics, progress)
+            trainer.add_callback(watch)
+            fit(trainer, folder)
+            trainer.release()
+            last = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
+            save_model(trainer, codec, folder)
+        said = {"result_step": last, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
+        return _summary(recipe, metrics) | said | {"prompt-too-long": len(too_long)}
+
+    return run_stage(program, recipe, run_folder, train)
+
+
+def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> RenderableType:
+    """Return what the training would do: resolved recipe, memory, steps, samples, tokens, first prompt."""
+    batch = Batch(recipe.micro_rows, recipe.sampling.budget, recipe.checkpointing)
+    shown = describe(recipe, batch, recipe.beta > 0, value_model)
+    samples = recipe.prompts_per_step * recipe.generations
+    shown.append(
+        f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "
+        f"most {recipe.sampling.budget} tokens: at most {recipe.steps * samples * recipe.sampling.budget:,} tokens; "
+        f"{recipe.steps * recipe.steps_per_rollout} optimizer steps"
+    )
+    if recipe.guard.watches_turn1:
+        first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
+        shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
+    try:
+        problems = training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model)
+    except DataError as error:
+        return Group(*shown, f"no problems yet: {error}")
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    if codec is None:
+        return Group(*shown, f"{len(problems)} problems", without)
+    lengths = {problem.id: len(codec.opening(wording.solve_messages(problem.question))) for problem in problems}
+    shown.append(length_note(lengths, recipe.max_tokens, context_of_policy(recipe)))
+    problem = problem_order(recipe, problems)[0]
+    opening = codec.decode(codec.opening(wording.solve_messages(problem.question)))
+    epochs = recipe.steps * recipe.prompts_per_step / len(problems)
+    shown.append(f"{len(problems)} problems, each used {epochs:.2f} times")
+    shown.append(Panel(Text(opening), title=Text(f"first prompt ({problem.id})")))
+    return Group(*shown)
+
+
+def context_of_policy(recipe: RlRecipe) -> int | None:
+    """Return the most tokens of a prompt and its completion together."""
+    return context_of(EngineRecipe(model=recipe.model, options=recipe.sampler_options))
+
+
+def _summary(recipe: RlRecipe, metrics: Metrics) -> dict[str, Any]:
+    rows = [row for row in metrics.rows if row.get("turn1") is not None]
+    names = ("turn1", "final", "delta", "i2c", "c2i", "verdict_rate", "mean_length")
+
+    def mean(part: Sequence[dict[str, Any]]) -> dict[str, float]:
+        return {name: round(sum(row[name] for row in part) / len(part), 2) for name in names}
+
+    ends = {"first": mean(rows[: recipe.guard.window]), "last": mean(rows[-recipe.guard.window :])} if rows else {}
+    return ends | {
+        "rollouts": len(rows),
+        "paths": len(rows) * recipe.prompts_per_step * recipe.generations,
+        "ungradable": sum(row["ungradable"] for row in metrics.rows if "ungradable" in row),
+        "largest_logprob_gap": max((row["logprob_gap"] for row in metrics.rows), default=None),
+    }
