@@ -125,8 +125,9 @@ def test_a_missing_extra_is_one_line_with_the_command(
         ("report", "from selfcorrect.eval import commands, page, tables; from selfcorrect.eval.analysis import voting"),
         (
             "openai",
-            "from selfcorrect.engines.server import client; from selfcorrect.eval import run; from selfcorrect.data_gen import"
-            " pipeline; from selfcorrect.chat import ChatCodec; assert ChatCodec.load('embedded').encode('7')",
+            "from selfcorrect.engines.server import client; from selfcorrect.eval import run; "
+            "from selfcorrect.data_gen import pipeline; from selfcorrect.chat import ChatCodec; "
+            "assert ChatCodec.load('embedded').encode('7')",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from selfcorrect import prompts
 from selfcorrect.problems.arithmetic import PRODUCTS, Sum, sample_numbers
-from selfcorrect.train.embedded.corpus import (
+from selfcorrect.train.embedded.skills import (
     CHECK_OPENER,
     EVALUATE_VARIANTS,
     REVISE_VARIANTS,

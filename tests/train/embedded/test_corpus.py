@@ -25,8 +25,8 @@ from selfcorrect.problems.arithmetic import (
     product_split,
 )
 from selfcorrect.problems.arithmetic import Sum as Numbers
-from selfcorrect.train.embedded.corpus import (
-    Phase,
+from selfcorrect.train.embedded.corpus import Phase
+from selfcorrect.train.embedded.skills import (
     careful_solution,
     check,
     comparison,

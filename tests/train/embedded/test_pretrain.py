@@ -17,7 +17,7 @@ from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.problems.arithmetic import Sum, problems
 from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train.embedded import pretrain
-from selfcorrect.train.embedded.corpus import CHECK_OPENER, solution
+from selfcorrect.train.embedded.skills import CHECK_OPENER, solution
 from selfcorrect.train.embedded.styles import WORK_OPENER
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import MARKS, has_mark, parse_verdict
