@@ -16,10 +16,14 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo test test-slow test-install test-engines engines check audit mutants install format reference clean
+.PHONY: demo embedded test test-slow test-install test-engines engines check audit mutants install format reference clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
+
+embedded: $(STAMP)  ## rebuild the embedded model's second edition from the first, in runs/embedded (10 to 30 minutes)
+	$(BIN)/selfcorrect train pretrain styles-pretrain --run runs/styles
+	$(BIN)/selfcorrect train pretrain hurried-pretrain --run runs/embedded
 
 test: $(STAMP)  ## the tests, about 5 minutes on 2 cores
 	$(BIN)/pytest

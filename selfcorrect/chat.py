@@ -18,21 +18,21 @@ from typing import Any
 from selfcorrect.control_text import apart, control_pattern
 from selfcorrect.errors import ModelError
 from selfcorrect.extras import named_extras
-from selfcorrect.loading import model_loading, no_folder
+from selfcorrect.loading import SHIPPED, model_loading, no_folder
 from selfcorrect.templates import ChatTemplate
 from selfcorrect.types import Message, Verdict
 from selfcorrect.verdicts import MARKS
 
-EMBEDDED = Path(__file__).parent / "assets" / "embedded"
+EMBEDDED = SHIPPED["embedded"]
 
 
 def model_path(model: str) -> str:
-    """Resolve ``"embedded"`` to the shipped model folder; return any other path or hub id unchanged.
+    """Resolve ``"embedded"`` or ``"embedded-1"`` to the shipped folder; return any other path or hub id unchanged.
 
     Raises ModelError where a path that looks local does not exist.
     """
-    if model == "embedded":
-        return str(EMBEDDED)
+    if model in SHIPPED:
+        return str(SHIPPED[model])
     first = Path(model).parts[0] if "/" in model else ""
     looks_local = model.startswith((".", "/", "~", "runs/")) or model.count("/") > 1 or Path(first or "?").is_dir()
     if looks_local and not Path(model).expanduser().is_dir():

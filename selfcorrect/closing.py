@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from selfcorrect.loading import SHIPPED
 from selfcorrect.printing import Command
 from selfcorrect.runs.folder import is_done
 
@@ -180,7 +181,7 @@ def _evaluation(recipe: str, row: str, settings: Sequence[str], run: Path) -> li
 
 def _of_problems(model: str) -> str:
     """Return the evaluation recipe of the problems that a model was trained on."""
-    return "embedded" if model == "embedded" or "/checkpoints/" in model else "math500"
+    return "embedded" if model in SHIPPED or "/checkpoints/" in model else "math500"
 
 
 def _recipes(stage: str, ending: str) -> list[str]:

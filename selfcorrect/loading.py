@@ -21,6 +21,9 @@ from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
 from selfcorrect.extras import missing, named_extras
 
+SHIPPED = {name: Path(__file__).parent / "assets" / name for name in ("embedded", "embedded-1")}
+"""Model folders that come with the package, by name; ``embedded-1`` is the embedded model of version 0.1."""
+
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
     r"|UnpicklingError|PytorchStreamReader|unexpected EOF|file in archive is not"
@@ -58,7 +61,7 @@ def without_a_hub() -> bool:
 def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     """Turn whatever fails inside into one ModelError about ``model``; ``what`` was to be read from it."""
     try:
-        if model != "embedded" and not Path(model).expanduser().is_dir():
+        if model not in SHIPPED and not Path(model).expanduser().is_dir():
             without_a_hub()
         yield
     except SelfCorrectError:
@@ -73,7 +76,7 @@ def why(model: str, error: BaseException, what: str) -> str:
     """Return why ``what`` could not be read from a model folder or hub name, and what to do."""
     if memory := explained_memory(error):
         return f"cannot load {model!r}: {memory}"
-    folder = Path(__file__).parent / "assets" / model if model == "embedded" else Path(model).expanduser()
+    folder = SHIPPED.get(model) or Path(model).expanduser()
     said = " ".join(f"{type(cause).__name__}: {cause}" for cause in causes(error))
     if not folder.is_dir():
         return f"no folder {model!r} here{near(folder)}, and {_of_the_hub(said, error)}"

@@ -20,6 +20,7 @@ from selfcorrect.correction.loop import LoopSettings, solve
 from selfcorrect.correction.stop_rule import StopRule, load_rule
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.errors import InputError
+from selfcorrect.loading import SHIPPED
 from selfcorrect.runs.progress import quiet_bars
 from selfcorrect.runs.recipes import build_recipe
 from selfcorrect.types import Problem, Trajectory
@@ -43,7 +44,7 @@ class SelfCorrectModel:
         there is no calibration; InputError for a setting that is none of `LoopSettings`, or a value it does not take.
         """
         model = os.fspath(model)
-        if model == "embedded":
+        if model in SHIPPED:
             settings.setdefault("method", "asked")
         loop = _loop(settings)  # refuses before anything is loaded
         if loop.stop == "threshold" and "rule" not in settings:

@@ -44,7 +44,7 @@ class Step:
 
 
 def demo_steps(run: Path, seed: int) -> list[Step]:
-    """Return the demo: data, three fine-tunings, RL, six evaluations."""
+    """Return the demo: data, three fine-tunings, RL, seven evaluations."""
 
     def stage(name: str, *args: str, folder: str, after: tuple[str, ...] = ()) -> Step:
         return Step(name, (*args, "--run", str(run)), run / folder, after)
@@ -63,6 +63,7 @@ def demo_steps(run: Path, seed: int) -> list[Step]:
         stage("gen", "gen", "embedded", f"seed={seed}", folder="gen"),
         evaluation("intrinsic", "intrinsic self-correction", "intrinsic", "embedded"),
         evaluation("gold", "gold verdict", "gold", "embedded"),
+        evaluation("asked", "asked for each part", "asked", "embedded"),
         stage("sft ift", "train", "sft", "embedded-sft", f"seed={seed}", folder="checkpoints/ift", after=("gen",)),
         stage("sft raft", "train", "sft", "embedded-raft", f"seed={seed}", folder="checkpoints/raft", after=("gen",)),
         stage(

@@ -23,7 +23,7 @@ from selfcorrect.runs.jsonl import read_json, write_json, write_whole
 from selfcorrect.table import Table
 from selfcorrect.types import Trajectory, to_json
 
-DEMO_ROWS = ("intrinsic", "gold", "raft", "raft-plus", "ift", "grpo")
+DEMO_ROWS = ("intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo")
 FIRST = (15, 16)  # characters of the first column on a terminal
 
 

@@ -20,6 +20,7 @@ from selfcorrect.chat import model_path
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, open_engine
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.errors import EngineError, MissingExtraError, RecipeError, RequestRefused
+from selfcorrect.loading import SHIPPED
 
 INSTALL = "pip install 'selfcorrect[ray]'"
 
@@ -87,7 +88,7 @@ class RayEngine:
         if own_cluster:
             ray.init(logging_level="error", log_to_driver=False, include_dashboard=False)
         path = model_path(recipe.model)
-        if Path(path).is_dir() and recipe.model != "embedded":
+        if Path(path).is_dir() and recipe.model not in SHIPPED:
             recipe = replace(recipe, model=str(Path(path).resolve()))
         options = {"max_restarts": RESTARTS, "max_task_retries": -1, "num_cpus": 1, **recipe.actor}
         if ray.cluster_resources().get("GPU"):

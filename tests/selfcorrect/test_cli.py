@@ -131,5 +131,7 @@ def test_the_demo_plan_is_closed() -> None:
     names = [step.name for step in steps]
     assert len(set(names)) == len(names)
     assert all(set(step.after) <= set(names[: names.index(step.name)]) for step in steps)
+    rows = {step.folder.name for step in steps if step.name.startswith("eval ")}
+    assert rows == {"intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo"}  # also the untrained model's best
     assert show_plan(steps)
     json.dumps([step.args for step in steps])

@@ -32,7 +32,9 @@ from rich.text import Text
 from torch import Tensor
 
 from selfcorrect import prompts, verdicts
+from selfcorrect.chat import model_path
 from selfcorrect.errors import GuardError, ModelError, RecipeError
+from selfcorrect.loading import model_loading
 from selfcorrect.runs.files import append_lines, make_folder, whole_file
 from selfcorrect.runs.folder import finished, mark_done, stage_folder
 from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
@@ -65,6 +67,7 @@ class PretrainRecipe:
     """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
 
     seed: int = 0  # of the corpus, the start weights and the order
+    start: str = ""  # a model folder or embedded-1: its weights and tokenizer; nothing: from random weights
     phases: tuple[dict[str, Any], ...] = ({"conversations": 98_304, "mix": {}},)  # `corpus.Phase`s, in order
     vocabulary: int = 1024  # at most; merges stop where no pair is frequent
     hidden: int = 128  # width of the model
@@ -133,8 +136,10 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> dict[str, float]:
     work = out / "pretraining"
     make_folder(work)
     conversations = write_corpus(recipe, work / "corpus.jsonl")
-    tokenizer = build_tokenizer(conversations[:8000], recipe)
-    tokenizer.save_pretrained(out)
+    if recipe.start:
+        copy_tokenizer(recipe.start, out)
+    else:
+        build_tokenizer(conversations[:8000], recipe).save_pretrained(out)
     tokens = tokenize(conversations, recipe, out, work / "tokens.npz")
     del conversations
     (work / "rendezvous").unlink(missing_ok=True)
@@ -161,6 +166,13 @@ def write_corpus(recipe: PretrainRecipe, path: Path) -> list[list[list[Any]]]:
     corpus.write_corpus(path, [corpus.Phase(**phase) for phase in recipe.phases], recipe.seed)
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def copy_tokenizer(start: str, out: Path) -> None:
+    """Copy the tokenizer of the model that pre-training continues from."""
+    with model_loading(start, "a tokenizer"):
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(Path(model_path(start)) / name, out)
 
 
 def build_tokenizer(conversations: Iterable[list[list[Any]]], recipe: PretrainRecipe) -> Any:
@@ -259,6 +271,23 @@ def initial_weights(recipe: PretrainRecipe, vocabulary: int) -> Weights:
     return weights
 
 
+def started_weights(start: str, expected: Weights) -> Weights:
+    """Return the weights of a model folder; ModelError where they are not of the recipe's size."""
+    from safetensors.torch import load_file
+
+    with model_loading(start):
+        found = load_file(Path(model_path(start)) / "model.safetensors")
+    found.pop("lm_head.weight", None)
+    shapes, wanted = ({name: tuple(tensor.shape) for name, tensor in of.items()} for of in (found, expected))
+    if shapes != wanted:
+        name = next(name for name in sorted(shapes | wanted) if shapes.get(name) != wanted.get(name))
+        raise ModelError(
+            f"start: {start!r} has {name} {shapes.get(name)}, the recipe expects {wanted.get(name)}: "
+            "set hidden, layers, head_size and feed_forward to those of its config.json"
+        )
+    return {name: tensor.float() for name, tensor in found.items()}
+
+
 def forward(weights: Weights, recipe: PretrainRecipe, ids: Tensor, where: Tensor) -> Tensor:
     """Return the logits (N, vocabulary) at the N positions ``where``, flat indices into ``ids`` (rows, width).
 
@@ -342,6 +371,8 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     arrays = np.load(work / "tokens.npz")
     ids, weights_of, offsets = arrays["ids"], arrays["weights"], arrays["offsets"]
     weights = initial_weights(recipe, vocabulary_size(work.parent))
+    if recipe.start:
+        weights = started_weights(recipe.start, weights)
     for tensor in weights.values():
         tensor.requires_grad_()
     matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]

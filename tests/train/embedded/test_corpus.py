@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import random
 import re
+from collections import defaultdict
 
 import pytest
 
@@ -24,17 +25,17 @@ from selfcorrect.problems.arithmetic import (
     product_split,
 )
 from selfcorrect.problems.arithmetic import Sum as Numbers
-from selfcorrect.train.embedded.corpus import (
-    Mix,
+from selfcorrect.train.embedded.corpus import Phase
+from selfcorrect.train.embedded.skills import (
     careful_solution,
     check,
     comparison,
-    conversation,
     decomposition,
     drill,
     solution,
     wrong_value,
 )
+from selfcorrect.train.embedded.styles import GLANCE, WORK_OPENER, Styles, styled_conversation
 from selfcorrect.types import Problem, Verdict
 from selfcorrect.verdicts import has_mark, parse_verdict
 
@@ -176,11 +177,12 @@ def test_wrong_values_are_wrong() -> None:
     assert all(wrong_value(rng, 4795, 7) not in (4795, 0) for _ in range(2000))
 
 
-def test_the_corpus_stays_in_the_pretraining_split_and_never_chains() -> None:
-    rng = random.Random(0)
+@pytest.mark.parametrize("phase", [Phase(3000), Phase(3000, styles={})], ids=["skills", "styles"])
+def test_the_corpus_asks_for_each_part_separately_and_never_chains(phase: Phase) -> None:
+    rng, write = random.Random(0), phase.writer()
     instructions = set()
-    for _ in range(3000):
-        turns = conversation(rng, Mix())
+    for _ in range(phase.conversations):
+        turns = write(rng)
         assert any(turn.learn for turn in turns)
         for turn in turns:
             if turn.role == "user":
@@ -189,10 +191,37 @@ def test_the_corpus_stays_in_the_pretraining_split_and_never_chains() -> None:
             assert prompts.SEPARATOR not in turn.text
             assert turn.text.count("\\boxed") + has_mark(turn.text) <= 1
             assert not turn.learn or turn.role in ("assistant", "")
-            for a, m in re.findall(r"(?<![\d+:=])(\d{3,4})\*(\d)=", turn.text):
-                drilled = int(a) % 1000 == 0 or int(a) < 200 or (turn.role == "" and int(a) % 100 == 0)
-                assert drilled or turn.role == "assistant" or product_split(int(a), int(m)) == "pretraining"
     assert instructions >= {prompts.SOLVE, prompts.EVALUATE, prompts.REVISE, prompts.INTRINSIC}
+
+
+@pytest.mark.parametrize("phase", [Phase(8000), Phase(8000, styles={})], ids=["skills", "styles"])
+def test_the_corpus_mentions_no_product_of_another_split(phase: Phase) -> None:
+    """Neither in what is learned nor in what is only shown: 198 mentions of 182 test products in the first edition."""
+    others = {pair for split in ("train", "validation", "test") for pair in PRODUCTS[split]}
+    others |= {pair for shift in OOD_LEVELS.values() for pair in shift.products}
+    rng, write = random.Random(0), phase.writer()
+    texts = [turn.text for _ in range(phase.conversations) for turn in write(rng)]
+    mentioned = {(int(a), int(m)) for text in texts for a, m in re.findall(r"(?<!\d)(\d+)\*(\d)(?!\d)", text)}
+    assert len(mentioned) > 4000
+    assert not mentioned & others
+
+
+def test_a_style_is_a_coin_and_no_feature_of_the_problem() -> None:
+    """Shares of the styles of what is learned are those of `Styles`, whatever the factor or the last digit."""
+    rng, styles = random.Random(0), Styles()
+    worked: dict[tuple[str, int], list[bool]] = defaultdict(list)
+    checked: list[bool] = []
+    for _ in range(20_000):
+        turns = styled_conversation(rng, styles)
+        text = turns[1].text if len(turns) > 1 else ""
+        if len(turns) == 2 and turns[1].role == "assistant":
+            a, m = re.findall(r"(\d+)\*(\d)", text)[0]
+            for feature in (("factor", int(m)), ("last digit", int(a) % 10)):
+                worked[feature].append(text.startswith(WORK_OPENER))
+        checked += [GLANCE not in turn.text for turn in turns if turn.learn and has_mark(turn.text)]
+    for feature, drawn in worked.items():
+        assert sum(drawn) / len(drawn) == pytest.approx(styles.careful, abs=0.08), (feature, len(drawn))
+    assert 0.3 < sum(checked) / len(checked) < 0.5
 
 
 def test_drills_are_true_arithmetic() -> None:
