@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo embedded test test-slow test-install test-engines engines check audit mutants install format clean
+.PHONY: demo embedded test test-slow test-install test-engines engines check audit mutants install format reference clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -69,6 +69,9 @@ $(ENGINES_STAMP): pyproject.toml constraints.txt
 	$(ENGINES)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	$(ENGINES)/bin/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev,ray]'
 	touch $@
+
+reference: $(STAMP)  ## write docs/configuration.md from the code
+	$(BIN)/python docs/configuration.py
 
 format: $(STAMP)  ## format the code
 	$(BIN)/ruff format .

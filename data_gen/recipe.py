@@ -34,7 +34,7 @@ class PairQuota:
 class GenRecipe:
     """Settings of stage 1's data."""
 
-    engine: EngineRecipe = field(default_factory=EngineRecipe)
+    engine: EngineRecipe = field(default_factory=EngineRecipe)  # what samples the parts, from which model
     teacher: EngineRecipe | None = None  # writes the revisions in the engine's place (distillation, table 9)
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # sampled from
     prompts: int = 0  # further problems of the same source, set aside for RL
@@ -47,8 +47,8 @@ class GenRecipe:
     revisions: int = 8  # M1: revisions per wrong attempt, at most
     confirmations: int = 4  # M2: revisions per correct attempt that is judged wrong, at most
     false_verdicts: int = 2  # adaptive D2: self-evaluations sampled in search of a false verdict before it is stated
-    quota: Quota = field(default_factory=Quota)
-    preferences: PairQuota = field(default_factory=PairQuota)
+    quota: Quota = field(default_factory=Quota)  # rows of each class
+    preferences: PairQuota = field(default_factory=PairQuota)  # preference pairs of each kind
     match: Literal["auto", "difficulty", "none"] = "auto"  # difficulty: as many D1 as D3 rows of each problem
     cap_per_problem: int | None = 4  # rows of one class from one problem, at most
     balance: float | None = 2.0  # rows with a correct first attempt per row with a wrong one, at most, and the reverse
@@ -57,7 +57,7 @@ class GenRecipe:
     blind_per_attempt: int = 2  # of these, distinct revisions of one wrong attempt, at most
     examples: str = ""  # worked chats to show while sampling: "gsm8k" or a .yaml file
     temperature: float = 1.0  # of every part
-    top_p: float = 1.0
+    top_p: float = 1.0  # of every part: sample from the likeliest tokens that make up this probability
     max_tokens: int = 1024  # of one part
     in_flight: int | None = None  # base samples under way, and the lag of steering; null: 1.5 x engine.capacity
     pilot: int = 32  # base samples that the forecast of --dry-run rests on; 0: no pilot

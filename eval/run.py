@@ -81,10 +81,10 @@ class EvalRecipe:
     row: str = "self-rewarding"  # folder name of this row under <run>/eval/
     label: str = ""  # the row's name in tables; "": the method, and the stop decision where it is not "sampled"
     method: Method = "self-rewarding"  # see selfcorrect.correction.loop
-    engine: EngineRecipe = field(default_factory=EngineRecipe)
-    problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)
+    engine: EngineRecipe = field(default_factory=EngineRecipe)  # what samples, from which model
+    problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # what is solved
     temperature: float = 0.0  # 0 is greedy
-    top_p: float = 1.0
+    top_p: float = 1.0  # sample from the likeliest tokens that make up this probability
     seeds: tuple[int, ...] = ()  # one trajectory per problem and seed; (): one if greedy, else DEFAULT_SEEDS
     horizon: int = 2  # attempts at most
     max_tokens: int = 512  # of one completion

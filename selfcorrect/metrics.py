@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfcorrect.errors import OUTCOMES, InputError
@@ -276,20 +276,25 @@ class PairedTest:
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> PairedTest:
-    """Test whether B's final answers are correct more often than A's, on the problems that both scored.
+    """Test whether B's final answers are correct more often than A's, on problems that both scored: `paired_test`."""
+    return paired_test(_final_accuracy(a), _final_accuracy(b))
 
-    One trajectory a problem: McNemar's exact test (binomial on the discordant pairs). Several: problems are compared by
-    their share of correct trajectories, and the signs of the differences are flipped at random (10,000 times).
+
+def paired_test(of_a: Mapping[str, Sequence[float]], of_b: Mapping[str, Sequence[float]]) -> PairedTest:
+    """Test B against A on the problems that both have; each has one or more outcomes in [0, 1] a problem.
+
+    One outcome a problem, right or wrong: McNemar's exact test (binomial on the discordant pairs). Else problems are
+    compared by their means, and the signs of the differences are flipped at random (10,000 times).
     Raises InputError without common problems.
     """
-    of_a, of_b = _final_accuracy(a), _final_accuracy(b)
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         raise InputError("the two runs have no scored problem in common")
     differences = [(problem, 100 * (_mean(of_b[problem]) - _mean(of_a[problem]))) for problem in common]
     only_a, only_b = sum(d < 0 for _, d in differences), sum(d > 0 for _, d in differences)
     bootstrap = clustered_interval(differences)
-    if all(len(of_a[problem]) == len(of_b[problem]) == 1 for problem in common):
+    outcomes = [of[problem] for problem in common for of in (of_a, of_b)]
+    if all(len(found) == 1 and found[0] in (0, 1) for found in outcomes):
         with named_extras():
             from scipy.stats import binomtest
         p_value = float(binomtest(only_b, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0

@@ -76,15 +76,15 @@ class DpoRecipe(TrainerRecipe):
     prompts: str | None = "data/prompts.jsonl"  # problems to generate on, relative to the run folder
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # used where prompts is null
     iterations: int = 1  # of generate, pair, train
-    problems_per_iteration: int = 512
+    problems_per_iteration: int = 512  # sampled from in each iteration
     generations: int = 8  # trajectories a problem
     validation: int = 128  # of the problems, set aside to choose the iteration by
     reference: Literal["start", "previous"] = "start"  # of the later iterations
-    format: Format = "long-cot"
+    format: Format = "long-cot"  # of the sampled paths
     max_tokens: int = 320  # of a sampled trajectory (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # trajectories sampled at once
-    epochs: float = 1.0
+    epochs: float = 1.0  # over the pairs, in each iteration
     batch_pairs: int = 32  # pairs an optimizer step, over all processes
     micro_pairs: int | None = None  # pairs a forward pass; None: the whole batch at once
     max_pair_tokens: int = 1024  # pairs with a longer side are left out and counted

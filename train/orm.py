@@ -43,7 +43,7 @@ class OrmRecipe(TrainerRecipe):
     learning_rate: float = 2e-4  # peak
     data: str = "data/sft/self-rewarding.jsonl"  # rows written by gen, relative to the run folder
     validation: float = 0.1  # share of the problems that is not trained on
-    epochs: float = 3.0
+    epochs: float = 3.0  # over the rows
     batch_rows: int = 32  # rows an optimizer step, over all processes
     micro_rows: int | None = None  # rows a forward pass; None: the whole batch at once
     max_tokens: int = 1024  # longer rows are left out and counted

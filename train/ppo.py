@@ -61,7 +61,7 @@ class PpoRecipe(RlRecipe):
     lam: float = 1.0  # GAE's lambda; below 1 the reward reaches early tokens through the value model alone
     value_clip: float = 0.2  # the value may move so far from the rollout's; inf: not clipped
     value_weight: float = 0.5  # of the value loss in the sum
-    value_learning_rate: float = 1e-3
+    value_learning_rate: float = 1e-3  # of the value model
     critic_warmup: int = 0  # optimizer steps in which only the value model learns
 
     @property

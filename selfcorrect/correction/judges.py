@@ -38,8 +38,8 @@ class Judge(Protocol):
 class JudgeRecipe:
     """Who judges: ``orm`` is a sequence classifier, the others are policies and say how they write verdicts."""
 
-    kind: Literal["none", "orm", "self-rewarding", "asked", "two-turn"] = "none"
-    engine: EngineRecipe = field(default_factory=EngineRecipe)
+    kind: Literal["none", "orm", "self-rewarding", "asked", "two-turn"] = "none"  # who judges
+    engine: EngineRecipe = field(default_factory=EngineRecipe)  # the judge's model
     threshold: float = 0.5  # of P(correct), for orm
     max_tokens: int = 512  # of one judgement
 

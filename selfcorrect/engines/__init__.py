@@ -145,18 +145,18 @@ class EngineRecipe:
     that have loaded it, and needs ``model`` for the tokenizer.
     """
 
-    model: str = "embedded"
-    kind: Literal["transformers", "vllm", "openai", "ray"] = "transformers"
-    device: str = "auto"
-    dtype: str = "auto"
+    model: str = "embedded"  # "embedded", a model folder or a hub id
+    kind: Literal["transformers", "vllm", "openai", "ray"] = "transformers"  # which engine; see docs/engines.md
+    device: str = "auto"  # auto: a GPU where there is one
+    dtype: str = "auto"  # auto: the checkpoint's
     max_batch: int = 256  # requests under way at once: in the engine, at each server, or in each replica
-    threads: int | None = None
+    threads: int | None = None  # of PyTorch on a CPU; null: as many as PyTorch takes
     endpoints: tuple[str, ...] = ()  # openai: base URLs, such as http://localhost:8000/v1
     replicas: int = 1  # ray: how many
     replica: Literal["transformers", "vllm"] = "transformers"  # ray: the kind of each
     thinking: bool | None = None  # enable_thinking of the model's chat template; null: as the template has it
     actor: dict[str, Any] = field(default_factory=dict)  # ray: options of each actor: num_gpus, num_cpus, runtime_env
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # further settings of the engine's own library
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -25,8 +25,8 @@ class LoraRecipe:
     Without dropout, which would set the trainer's log-probabilities apart from the sampler's.
     """
 
-    rank: int = 16
-    alpha: int = 32
+    rank: int = 16  # of the update's two matrices
+    alpha: int = 32  # the update is scaled by alpha / rank
     targets: str = "all-linear"  # every linear layer but the head; or names with commas: q_proj,v_proj
 
     def __post_init__(self) -> None:

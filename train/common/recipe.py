@@ -21,16 +21,16 @@ class TrainerRecipe:
 
     name: str  # the model folder's name under <run>/checkpoints/
     model: str = "embedded"  # what to start from: "embedded", a model folder or a hub id
-    seed: int = 0
+    seed: int = 0  # of data order, sampling and dropout
     learning_rate: float = 1e-4  # peak
     schedule: str = "cosine"  # a name of transformers' SchedulerType
     warmup: float = 0.05  # share of the steps until the peak
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0  # of AdamW
+    max_grad_norm: float = 1.0  # longer gradients are scaled down to it
     precision: Precision = "auto"  # bf16 autocast or fp32; auto takes bf16 where the hardware multiplies it
     attention: str = "auto"  # a transformers attention implementation; auto: sdpa on a GPU, common.lean_cpu's on a CPU
     lora: LoraRecipe | None = None  # train a low-rank update of the linear layers; null: all weights
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)  # further settings of TRL's configuration, unchanged
     thinking: bool | None = None  # enable_thinking of the model's chat template, kept in the checkpoint; null: as it is
 
     @property

@@ -66,24 +66,24 @@ CHAT_TEMPLATE = (
 class PretrainRecipe:
     """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
 
-    seed: int = 0
+    seed: int = 0  # of the corpus, the start weights and the order
     start: str = ""  # a model folder or embedded-1: its weights and tokenizer; nothing: from random weights
     phases: tuple[dict[str, Any], ...] = ({"conversations": 98_304, "mix": {}},)  # `corpus.Phase`s, in order
     vocabulary: int = 1024  # at most; merges stop where no pair is frequent
-    hidden: int = 128
-    layers: int = 5
+    hidden: int = 128  # width of the model
+    layers: int = 5  # transformer layers
     head_size: int = 32  # the smallest that vLLM takes on a CPU
-    feed_forward: int = 384
+    feed_forward: int = 384  # width between them
     context: int = 1024  # positions the model is declared for
     batch_tokens: int = 2048  # per process and step, padding included
     processes: int = 2  # single-threaded workers
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
+    learning_rate: float = 2e-3  # peak
+    warmup_steps: int = 50  # steps until the peak
     flat_until: float = 0.6  # share of the steps after which the rate falls linearly ...
     final_rate: float = 0.05  # ... to this share of it
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
+    weight_decay: float = 0.05  # of AdamW
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    clip: float = 1.0  # longer gradients are scaled down to it
     save_every: int = 250  # steps between states to resume from
     judgement_weight: float = 4.0  # loss weight of ok / not / correct / wrong
 

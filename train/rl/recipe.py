@@ -46,7 +46,7 @@ class RlRecipe(TrainerRecipe):
     updates: int = 1  # optimizer steps a rollout; above 1 the later ones are off-policy and clipped
     passes: int = 1  # times each rollout is used
     micro_rows: int = 32  # at most so many trajectories a forward pass of the update
-    format: Format = "long-cot"
+    format: Format = "long-cot"  # one completion, or a chat with user messages between
     max_tokens: int = 320  # of a whole trajectory (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # trajectories sampled at once
@@ -57,7 +57,7 @@ class RlRecipe(TrainerRecipe):
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
     reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
     overlong: Literal["keep", "mask", "drop"] = "keep"  # cut by the budget: learn, count but do not, leave out
-    guard: GuardRecipe = field(default_factory=GuardRecipe)
+    guard: GuardRecipe = field(default_factory=GuardRecipe)  # what is watched, and what happens then
     max_logprob_gap: float = 0.05  # mean |sampler - trainer| in nats a token; above it the run stops
     save_every: int = 10  # rollouts between checkpoints, to resume from and for the guard to fall back on
 

@@ -1,0 +1,129 @@
+"""Logs as other tools wrote them (data/: by inspect_ai 0.3.285 and lighteval 0.13.0), and damaged ones."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcorrect.errors import DataError, InputError, SelfCorrectError
+from selfcorrect.logs import read_log
+from selfcorrect.logs.record import number, question_of, text_of
+
+DATA = Path(__file__).parent / "data"
+LM_EVAL = Path(__file__).parents[2] / "eval" / "data" / "samples_word_problems.jsonl"
+REFERENCES = {"lighteval_a.parquet": "The answer is {}.", "inspect_a.eval": "{}", "inspect_a.json": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tool"),
+    [("lighteval_a.parquet", "lighteval"), ("inspect_a.eval", "inspect"), ("inspect_a.json", "inspect")],
+)
+def test_a_log_of_five_sums_of_which_three_are_wrong(name: str, tool: str) -> None:
+    log = read_log(DATA / name)
+    assert (log.tool, log.task, len(log.responses), log.dropped) == (tool, "sums", 5, {})
+    rows = sorted(log.responses, key=lambda response: response.question)
+    assert [row.question for row in rows] == [f"What is {n}+{n}?" for n in range(1, 6)]
+    assert [row.reference for row in rows] == [REFERENCES[name].format(2 * n) for n in range(1, 6)]
+    assert [row.score for row in rows] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert [f"boxed{{{2 * n + (n < 4)}}}" in row.text for n, row in enumerate(rows, 1)] == [True] * 5
+    assert rows[0].meta == {"level": "easy"}
+
+
+def test_a_log_of_lm_eval() -> None:
+    log = read_log(LM_EVAL)
+    assert (log.tool, log.task, log.metric) == ("lm_eval", "word_problems", "exact_match")
+    first = log.responses[0]
+    assert first.question.startswith("The school holds 1499 shells.")
+    assert (first.reference, first.meta["level"]) == ("8586", "medium")
+    assert {response.score for response in log.responses} <= {0.0, 1.0, None}
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": 7,
+        "epoch": 2,
+        "input": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"text": "2+2?"}]}],
+        "target": ["4"],
+        "scores": {"exact": {"value": "I"}, "close": {"value": 1}},
+        "output": {"choices": [{"stop_reason": "max_tokens", "message": {"content": [{"type": "text", "text": "4"}]}}]},
+    } | changes
+
+
+def json_log(folder: Path, *samples: dict[str, Any]) -> Path:
+    place = folder / "log.json"
+    place.write_text(json.dumps({"eval": {"task": "t", "model": "m"}, "samples": samples}))
+    return place
+
+
+def test_what_an_inspect_sample_may_look_like(tmp_path: Path) -> None:
+    log = read_log(json_log(tmp_path, sample(), sample(id=8, error={"message": "no"}), sample(id=9, target=["4", "5"])))
+    assert log.dropped == {"sample ended in an error": 1}
+    one, other = log.responses
+    assert (one.id, one.repeat, one.question, one.reference, one.text, one.cut) == ("7", 1, "2+2?", "4", "4", True)
+    assert (one.score, log.metric, other.reference) == (0.0, "exact", "")
+    assert read_log(json_log(tmp_path, sample()), "close").responses[0].score == 1.0
+
+
+def written(name: str, content: bytes | str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return folder / name
+
+    return write
+
+
+def archive(**members: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "x.eval", "w") as file:
+            for name, text in members.items():
+                file.writestr(name.replace("__", "/") + ".json", text)
+        return folder / "x.eval"
+
+    return write
+
+
+def half(name: str) -> Callable[[Path], Path]:
+    return written(name, (DATA / name).read_bytes()[: (DATA / name).stat().st_size // 2])
+
+
+ODD = {
+    "nothing there": (lambda folder: folder / "none.jsonl", "no log at"),
+    "a run": (lambda folder: folder, "no log in this folder; of a run give one row"),
+    "empty": (written("a.jsonl", ""), "its first line is no JSON"),
+    "another tool": (written("a.jsonl", '{"prompt": 1, "completion": 2}\n'), "has completion, prompt"),
+    "a journal": (written("trajectories.jsonl", '{"key": "a", "trajectory": {}}\n'), "give the folder of the row"),
+    "binary": (written("a.bin", b"\x00\xff\x00"), "a log of none of"),
+    "JSON of something else": (written("a.json", '{"a": 1}'), "has no 'samples'"),
+    "broken JSON": (written("a.json", '{"a": '), "not JSON"),
+    "an archive of something else": (archive(header="{}"), "has no samples/"),
+    "a sample that is no JSON": (archive(header="{}", samples__a="nothing"), "samples/a.json cannot be read"),
+    "a sample that is a list": (archive(header="{}", samples__a="[]"), "samples/a.json is no JSON object"),
+    "no samples": (written("a.json", '{"samples": []}'), "no response to grade; the log is empty"),
+    "half a parquet": (half("lighteval_a.parquet"), "not a readable parquet file"),
+    "half an archive": (half("inspect_a.eval"), "a log of none of"),
+    "choices": (written("samples_a.jsonl", '{"resps": [[[-1.0, "False"]]], "doc": {}}\n'), "no generated text"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_log_is_one_clear_message(case: str, tmp_path: Path) -> None:
+    make, said = ODD[case]
+    with pytest.raises((DataError, InputError), match=said.replace("(", r"\(")) as caught:
+        read_log(make(tmp_path))
+    assert isinstance(caught.value, SelfCorrectError)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_scores_and_texts_of_other_tools() -> None:
+    values = ["C", "I", "N", "P", True, 0, 0.25, "0", None, "x"]
+    assert [number(value) for value in values] == [1, 0, 0, 0.5, 1, 0, 0.25, None, None, None]
+    assert text_of([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "a"}, "b"]) == "ab"
+    assert text_of({"text": "a"}) == ""
+    assert question_of(None) == ""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant"}, {"role": "user", "content": "b"}]
+    assert question_of(chat) == "b"
