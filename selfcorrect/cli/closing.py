@@ -17,8 +17,7 @@ from rich.text import Text
 from selfcorrect.loading import SHIPPED
 from selfcorrect.printing import Command
 from selfcorrect.runs.folder import is_done
-
-STAGES = Path(__file__).parents[1]
+from selfcorrect.shipped import model_of, recipes_of
 
 
 def folder_of(stage: str, recipe: Any, run: Path) -> Path:
@@ -142,36 +141,12 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
-    """Return what to say of a file of `gen`'s that is not there: the command that makes it."""
-    model = _base_of(model)
-    wanted = [name for name in _recipes("data_gen", "") if _model_of("data_gen", name) == model]
-    of_kind = [name for name in wanted if name.endswith("-pairs") == pairs]
-    recipe = next(iter(of_kind), "embedded-pairs" if pairs else "embedded")
-    own = [] if of_kind else [f"engine.model={model}"]
-    words = ["selfcorrect", "gen", recipe, *own, "--run", str(run)]
-    return f"no data at {path}; this makes it: {shlex.join(words)}"
-
-
-def _base_of(model: str) -> str:
-    """Return the model that a checkpoint was trained from in the end; another model is its own base."""
-    import yaml
-
-    for _ in range(8):
-        recipe = Path(model).expanduser() / "recipe.yaml"
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
-        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
-            break
-        model = values["model"]
-    return model
-
-
 def _training(program: str, ending: str, model: str, run: Path) -> list[str]:
     """Return the training command for a model: its own shipped recipe, or the embedded model's on this model."""
     recipe = next(
-        (name for name in _recipes("train", ending) if _model_of("train", name) == model), f"embedded{ending}"
+        (name for name in recipes_of("train", ending) if model_of("train", name) == model), f"embedded{ending}"
     )
-    own = [] if _model_of("train", recipe) == model else [f"model={model}"]
+    own = [] if model_of("train", recipe) == model else [f"model={model}"]
     return ["selfcorrect", "train", program, recipe, *own, "--run", str(run)]
 
 
@@ -182,15 +157,3 @@ def _evaluation(recipe: str, row: str, settings: Sequence[str], run: Path) -> li
 def _of_problems(model: str) -> str:
     """Return the evaluation recipe of the problems that a model was trained on."""
     return "embedded" if model in SHIPPED or "/checkpoints/" in model else "math500"
-
-
-def _recipes(stage: str, ending: str) -> list[str]:
-    found = sorted((STAGES / stage / "recipes").glob(f"*{ending}.yaml"))
-    return [path.stem for path in found if not path.stem.startswith("examples")]
-
-
-def _model_of(stage: str, recipe: str) -> str:
-    import yaml
-
-    values = yaml.safe_load((STAGES / stage / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
-    return str(values["model"] if stage == "train" else values["engine"]["model"])

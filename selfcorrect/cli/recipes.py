@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect.cli.options import AsJson
-from selfcorrect.cli.stages import shipped_recipes
 from selfcorrect.errors import InputError, nearest
 from selfcorrect.printing import event, show, show_file
+from selfcorrect.shipped import shipped_recipes
 
 STAGES = {"gen": "data_gen", "train": "train", "eval": "eval"}
 recipes_app = typer.Typer(help="The recipes that come with the package.", invoke_without_command=True)

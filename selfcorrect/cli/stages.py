@@ -19,8 +19,8 @@ from selfcorrect.extras import ENGINE_EXTRAS, needs
 from selfcorrect.printing import show
 from selfcorrect.runs.progress import loading, quiet_bars
 from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.shipped import shipped_recipes
 
-PACKAGE = Path(__file__).parents[1]
 TORCH = "PyTorch and what this stage needs"
 
 
@@ -34,12 +34,6 @@ class Stage:
     recipe: type[Any]
     plan: Callable[[Any, Path], RenderableType]
     run: Callable[[Any, Path], Any]
-
-
-def shipped_recipes(folder: str) -> dict[str, Path]:
-    """Return the recipes of a stage that come with the package, by name."""
-    found = sorted((PACKAGE / folder / "recipes").glob("*.yaml"))
-    return {path.stem: path for path in found if not path.stem.startswith("examples")}
 
 
 def resolve(stage: Stage, args: list[str] | None) -> Any:

@@ -13,7 +13,7 @@ import yaml
 from selfcorrect import __version__
 from selfcorrect.cli import main
 from selfcorrect.cli.recipes import STAGES, about
-from selfcorrect.cli.stages import shipped_recipes
+from selfcorrect.shipped import shipped_recipes
 
 DATA = Path(__file__).parent / "logs" / "data"
 A, B = str(DATA / "inspect_a.eval"), str(DATA / "inspect_b.eval")

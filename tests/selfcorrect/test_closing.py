@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from selfcorrect.cli import main
-from selfcorrect.cli.closing import closing, made_by, without_rows
+from selfcorrect.cli.closing import closing, without_rows
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.printing import Terminal
 from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
 from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.shipped import made_by
 from selfcorrect.train.dpo import DpoRecipe
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.orm import OrmRecipe
