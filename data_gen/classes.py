@@ -1,4 +1,4 @@
-"""What is kept: the pure rules of METHOD section 2 (D1, D2, D3), quotas, caps per problem, balance.
+"""What is kept: the pure rules of method.md, section 2 (D1, D2, D3), quotas, caps per problem, balance.
 
 Nothing here samples, waits or reads a file. A `Selection` is offered candidates in a fixed order and keeps the first
 that its quotas allow, whatever they contain: neither speed nor length nor the order of arrival has a say.
@@ -22,7 +22,7 @@ FIRST_SHARE = 0.25
 class Kind(StrEnum):
     """The classes of training rows. RAFT and RAFT_PLUS are the STaR/RAFT baselines' blind revisions.
 
-    P1, P2 and P3 are the preference pairs of METHOD section 3, chosen > rejected; both share problem and a1.
+    P1, P2 and P3 are the preference pairs of method.md, section 3, chosen > rejected; both share problem and a1.
     """
 
     D1 = "D1"  # wrong a1, y1 = wrong, correct a2
@@ -132,7 +132,7 @@ class BaseSampleResult:
 
 
 def pair_of(first: PartOutcome | None, chosen: Continuation, rejected: Continuation) -> Kind | None:
-    """Return the kind of a preference pair (METHOD section 3), None for an ambiguous one, which is left out.
+    """Return the kind of a preference pair (method.md, section 3), None for an ambiguous one, which is left out.
 
     Ambiguous is what no rule orders, such as (wrong a1, judged wrong, wrong a2) beside (wrong a1, judged correct).
     """
@@ -150,7 +150,7 @@ def pair_of(first: PartOutcome | None, chosen: Continuation, rejected: Continuat
 
 
 def class_of(first: PartOutcome | None, continuation: Continuation) -> Kind | None:
-    """Return the class of a self-rewarding trajectory (METHOD section 2, step 4), None where it is kept in none."""
+    """Return the class of a self-rewarding trajectory (method.md, section 2, step 4), None where it is kept in none."""
     match first, *_verdict_and_outcome(continuation):
         case PartOutcome.WRONG, Verdict.WRONG, PartOutcome.CORRECT:
             return Kind.D1

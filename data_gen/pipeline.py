@@ -1,4 +1,4 @@
-"""Stage 1 data: sequential rejection sampling of self-correction trajectories (METHOD section 2).
+"""Stage 1 data: sequential rejection sampling of self-correction trajectories (method.md, section 2).
 
     selfcorrect gen embedded --run runs/demo
     selfcorrect gen smollm2-gsm8k --run runs/smollm2 quota.d1=50

@@ -23,7 +23,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class PairQuota:
-    """How many preference pairs of each kind (METHOD section 3); null: all that are found."""
+    """How many preference pairs of each kind (method.md, section 3); null: all that are found."""
 
     p1: int | None = 0  # wrong attempt, judged wrong: correct over wrong revision
     p2: int | None = 0  # correct attempt, judged wrong: correct over wrong revision

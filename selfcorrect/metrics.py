@@ -1,4 +1,4 @@
-"""Graded trajectories in, `Scores` out: every measure of METHOD section 4 with n, an interval and the counts.
+"""Graded trajectories in, `Scores` out: every measure of method.md, section 4 with n, an interval and the counts.
 
 Pure Python; where problems are resampled or two methods compared, NumPy and SciPy (extra ``report``).
 Identities are asserted wherever scores are made:

@@ -1,4 +1,4 @@
-"""Every prompt wording of the toolkit, for both formats (METHOD sections 1 and 2), in our own words.
+"""Every prompt wording of the toolkit, for both formats (method.md, sections 1 and 2), in our own words.
 
 **Separate requests** (stage 1, and the prompted baselines) ask one model for one part at a time:
 ``solve`` → attempt, ``EVALUATE`` → self-evaluation, ``REVISE`` → revision.

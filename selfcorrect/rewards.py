@@ -1,4 +1,4 @@
-"""Rewards: grade and verdict in, the number handed to RL out (METHOD section 3). Pure functions.
+"""Rewards: grade and verdict in, the number handed to RL out (method.md, section 3). Pure functions.
 
 A reward is a weighted sum of named parts (`RewardRecipe`); each part that has a weight is logged on its own. A path's
 parts are read from the graded `Trajectory` alone. ``None`` means that no reward can be given (the grader failed): such
@@ -24,12 +24,12 @@ from selfcorrect.types import Attempt, Role, Trajectory, Verdict
 class RewardRecipe:
     """The weight of each part in the reward; a part of weight 0 is neither computed nor logged."""
 
-    correctness: float = 1.0  # u*(τ): the last answer is right (METHOD section 1)
+    correctness: float = 1.0  # u*(τ): the last answer is right (method.md, section 1)
     format: float = 0.0  # every attempt has an answer and a verdict, up to the stop decision; alone it is a control
     verdict: float = 0.0  # share of the attempts whose verdict equals their grade; none given counts as a miss
     revision: float = 0.0  # +1 for a revision wrong → right, -1 for right → wrong (SCoRe, arXiv 2409.12917, sec. 4)
     progress: float = 0.0  # each attempt's gain over the one before, the first's over 0: a potential, sums to u*(τ)
-    mended: float = 0.0  # wrong first, right at the end: the bonus that METHOD section 5.6 shows to be HACKED at 0.5
+    mended: float = 0.0  # wrong first, correct at the end: the bonus that is HACKED at 0.5 (method.md, section 5.6)
     overlong: float = 0.0  # -1 at the token budget, 0 at `overlong_from` of it, linear between (DAPO, 2503.14476)
     random: float = 0.0  # control: a fair coin, fixed by the path's tokens
     flipped: float = 0.0  # control: 1 - correctness
@@ -47,7 +47,7 @@ PLAIN = RewardRecipe()
 
 
 def final_correctness(trajectory: Trajectory) -> float | None:
-    """Return u*(τ): the correctness of the last attempt of a graded trajectory (METHOD section 1)."""
+    """Return u*(τ): the correctness of the last attempt of a graded trajectory (method.md, section 1)."""
     return _scored(trajectory.final, trajectory)
 
 

@@ -4,7 +4,7 @@
 file stands ``<name>.card.json`` with counts, recipe, the hash of the tokenizer that the ids belong to, and the
 ``schema`` of its rows. The ids are those that were sampled; they are never rendered and encoded again (TRL#5145).
 
-Who learns what is decided where rows are made (METHOD eq. 1, eq. 5); here it is recorded, and checked: spans are in
+Who learns what is decided where rows are made (method.md, eq. 1, eq. 5); here it is recorded, and checked: spans are in
 order and do not overlap, no external token is learned, and something is.
 """
 
@@ -142,7 +142,7 @@ class TrainingRow:
 class PreferencePair:
     """Two trajectories of one problem that begin with the same ``shared`` tokens; ``chosen`` is the better one.
 
-    ``kind`` is P1, P2 or P3 (METHOD section 3). What is learned stands after the shared tokens: every token of the
+    ``kind`` is P1, P2 or P3 (method.md, section 3). What is learned stands after the shared tokens: every token of the
     assistant, and none of a user message (eq. 5).
     """
 

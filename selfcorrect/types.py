@@ -1,6 +1,6 @@
 """The nouns: plain frozen records that every stage shares. Pure Python, no torch, no files.
 
-Three judgements are three types and never one float (METHOD section 1):
+Three judgements are three types and never one float (method.md, section 1):
 a `Verdict` is what the MODEL says of itself, a `Grade` is what the CHECKER says against the
 reference answer, a reward is the number handed to RL (computed in `selfcorrect.rewards` only).
 """

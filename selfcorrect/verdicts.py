@@ -1,4 +1,4 @@
-"""Write and read the verdict mark: ``[VERIFY] correct.`` / ``[VERIFY] wrong.`` (METHOD section 1).
+"""Write and read the verdict mark: ``[VERIFY] correct.`` / ``[VERIFY] wrong.`` (method.md, section 1).
 
 Reading is strict: exactly one well-formed mark is a verdict, none or several is ``None``. The two-turn
 chat format carries the verdict as the answer to ``prompts.SELF_QUESTION`` instead.

@@ -138,9 +138,9 @@ def test_every_cited_section_and_equation_of_the_method_exists() -> None:
     method = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     for path in PAGES + SOURCES:
         text = path.read_text(encoding="utf-8")
-        for cited in re.findall(r"METHOD sections? (\d(?:\.\d)?)", text):
+        for cited in re.findall(r"method\.md, sections? (\d(?:\.\d)?)", text):
             assert re.search(rf"^(## |\*\*){re.escape(cited)}\.? ", method, re.MULTILINE), f"{path}: section {cited}"
-        for cited in re.findall(r"METHOD eq\. (\d)", text):
+        for cited in re.findall(r"method\.md, eq\. (\d)", text):
             assert f"(eq. {cited})" in method, f"{path}: eq. {cited}"
 
 

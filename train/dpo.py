@@ -1,4 +1,4 @@
-"""Prefer correct trajectories to wrong ones: M-DPO on gen's pairs, or iterative DPO on fresh ones (METHOD section 3).
+"""Prefer correct trajectories to wrong ones: M-DPO on gen's pairs, or iterative DPO (method.md, section 3).
 
     selfcorrect train dpo embedded-mdpo model=runs/demo/checkpoints/ift --run runs/demo       # pairs of gen
     selfcorrect train dpo embedded-dpo model=runs/demo/checkpoints/ift --run runs/demo        # generate, pair, train

@@ -1,4 +1,4 @@
-"""Reinforce the correctness of the last answer with GRPO, rolling out on the live weights (METHOD section 3).
+"""Reinforce the correctness of the last answer with GRPO, rolling out on the live weights (method.md, section 3).
 
     selfcorrect train grpo embedded-grpo model=runs/demo/checkpoints/ift --run runs/demo
 

@@ -3,7 +3,7 @@
     selfcorrect train orm embedded-orm model=runs/demo/checkpoints/ift --run runs/demo
     selfcorrect eval embedded method=judged judge.kind=orm judge.engine.model=runs/demo/checkpoints/orm row=orm
 
-Trained on the same samples as the self-rewarding model (METHOD section 4): the first attempt of every row of `gen`,
+Trained on the same samples as the self-rewarding model (method.md, section 4): the first attempt of every row of `gen`,
 token for token, labelled by its grade. It reads the chat ``problem, attempt`` to the end of the turn, as
 `correction.judges.OutcomeRewardModel` will show it, and has two logits: wrong, correct. Problems of the validation
 share are not trained on; accuracy there comes with its n and interval, for right and wrong attempts apart.

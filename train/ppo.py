@@ -1,4 +1,4 @@
-"""Reinforce with PPO: GRPO's program with a value model in the place of the group (METHOD section 3, tables 3 and 4).
+"""Reinforce with PPO: GRPO's program with a value model in the place of groups (method.md, section 3).
 
     selfcorrect train ppo embedded-ppo model=runs/demo/checkpoints/ift --run runs/demo
 

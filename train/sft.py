@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on self-correction data, learning exactly the spans that the data says (METHOD eq. 1).
+"""Supervised fine-tuning on self-correction data, learning exactly the spans that the data says (method.md, eq. 1).
 
     selfcorrect train sft embedded-sft --run runs/demo
     selfcorrect train sft embedded-sft --show-mask --run runs/demo

@@ -13,7 +13,7 @@ Written to ``<run>/export/<trainer>/`` with a README that holds the lines to put
 | openrlhf | input, output | prompt, chosen, rejected | input, label |
 | verl | – | – | parquet |
 
-What is learned stays what METHOD says. A trainer that learns whole answers gets one row for each run of learned tokens:
+What is learned stays what method.md says. One that learns whole answers gets one row for each learned run of tokens:
 all the text before it is the prompt, so the sum of the losses is the same. verl's fine-tuning learns whole assistant
 messages, the wrong attempt of D1 too, so it gets no fine-tuning rows. Text holds the chat template's own marks, and no
 trainer may add a template to it. Pairs with a user's message in what is compared (P3 in the two-turn format) are

@@ -1,6 +1,6 @@
 """Training rows and preference pairs: the kept parts joined into ONE trajectory, with a span for every part.
 
-`selfcorrect.training_row` owns the two file formats. Here stands what is learned of each kind (METHOD eq. 1): D1 learns
+`selfcorrect.training_row` owns the file formats. Here stands what is learned of each kind (method.md, eq. 1): D1 learns
 the self-evaluation and the revision, D2 the revision (never the false verdict), D3 the attempt and the self-evaluation;
 STaR/RAFT rows learn the revision. In a pair every token of the assistant after what both sides share is learned
 (eq. 5), whether sampled or stated; in ``shared`` nothing is: there the two log-ratios cancel, and an NLL term must not
@@ -146,7 +146,7 @@ def _take(trajectory: TrajectoryBuilder, role: Role, part: SampledPart, separato
 
 
 def baseline_rows(found: Sequence[Candidate], count: int) -> dict[str, list[Candidate]]:
-    """Return the STaR/RAFT sets of at most ``count`` rows each (METHOD section 4).
+    """Return the STaR/RAFT sets of at most ``count`` rows each (method.md, section 4).
 
     ``raft`` holds wrong → correct revisions only; in ``raft-plus`` up to half of the rows are correct → correct.
     Candidates come, and are taken, in sampling order; the sets are returned in order of identity.

@@ -1,4 +1,4 @@
-"""METHOD section 2 for one base sample: attempt → self-evaluation → revision, each sampled until one is accepted.
+"""method.md, section 2 for one base sample: attempt → self-evaluation → revision, each sampled until one is accepted.
 
 `passes` runs one of four over the base samples: `SequentialRejection` finds rows of D1, D2 and D3, `PreferencePairs`
 pairs of P1, P2 and P3, `UnjudgedRevision` and `JudgedRevision` rows of the STaR/RAFT baselines. What a base sample
@@ -32,7 +32,7 @@ GRADED = (PartOutcome.WRONG, PartOutcome.CORRECT)
 
 
 class SequentialRejection:
-    """Rows of D1, D2 and D3: METHOD section 2, each part only as far as its class is open."""
+    """Rows of D1, D2 and D3: method.md, section 2, each part only as far as its class is open."""
 
     def __init__(self, recipe: GenRecipe, sampler: PartSampler) -> None:
         self.recipe, self.sampler = recipe, sampler
@@ -125,7 +125,7 @@ class SequentialRejection:
 
 
 class PreferencePairs:
-    """METHOD section 3 for one base sample: two continuations of one attempt, of which the first is better.
+    """method.md, section 3 for one base sample: two continuations of one attempt, of which the first is better.
 
     The parts are those of D1, D2 and D3, so many stand in the journals already. In long-CoT both self-evaluations of
     P3 must have been sampled: a bare mark beside a reasoned one would teach the length, not the verdict.

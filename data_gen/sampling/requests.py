@@ -1,4 +1,4 @@
-"""How each part is asked for: `RequestBuilder` builds the prompts of the separate requests (METHOD section 2).
+"""How each part is asked for: `RequestBuilder` builds the prompts of the separate requests (method.md, section 2).
 
 A model that was fine-tuned on joined trajectories writes all parts itself (``in_path``): it is prompted with the
 trajectory so far, and what it writes is cut where the next part begins (`RequestBuilder.cut`). So preference pairs come

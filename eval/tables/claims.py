@@ -1,4 +1,4 @@
-"""What the paper finds (METHOD section 5), each held against a run: it holds, it does not, or it cannot be told.
+"""What the paper finds (method.md, section 5), each held against a run: it holds, it does not, or it cannot be told.
 
 A claim is decided by a 95% interval: it holds where the whole interval is on its side, does not hold where the whole
 interval is on the other, and cannot be told where the interval has both. What is not tested here says which rows are

@@ -1,4 +1,4 @@
-"""Preference pairs: two trajectories of one problem, and which of their tokens the DPO loss counts (METHOD section 3).
+"""Preference pairs: two trajectories of one problem, and which of their tokens DPO learns (method.md, section 3).
 
 `load_pairs` reads a file of `gen` (``data/preferences``: P1, P2, P3 of M-DPO), whose ``learn`` marks the assistant's
 tokens after what both sides share. The tokens of a user between two turns are never counted: TRL's own collator would

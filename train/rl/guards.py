@@ -2,7 +2,7 @@
 
 - ``unjudged``: verification is deleted, for solving carefully and not judging pays as well (verdict rate);
   ``reward.format`` prevents it (docs/training.md, "What holds the verdict");
-- ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (METHOD section 5.6);
+- ``turn1-floor``: a reward that pays for corrections teaches to answer wrong first (method.md, section 5.6);
 - ``always-correct``: the verifier waves everything through (wrong attempts that are judged wrong);
 - ``always-wrong``: it judges everything wrong, as without turn-independent returns (PAG, arXiv 2506.10406);
 - ``revise-always``, ``never-change``: every trajectory is revised; revisions repeat the answer that was judged wrong;

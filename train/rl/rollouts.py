@@ -1,6 +1,6 @@
 """Rollouts: trajectories sampled from a live model, token for token, with what of them may be learned.
 
-Both formats of METHOD section 1, by the loop that evaluates (`correction.steps`). **long-cot**: a trajectory is one
+Both formats of method.md, section 1, by the loop that evaluates (`correction.steps`). **long-cot**: a trajectory is one
 completion; tokens after the loop's stop decision can change nothing and are not learned. **two-turn**: the policy ends
 its message with a verdict on itself and, where that is "No", a user message that it did not write follows and is never
 learned.

@@ -2,7 +2,7 @@
 
     python -m selfcorrect.train.rl.toy_mdp          # the table of estimators, and the optimum of every reward
 
-A problem is a game (METHOD section 1, horizon 2). Decisions are the policy's, tosses the world's:
+A problem is a game (method.md, section 1, horizon 2). Decisions are the policy's, tosses the world's:
 
     attempt:   try (right with p) or sandbag (wrong on purpose)
     verdict:   correct (the path ends here) or wrong; it sees how the attempt went
@@ -10,8 +10,8 @@ A problem is a game (METHOD section 1, horizon 2). Decisions are the policy's, t
 
 States of verdict and revision: the attempt was Right, honestly Wrong, or Sandbagged. Trying again after an honest
 failure is hopeless more often than after a sandbag: that is what makes lying in wait profitable under the paper's
-hacked reward (METHOD section 5.6). Each decision is one token followed by tokens without choice, so lengths differ and
-averages over tokens can do harm.
+hacked reward (method.md, section 5.6). Each decision is one token followed by tokens without choice, so lengths differ
+and averages over tokens can do harm.
 
 `expected_gradient` sums an estimator over ALL groups of paths, weighted with their probabilities: its difference
 from the exact gradient is bias, to rounding, not noise. Advantages are those of `train.rl.advantages`, as trained with.

@@ -38,7 +38,7 @@ def toy_row(codec: ChatCodec, kind: str, parts: list[tuple[str, str, bool]], **m
 
 
 def rows(codec: ChatCodec) -> dict[str, dict[str, Any]]:
-    """Return one row of every kind (METHOD eq. 1), and one of the two-turn chat."""
+    """Return one row of every kind (method.md, eq. 1), and one of the two-turn chat."""
     user = {"role": "user", "content": "1+1?"}
     d1 = [("attempt", A1, False), ("self-evaluation", Y_WRONG, True), ("revision", f"\n\n{A2}<end>", True)]
     d2 = [("attempt", A2, False), ("self-evaluation", Y_WRONG, False), ("revision", f"\n\n{A2}<end>", True)]

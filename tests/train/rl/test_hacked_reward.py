@@ -1,4 +1,4 @@
-"""The reward that fails (METHOD section 5.6), end to end on a minuscule model that can check and revise itself.
+"""The reward that fails (method.md, section 5.6), end to end on a minuscule model that can check and revise itself.
 
 It answers 3 (right) or 4 at even odds, mostly judges that truthfully, and revises 4 to 3. The hacked reward pays half
 more for paths that begin wrong, so the policy learns within a few steps to begin wrong, and the guard must stop it;
