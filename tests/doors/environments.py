@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-PYTEST = "pytest==9.1.1"
+PYTEST = "pytest==9.2.0"
 
 
 @dataclass(frozen=True)
