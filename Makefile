@@ -34,7 +34,7 @@ test-slow: $(STAMP)  ## the slow tests: the real LLM, kills, the whole demo
 test-install: $(STAMP)  ## wheel and sdist in clean environments, beside verl; needs pypi.org
 	$(BIN)/pytest -m slow tests/install
 
-# One environment a tool, in .venv-doors (docs/doors.md); `make test-doors DOORS="inspect lm_eval"` for some of them.
+# One environment a tool, in .venv-doors (docs/doors.md); `make test-doors DOORS="inspect_ai lm_eval"` for some of them.
 test-doors:  ## the doors for other tools, each by the tool's own client in an environment of its own; needs pypi.org
 	$(PYTHON) tests/doors/environments.py $(DOORS)
 

@@ -35,7 +35,7 @@ class Door:
 
 DOORS: dict[str, Door] = {
     "verifiers": Door(packages=("environments/selfcorrect_math",)),
-    "inspect": Door(),
+    "inspect_ai": Door(),
     "lm_eval": Door(),
 }
 
