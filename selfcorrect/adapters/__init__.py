@@ -1,1 +1,1 @@
-"""Doors: our parts in the shapes that other tools call (docs/doors.md). A tool is imported only where its door is used."""
+"""Doors: our parts in the shapes that other tools call (docs/doors.md). Each imports its tool, and no other does."""

@@ -3,8 +3,8 @@
     python tests/doors/environments.py [DOOR ...]
 
 A door is one entry of DOORS, the pins `tests/doors/pins/DOOR.txt` (none: the base installation alone) and the tests
-`tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, pyproject.toml or the
-Python change. The last line is `{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
+`tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, the project of pyproject.toml
+or the Python change. The last line is `{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,9 @@ def install(folder: Path, name: str, door: Door) -> None:
 
 def stamp(pins: Path, door: Door) -> str:
     """Return what an environment is made of, as one hash."""
-    files = [pins, ROOT / "pyproject.toml", *(ROOT / package / "pyproject.toml" for package in door.packages)]
-    contents = [file.read_bytes() if file.is_file() else b"" for file in files]
+    project = repr(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+    files = [pins, *(ROOT / package / "pyproject.toml" for package in door.packages)]
+    contents = [project.encode(), *(file.read_bytes() if file.is_file() else b"" for file in files)]
     return hashlib.sha256(
         b"\0".join([sys.version.encode(), repr(door).encode(), PYTEST.encode(), *contents])
     ).hexdigest()
