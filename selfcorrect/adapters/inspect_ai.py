@@ -9,8 +9,10 @@ grader failed on is unscored, which inspect_ai leaves out of its means and count
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
+from anyio import to_thread
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import ChatMessageUser, ModelOutput
@@ -78,7 +80,7 @@ def final_answer() -> Scorer:
     """Whether the last attempt is right."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        last = graded(_turns(state), target.text, source=_source(state))
+        last = await _graded(state, target)
         grade, final = last.final.grade, turn_scores(last)["final"]
         assert grade is not None
         if final is None:
@@ -93,10 +95,15 @@ def turns() -> Scorer:
     """``turn1``, ``final``, ``i2c``, ``c2i``, ``verdict`` (share that equals the grade) and the number of attempts."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        values = turn_scores(graded(_turns(state), target.text, source=_source(state)))
+        values = turn_scores(await _graded(state, target))
         return Score(value={name: math.nan if value is None else value for name, value in values.items()})
 
     return score
+
+
+async def _graded(state: TaskState, target: Target) -> Turns:
+    """Return the graded turns of a sample without blocking the event loop."""
+    return await to_thread.run_sync(partial(graded, _turns(state), target.text, source=_source(state)))
 
 
 def _turns(state: TaskState) -> Turns:
