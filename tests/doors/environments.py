@@ -3,8 +3,9 @@
     python tests/doors/environments.py [DOOR ...]
 
 A door is one entry of DOORS, the pins `tests/doors/pins/DOOR.txt` (none: the base installation alone) and the tests
-`tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, the project of pyproject.toml
-or the Python change. The last line is `{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
+`tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, the project of
+pyproject.toml or the Python change. The last line is
+`{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Five problems, a model that is known by heart on them, and its OpenAI-compatible server: what the doors are tested on.
+"""Five problems, what a model says to them, and an OpenAI-compatible server that says it, for the tests of the doors.
 
 The outcomes: right; wrong, judged wrong, revised right; right, judged wrong, revised wrong; wrong, judged correct;
 wrong, judged wrong, revised right. So turn 1 is right on 2 of 5 and the final answer on 3 of 5.
