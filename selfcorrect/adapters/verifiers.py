@@ -80,8 +80,8 @@ class SelfCorrectTaskset(vf.Taskset[SelfCorrectTask, SelfCorrectTasksetConfig]):
 
 
 class SelfCorrectEnvConfig(vf.EnvConfig):
-    agent: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"})
-    """The model: it solves, judges and revises."""
+    agent: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"}, runtime={"type": "subprocess"})
+    """The model: it solves, judges and revises. It runs no code, and so needs no sandbox."""
     horizon: int = 2
     """How many attempts at most."""
 

@@ -97,16 +97,32 @@ class Handler(BaseHTTPRequestHandler):
             text = path(opening) if self.server.one_message else reply(opening, said)
             message = {"role": "assistant", "content": text}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            self.send(about | {"object": "chat.completion", "choices": [choice]})
+            if body.get("stream"):
+                self.stream(about, text)
+            else:
+                self.send(about | {"object": "chat.completion", "choices": [choice]})
         else:
             prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
             choices = [{"index": i, "text": path(one), "finish_reason": "stop"} for i, one in enumerate(prompts)]
             self.send(about | {"object": "text_completion", "choices": choices})
 
+    def stream(self, about: dict[str, Any], text: str) -> None:
+        """Send a chat's answer as server-sent events: the text, then the end with the usage."""
+        deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": text}, None), ({}, "stop")]
+        events = [
+            about
+            | {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+            for delta, finish in deltas
+        ]
+        lines = [*map(json.dumps, events), "[DONE]"]
+        self.send_bytes("".join(f"data: {line}\n\n" for line in lines).encode(), "text/event-stream")
+
     def send(self, value: Any) -> None:
-        content = json.dumps(value).encode()
+        self.send_bytes(json.dumps(value).encode(), "application/json")
+
+    def send_bytes(self, content: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="make test-doors")
 
-from selfcorrect.adapters import lm_eval as door  # noqa: E402
-from selfcorrect.logs.read import read_log  # noqa: E402
-from tests.doors.page import lines_of  # noqa: E402
-from tests.doors.scripted import FINAL, TURN1, Server, path, problem_file  # noqa: E402
+from selfcorrect.adapters import lm_eval as door
+from selfcorrect.logs.read import read_log
+from tests.doors.page import lines_of
+from tests.doors.scripted import FINAL, TURN1, Server, path, problem_file
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("verifiers.v1", reason="make test-doors")
 
-from tests.doors.page import ROOT, lines_of  # noqa: E402
-from tests.doors.scripted import FINAL, TURN1, VERDICT, Server, problem_file  # noqa: E402
+from tests.doors.page import ROOT, lines_of
+from tests.doors.scripted import FINAL, TURN1, VERDICT, Server, problem_file
 
 
 def evaluate(folder: Path, server: Server, more: str = "") -> list[dict]:  # type: ignore[type-arg]
