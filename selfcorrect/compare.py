@@ -176,14 +176,13 @@ class LogComparison:
 
     def write(self, out: Path) -> None:
         """Write the comparison to ``.md``, ``.json`` or ``.jsonl`` (one flip a line)."""
+        check_out(out)
         if out.suffix == ".json":
             write_json(out, self.to_json())
         elif out.suffix == ".jsonl":
             write_jsonl(out, self.flips)
-        elif out.suffix == ".md":
-            write_whole(out, [self.to_markdown()])
         else:
-            raise InputError(f"--out {out}: expected a name that ends in .md, .json or .jsonl")
+            write_whole(out, [self.to_markdown()])
 
     def __rich__(self) -> RenderableType:
         table = Table(*HEADS, box=None, header_style="bold")
@@ -202,6 +201,14 @@ class LogComparison:
 HEADS = ("graded by", "n", "A", "B", "B − A", "95%", "p", "A better", "B better")
 FLIP_HEADS = ("problem", "better", "a", "b", "reference", "question")
 ODD_HEADS = ("problem", "log", "ours", "answer", "reference", "reason")
+
+
+def check_out(out: Path | None) -> None:
+    """Raise InputError where a comparison cannot be written to a file of this name."""
+    if out is not None and out.suffix not in (".md", ".json", ".jsonl"):
+        raise InputError(f"--out {out}: expected a name that ends in .md, .json or .jsonl")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out {out}: expected the path of a file in a folder that exists")
 
 
 def compare_logs(

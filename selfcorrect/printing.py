@@ -97,6 +97,11 @@ def show(*what: RenderableType, style: str | None = None) -> None:
     output.print(*what, style=style, crop=False)
 
 
+def show_file(text: str) -> None:
+    """Print the text of a file to standard output, line by line as it is: no line is broken."""
+    output.print(Text(text), soft_wrap=True)
+
+
 def note(*what: RenderableType, style: str | None = "dim") -> None:
     """Print what accompanies results to standard error, unless only results are wanted.
 

@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.closing import made_by
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
 from selfcorrect.runs.progress import meter
+from selfcorrect.shipped import made_by
 from selfcorrect.train.common.checkpoints import fit, open_metrics
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports

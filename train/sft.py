@@ -27,9 +27,9 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.closing import made_by
 from selfcorrect.errors import RecipeError, RunFolderError
 from selfcorrect.runs.progress import meter
+from selfcorrect.shipped import made_by
 from selfcorrect.train.common.checkpoints import fit, open_metrics
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe

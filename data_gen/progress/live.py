@@ -19,7 +19,7 @@ from selfcorrect.runs.progress import EVENTS, Meter, console, is_watched, said_n
 
 
 class LiveTable(ProgressListener):
-    """Follows a run and shows it as a live table, as JSON events for `selfcorrect.study`, or as a line now and then."""
+    """Follows a run and shows it as a live table, as JSON events for `cli.plan`, or as a line now and then."""
 
     def __init__(self, live: bool) -> None:
         self.live = live

@@ -17,13 +17,15 @@ from rich.text import Text
 from selfcorrect.correction.loop import JUDGES_ITSELF
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SCORES, Estimate, EvalResult, EvaluatedRow, RowScores, read_row
+from selfcorrect.eval.tables.claims import Claim, Found, claims_of
 from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell, headings
-from selfcorrect.metrics import PairedTest, compare, gain_difference, is_correct
+from selfcorrect.metrics import compare, is_correct
 from selfcorrect.runs.jsonl import read_json, write_json, write_whole
 from selfcorrect.table import Table
 from selfcorrect.types import Trajectory, to_json
 
 DEMO_ROWS = ("intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo")
+MARKS = {True: ("✓ ", "green"), False: ("✗ ", "bold red"), None: ("? ", "yellow")}
 FIRST = (15, 16)  # characters of the first column on a terminal
 
 
@@ -33,20 +35,35 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     results = {name: row.result for name, row in rows.items()}
     trajectories = {name: row.trajectories() for name, row in rows.items()}
     gain = compare(trajectories["ift"], trajectories["grpo"])
+    claims = claims_of({name: (results[name], trajectories[name]) for name in DEMO_ROWS})
     first = results[DEMO_ROWS[0]]
     table = {
         "rows": [result.to_json() for result in results.values()],
         "tests": [{"a": "self-rewarding IFT", "b": "self-rewarding IFT + GRPO", **to_json(gain)}],
-        "checks": phenomena(results, trajectories, gain),
+        "checks": [_check(claim) for claim in claims],
         "benchmark": first.benchmark,
         "n": first.scores.n,
         "distinct_problems": len({t.problem.question for t in trajectories["ift"]}),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
     write_json(run / "tables" / "demo.json", table)
+    write_json(run / "tables" / "claims.json", {"claims": [claim.to_json() for claim in claims]})
     shares = ("n", *REACHED, *JUDGED)
     write_whole(run / "tables" / "demo.md", [result_table(list(results.values()), shares).to_markdown()])
     return table
+
+
+def _check(claim: Claim) -> dict[str, Any]:
+    """Return a claim as page and terminal show it; ``holds`` is None where it cannot be told or was not tested."""
+    interval = "" if claim.interval is None else f" [{claim.interval[0]:+.1f} {claim.interval[1]:+.1f}]"
+    paper = f"; the paper: {claim.paper}" if claim.paper else ""
+    holds = {Found.HOLDS: True, Found.FAILS: False}.get(claim.verdict)
+    return {
+        "claim": claim.claim,
+        "holds": holds,
+        "verdict": str(claim.verdict),
+        "evidence": claim.ours + interval + paper,
+    }
 
 
 def demo_row(run: Path, name: str) -> EvaluatedRow:
@@ -62,48 +79,6 @@ def result_table(results: Sequence[EvalResult], fields: Sequence[str] = ("n", *R
     """Return results as a table, one a line."""
     lines = [(result.title, *(cell(result, field) for field in fields)) for result in results]
     return Table("", ("method", *headings(fields)), lines)
-
-
-def phenomena(
-    results: Mapping[str, EvalResult], trajectories: Mapping[str, Sequence[Trajectory]], gain: PairedTest
-) -> list[dict[str, Any]]:
-    """Return what the paper finds (METHOD section 5) as claims, each with whether it appears here, and the evidence."""
-    scores = {name: result.scores for name, result in results.items()}
-    ift, grpo = scores["ift"], scores["grpo"]
-    claims = [
-        (
-            "intrinsic self-correction does not help: Final ≤ Turn 1",
-            _of(scores["intrinsic"].delta) <= 0,
-            _gain(scores["intrinsic"]),
-        ),
-        ("the gold verdict helps: Δ > 0", _is_gain(scores["gold"]), _gain(scores["gold"])),
-    ]
-    for name in ("raft", "raft-plus"):
-        low, high = gain_difference(trajectories[name], trajectories["ift"])
-        evidence = f"{_gain(scores[name])}; IFT's Δ is larger by [{low:+.1f}, {high:+.1f}]"
-        claims.append((f"{results[name].label}: Δ clearly below self-rewarding IFT's", low > 0, evidence))
-    fixed, broken, silent = _of(ift.i2c), _of(ift.c2i), _of(grpo.no_verdict)
-    ratio = "∞" if broken == 0 else f"{fixed / broken:.1f}"
-    claims += [
-        ("self-rewarding IFT corrects itself: Δ > 0", _is_gain(ift), _gain(ift)),
-        (
-            "self-rewarding IFT fixes at least three times what it breaks",
-            _fixes_thrice(ift),
-            f"Δi→c = {fixed:.1f}, Δc→i = {broken:.1f}, ratio {ratio}",
-        ),
-        (
-            "GRPO raises Final above IFT's (paired, p < 0.05)",
-            gain.gain > 0 and gain.p_value < 0.05,
-            f"{_of(ift.final):.1f} → {_of(grpo.final):.1f}: {gain.gain:+.1f} points, only GRPO right {gain.only_b}, "
-            f"only IFT right {gain.only_a}, McNemar p = {gain.p_value:.2g}",
-        ),
-        (
-            "after GRPO a verdict is still given on at least 95% of problems",
-            silent <= 5,
-            f"verdict given on {100 - silent:.1f}%",
-        ),
-    ]
-    return [{"claim": claim, "holds": bool(holds), "evidence": evidence} for claim, holds, evidence in claims]
 
 
 def _of(measure: Estimate) -> float:
@@ -141,7 +116,7 @@ def _scored_problems(trajectories: Sequence[Trajectory]) -> set[str]:
 
 
 def claims(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
-    """Return what the paper finds, asked of each row of a run that it is about; see `phenomena` for the demo's."""
+    """Return what the paper finds, asked of each row of a run that it is about; see `claims_of` for the demo's."""
     found = []
     for result in results:
         scores = result.scores
@@ -177,9 +152,9 @@ def show_rows_of(run: Path) -> RenderableType:
     table = read_json(file)
     lines = [
         Text.assemble(
-            ("✓ " if check["holds"] else "✗ ", "green" if check["holds"] else "bold red"),
+            MARKS.get(check["holds"], MARKS[None]),
             check["claim"],
-            (f"  {check['evidence']}", "dim"),
+            (f"  {check.get('verdict', '')}: {check['evidence']}", "dim"),
         )
         for check in table["checks"]
     ]

@@ -1,6 +1,6 @@
 """Progress of long work: a Rich bar with rate and time left, lines in a log, or JSON events for a parent process.
 
-`selfcorrect.study` runs stages as child processes and sets ``SELFCORRECT_PROGRESS=json``: each event is
+`selfcorrect.cli.plan` runs stages as child processes and sets ``SELFCORRECT_PROGRESS=json``: each event is
 then one line ``{"progress": label, "done": n, "total": m, ...}`` on standard output. Where standard error is no
 terminal (a log, a pipe) a line is written every ten seconds, whether or not anything moved.
 """

@@ -38,7 +38,7 @@ def script() -> str:
 
 STEPS = """
 from pathlib import Path
-from selfcorrect.study import Step, run_steps
+from selfcorrect.cli.plan import Step, run_steps
 run_steps([Step("grade", ("grade", "4", "4"), Path("none"))], Path("run"))
 print(Path("run/logs/grade.log").read_text())
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.cli import main
+from selfcorrect.cli.plan import Step, demo_steps, run_steps, show_plan
 from selfcorrect.errors import RunFolderError, SelfCorrectError
 from selfcorrect.runs.jsonl import write_json
-from selfcorrect.study import Step, demo_steps, run_steps, show_plan
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
@@ -121,7 +121,7 @@ def test_a_plan_runs_in_order_skips_what_is_done_and_shows_a_failure(tmp_path: P
 def test_a_child_may_print_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = b'\xff\xfe \x80 no UTF-8\n{"progress" no event\n{"progress": "x"}\n' * 20_000  # more than a pipe holds
     code = f"import sys; sys.stdout.buffer.write({odd[: len(odd) // 20_000]!r} * 20_000)"
-    monkeypatch.setattr("selfcorrect.study.selfcorrect_command", lambda arguments: [sys.executable, "-c", code])
+    monkeypatch.setattr("selfcorrect.cli.plan.selfcorrect_command", lambda arguments: [sys.executable, "-c", code])
     assert run_steps([Step("odd", (), tmp_path / "never")], tmp_path).keys() == {"odd"}
     assert (tmp_path / "logs" / "odd.log").read_text() == odd.decode(errors="replace")
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from selfcorrect.cli import main
-from selfcorrect.closing import closing, made_by, without_rows
+from selfcorrect.cli.closing import closing, without_rows
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.printing import Terminal
 from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
 from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.shipped import made_by
 from selfcorrect.train.dpo import DpoRecipe
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.orm import OrmRecipe
@@ -61,7 +62,7 @@ def check(words: list[str]) -> None:
     load_recipe(schema, ROOT / folder / "recipes" / f"{recipe}.yaml", overrides)
 
 
-GEN = "selfcorrect.data_gen.pipeline"
+GEN = "gen"
 STAGES = [
     (
         GEN,
@@ -73,11 +74,11 @@ STAGES = [
         GenRecipe(engine=EngineRecipe(model="a/b")),
         gen_summary(5, 5, **{"self-rewarding": 7}),
     ),
-    ("selfcorrect.train.sft", SftRecipe(), {"rows": 7, "last_loss": 0.25}),
-    ("selfcorrect.train.sft", SftRecipe(name="mine", model="a/b"), {"rows": 7}),
-    ("selfcorrect.train.grpo", GrpoRecipe(), {"rollouts": 5}),
-    ("selfcorrect.train.dpo", DpoRecipe(), {"selected": 1}),
-    ("selfcorrect.train.orm", OrmRecipe(), {"rows": 7, "right": 3}),
+    ("train sft", SftRecipe(), {"rows": 7, "last_loss": 0.25}),
+    ("train sft", SftRecipe(name="mine", model="a/b"), {"rows": 7}),
+    ("train grpo", GrpoRecipe(), {"rollouts": 5}),
+    ("train dpo", DpoRecipe(), {"selected": 1}),
+    ("train orm", OrmRecipe(), {"rows": 7, "right": 3}),
 ]
 
 
@@ -111,7 +112,7 @@ def test_no_rows_is_an_error_with_the_likely_reason(right: int, wrong: int, reas
     assert reason in message
     assert "pass_rates.jsonl" in message
     assert without_rows(GEN, gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
-    assert without_rows("selfcorrect.train.sft", {"rows": 0}, Path("r")) is None
+    assert without_rows("train sft", {"rows": 0}, Path("r")) is None
 
 
 def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str
         printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
         assert left.value.code == 1
         assert "gen wrote no training row: 2 problems were sampled" in printed
-        assert "too weak for these problems (0% of its attempts are right)" in printed
+        assert "too weak for these problems (0% of its attempts are correct)" in printed
 
 
 def test_missing_data_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ OURS = {  # file → the calls that may stand in it, and why
     "selfcorrect/runs/files.py": {"open", "fdopen", "replace"},  # the one place
     "selfcorrect/runs/jsonl.py": {"FileIO", "truncate"},  # a journal's own file, synced as it grows
     "selfcorrect/runs/folder.py": {"replace"},  # DONE put aside, then its folder synced
-    "selfcorrect/cli.py": {"open"},  # the null device
+    "selfcorrect/cli/main.py": {"open"},  # the null device
     "selfcorrect/grading/workers/worker.py": {"open"},  # the null device
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
     "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe

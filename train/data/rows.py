@@ -18,13 +18,13 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.closing import made_by
 from selfcorrect.correction.parsing import parse_path
 from selfcorrect.engines import Sample
 from selfcorrect.errors import DataError, ModelError
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.prompts import SELF_QUESTION
 from selfcorrect.runs.jsonl import read_jsonl
+from selfcorrect.shipped import made_by
 from selfcorrect.training_row import LearnedSpan, TrainingRow, read_card, read_rows
 from selfcorrect.types import Problem, Role
 

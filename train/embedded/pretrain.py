@@ -64,7 +64,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class PretrainRecipe:
-    """One embedded model. The YAML of the shipped one is train/recipes/pretrain.yaml."""
+    """One embedded model. Those of the shipped one are train/recipes/styles-pretrain and hurried-pretrain."""
 
     seed: int = 0  # of the corpus, the start weights and the order
     start: str = ""  # a model folder or embedded-1: its weights and tokenizer; nothing: from random weights

@@ -17,59 +17,58 @@ from rich.text import Text
 from selfcorrect.loading import SHIPPED
 from selfcorrect.printing import Command
 from selfcorrect.runs.folder import is_done
+from selfcorrect.shipped import model_of, recipes_of
 
-STAGES = Path(__file__).parent
 
-
-def folder_of(module: str, recipe: Any, run: Path) -> Path:
-    """Return where a stage writes."""
-    if module == "selfcorrect.data_gen.pipeline":
+def folder_of(stage: str, recipe: Any, run: Path) -> Path:
+    """Return where a stage writes; ``stage`` is its command: gen, eval, train sft, ..."""
+    if stage == "gen":
         return run / "gen"
-    if module == "selfcorrect.eval.run":
+    if stage == "eval":
         return run / "eval" / str(recipe.row)
     return run / "checkpoints" / str(getattr(recipe, "name", "embedded"))
 
 
-def is_finished(module: str, recipe: Any, run: Path) -> bool:
+def is_finished(stage: str, recipe: Any, run: Path) -> bool:
     """True where the stage has been run to its end before."""
-    return is_done(folder_of(module, recipe, run))
+    return is_done(folder_of(stage, recipe, run))
 
 
-def closing(module: str, recipe: Any, run: Path, summary: Any, before: bool) -> RenderableType:
+def closing(stage: str, recipe: Any, run: Path, summary: Any, before: bool) -> RenderableType:
     """Return the closing words of a stage; ``before`` says that it was done already and was only read."""
-    folder = folder_of(module, recipe, run)
-    if module == "selfcorrect.data_gen.pipeline":
+    folder = folder_of(stage, recipe, run)
+    if stage == "gen":
         made, figures, commands = _of_gen(recipe, run, summary)
-    elif module == "selfcorrect.eval.run":
+    elif stage == "eval":
         made, figures, commands = _of_eval(recipe, run, summary)
     else:
-        made, figures, commands = _of_training(module.rsplit(".", 1)[-1], recipe, run, summary)
+        made, figures, commands = _of_training(stage.rpartition(" ")[2], recipe, run, summary)
     lines: list[RenderableType] = [Text.assemble((f"{made}: ", "bold"), str(folder))]
     lines += [Text(figure) for figure in figures]
     if before:
         lines.append(Text("already done: nothing was run; another --run folder, or another name, makes it anew"))
     table: list[RenderableType] = []
-    if module == "selfcorrect.eval.run":
+    if stage == "eval":
         from selfcorrect.eval.tables.demo_table import show_rows
 
         table = [show_rows([summary])]
     following = [Text("next:", style="bold")] * bool(commands) + [
         *(Command(shlex.join(words), style="") for words in commands)
     ]
-    head = f"{'already done' if before else 'done'}: {_name(module)}"
+    head = f"{'already done' if before else 'done'}: {stage}"
     return Group(*table, Panel(Group(*lines), title=Text(head), title_align="left", border_style="green"), *following)
 
 
-def without_rows(module: str, summary: Any, run: Path) -> str | None:
+def without_rows(stage: str, summary: Any, run: Path) -> str | None:
     """Return what to say of a `gen` that wrote no training row, with the likely reason; None of any other stage."""
-    if module != "selfcorrect.data_gen.pipeline" or summary is None:
+    if stage != "gen" or summary is None:
         return None
     rows = {name: count for name, count in summary["rows"].items() if name not in ("prompts", "pass_rates")}
     if not rows or any(rows.values()):
         return None
     problems = summary["problems"]["sampled from"]
     return (
-        f"gen wrote no training row: {problems:,} problems were sampled and no path served.\n"
+        f"gen wrote no training row: {problems:,} problems were sampled and no trajectory was accepted.\n"
         f"{_pass_rates(summary)}\n"
         f"{_likely_reason(summary)}\n"
         f"Pass rates by problem: {run / 'data' / 'pass_rates.jsonl'}. This folder is finished: use another --run."
@@ -78,7 +77,7 @@ def without_rows(module: str, summary: Any, run: Path) -> str | None:
 
 def _pass_rates(summary: Mapping[str, Any]) -> str:
     shares = [
-        f"{name} {counts['acceptance']:.0%} served"
+        f"{name} {counts['acceptance']:.0%} accepted"
         for name, counts in summary["samples"].items()
         if counts.get("acceptance") is not None
     ]
@@ -88,9 +87,9 @@ def _pass_rates(summary: Mapping[str, Any]) -> str:
 def _likely_reason(summary: Mapping[str, Any]) -> str:
     share = summary["samples"].get("attempts", {}).get("acceptance")
     if share is not None and share < 0.05:
-        return f"Likely: the model is too weak for these problems ({share:.0%} of its attempts are right)."
+        return f"Likely: the model is too weak for these problems ({share:.0%} of its attempts are correct)."
     if share is not None and share > 0.95:
-        return f"Likely: these problems are too easy for the model ({share:.0%} of its attempts are right)."
+        return f"Likely: these problems are too easy for the model ({share:.0%} of its attempts are correct)."
     return "Likely: the model does not write verdicts or revisions in the form that is asked for (see gen/*.jsonl)."
 
 
@@ -111,7 +110,7 @@ def _of_gen(recipe: Any, run: Path, summary: Mapping[str, Any]) -> tuple[str, li
 def _of_training(
     name: str, recipe: Any, run: Path, summary: Mapping[str, Any]
 ) -> tuple[str, list[str], list[list[str]]]:
-    folder = folder_of(f"train.{name}", recipe, run)
+    folder = folder_of(f"train {name}", recipe, run)
     figures = [f"{key.replace('_', ' ')} {value:g}" for key, value in summary.items() if _is_figure(value)]
     base = str(getattr(recipe, "model", "embedded"))
     test = _of_problems(base)
@@ -142,36 +141,12 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
-    """Return what to say of a file of `gen`'s that is not there: the command that makes it."""
-    model = _base_of(model)
-    wanted = [name for name in _recipes("data_gen", "") if _model_of("data_gen", name) == model]
-    of_kind = [name for name in wanted if name.endswith("-pairs") == pairs]
-    recipe = next(iter(of_kind), "embedded-pairs" if pairs else "embedded")
-    own = [] if of_kind else [f"engine.model={model}"]
-    words = ["selfcorrect", "gen", recipe, *own, "--run", str(run)]
-    return f"no data at {path}; this makes it: {shlex.join(words)}"
-
-
-def _base_of(model: str) -> str:
-    """Return the model that a checkpoint was trained from in the end; another model is its own base."""
-    import yaml
-
-    for _ in range(8):
-        recipe = Path(model).expanduser() / "recipe.yaml"
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
-        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
-            break
-        model = values["model"]
-    return model
-
-
 def _training(program: str, ending: str, model: str, run: Path) -> list[str]:
     """Return the training command for a model: its own shipped recipe, or the embedded model's on this model."""
     recipe = next(
-        (name for name in _recipes("train", ending) if _model_of("train", name) == model), f"embedded{ending}"
+        (name for name in recipes_of("train", ending) if model_of("train", name) == model), f"embedded{ending}"
     )
-    own = [] if _model_of("train", recipe) == model else [f"model={model}"]
+    own = [] if model_of("train", recipe) == model else [f"model={model}"]
     return ["selfcorrect", "train", program, recipe, *own, "--run", str(run)]
 
 
@@ -182,21 +157,3 @@ def _evaluation(recipe: str, row: str, settings: Sequence[str], run: Path) -> li
 def _of_problems(model: str) -> str:
     """Return the evaluation recipe of the problems that a model was trained on."""
     return "embedded" if model in SHIPPED or "/checkpoints/" in model else "math500"
-
-
-def _recipes(stage: str, ending: str) -> list[str]:
-    found = sorted((STAGES / stage / "recipes").glob(f"*{ending}.yaml"))
-    return [path.stem for path in found if not path.stem.startswith("examples")]
-
-
-def _model_of(stage: str, recipe: str) -> str:
-    import yaml
-
-    values = yaml.safe_load((STAGES / stage / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
-    return str(values["model"] if stage == "train" else values["engine"]["model"])
-
-
-def _name(module: str) -> str:
-    return {"selfcorrect.data_gen.pipeline": "gen", "selfcorrect.eval.run": "eval"}.get(
-        module, "train " + module.rsplit(".", 1)[-1]
-    )
