@@ -33,6 +33,7 @@ EXTRAS = {
     "vllm": ("vllm",),
     "ray": ("ray",),
     "latex": ("latex2sympy2_extended",),
+    "logs": ("zstandard", "pyarrow"),
     "gguf": ("gguf",),
     "tensorboard": ("tensorboard",),
 }
@@ -46,7 +47,6 @@ BROUGHT_ALONG = {
     "huggingface_hub": "train",
     "tokenizers": "train",
     "safetensors": "train",
-    "pyarrow": "train",
 }
 """Modules that we import and that come with the packages of an extra."""
 
