@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo embedded test test-slow test-install test-engines engines check audit mutants install format reference clean
+.PHONY: demo embedded test test-slow test-install test-doors test-engines engines check audit mutants install format reference clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, 7 to 24 minutes; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -33,6 +33,10 @@ test-slow: $(STAMP)  ## the slow tests: the real LLM, kills, the whole demo
 
 test-install: $(STAMP)  ## wheel and sdist in clean environments, beside verl; needs pypi.org
 	$(BIN)/pytest -m slow tests/install
+
+# One environment a tool, in .venv-doors (docs/doors.md); `make test-doors DOORS="inspect_ai lm_eval"` for some of them.
+test-doors:  ## the doors for other tools, each by the tool's own client in an environment of its own; needs pypi.org
+	$(PYTHON) tests/doors/environments.py $(DOORS)
 
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
 test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)

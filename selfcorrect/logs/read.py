@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.logs import inspect_logs, lighteval, lm_eval, ours
+from selfcorrect.logs import inspect_logs, lighteval, lm_eval, ours, verifiers
 from selfcorrect.logs.record import Log
 
 READERS: dict[str, Callable[[Path, str], Log]] = {
@@ -16,6 +16,7 @@ READERS: dict[str, Callable[[Path, str], Log]] = {
     "lm_eval": lm_eval.read,
     "inspect": inspect_logs.read,
     "lighteval": lighteval.read,
+    "verifiers": verifiers.read,
 }
 TOOLS = tuple(READERS)
 
@@ -60,10 +61,13 @@ def _tool_of_lines(place: Path) -> str:
         row = None
     if isinstance(row, dict) and "resps" in row:
         return "lm_eval"
+    if isinstance(row, dict) and "traces" in row:
+        return "verifiers"
     if isinstance(row, dict) and "trajectory" in row:
         raise InputError(f"{place}: give the folder of the row, {place.parent}")
     keys = f"the first row has {', '.join(sorted(row))[:120]}" if isinstance(row, dict) else "its first line is no JSON"
     raise DataError(
         f"{place}: a log of none of {', '.join(READERS)} ({keys}). Known: samples_*.jsonl of lm_eval --log_samples, "
-        "*.eval and *.json of inspect_ai, details_*.parquet of lighteval, an eval folder of ours"
+        "*.eval and *.json of inspect_ai, details_*.parquet of lighteval, traces.jsonl of verifiers v1, "
+        "an eval folder of ours"
     )
