@@ -75,7 +75,9 @@ def grade_file(jsonl: Path, source: str | None, out: Path | None, audit: bool, a
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A log of lm_eval, inspect_ai or lighteval, or a row folder of ours.")],
+    a: Annotated[
+        Path, typer.Argument(help="A log of lm_eval, inspect_ai, lighteval or verifiers, or a row folder of ours.")
+    ],
     b: Annotated[Path, typer.Argument(help="The log to hold against it; it may be of another tool.")],
     metric: Annotated[
         str, typer.Option(help="Which score of the logs to test beside our grade; default: the first.")
