@@ -34,7 +34,7 @@ from selfcorrect.eval.run import EvalRecipe, regrade
 from selfcorrect.eval.run import run as run_eval
 from selfcorrect.eval.tables.make import make
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs.folder import jsonl
+from selfcorrect.runs import jsonl
 from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
 from selfcorrect.train.grpo import GrpoRecipe

@@ -32,7 +32,11 @@ OURS = {  # file → the calls that may stand in it, and why
     "train/sft.py": {"save_model"},
     "train/orm.py": {"save_model"},
     "train/rl/program.py": {"save_model"},
-    "train/embedded/pretrain.py": {"save_pretrained", "savez"},  # the same; and tokens, which every start writes anew
+    "train/embedded/pretrain.py": {
+        "save_pretrained",
+        "savez",
+        "copy",
+    },  # the same; tokens, which every start writes anew
     "train/rl/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
 }
 STREAM = {"save", "dump", "savefig", "write_table", "print"}
