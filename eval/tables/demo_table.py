@@ -25,7 +25,7 @@ from selfcorrect.table import Table
 from selfcorrect.types import Trajectory, to_json
 
 DEMO_ROWS = ("intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo")
-MARKS = {True: ("✓ ", "green"), False: ("✗ ", "bold red"), None: ("? ", "yellow")}
+MARKS = {"holds": ("✓ ", "green"), "does not hold": ("✗ ", "bold red"), "cannot be told": ("? ", "yellow")}
 FIRST = (15, 16)  # characters of the first column on a terminal
 
 
@@ -152,9 +152,9 @@ def show_rows_of(run: Path) -> RenderableType:
     table = read_json(file)
     lines = [
         Text.assemble(
-            MARKS.get(check["holds"], MARKS[None]),
+            MARKS.get(check["verdict"], ("– ", "dim")),
             check["claim"],
-            (f"  {check.get('verdict', '')}: {check['evidence']}", "dim"),
+            (f"  {check['verdict']}: {check['evidence']}", "dim"),
         )
         for check in table["checks"]
     ]
