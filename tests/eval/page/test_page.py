@@ -121,7 +121,7 @@ def test_the_table_the_tests_and_the_checks(tmp_path: Path) -> None:
     assert "model organism" in page.text
     for shown in ("90.0", "74.4–96.5", "+10.0", "−1.5", "−3.0 to 0.0", "< 0.001", "does it hold here?", "not tested"):
         assert shown in page.text, shown
-    assert "1 of the 1 tested" in page.text
+    assert "1 of the 1 statements" in page.text
     assert [item[1].get("aria-label") for item in page.tags if item[1].get("class") == "bar"] == [
         "right → wrong 0.0%, kept right 90.0%, wrong → right 10.0%, kept wrong 0.0%"
     ]
