@@ -51,7 +51,7 @@ class SelfCorrectModel:
             loop = replace(loop, rule=load_rule(model_path(model)))
         with quiet_bars():
             opened = open_engine(replace(engine or EngineRecipe(), model=model))
-        context = getattr(opened, "context", None)
+        context = opened.context
         if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
             loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))
         return cls(opened, ChatCodec.load(model, engine.thinking if engine else None), loop)

@@ -73,10 +73,16 @@ class Engine(Protocol):
     """Samples requests; safe to call from many tasks of one event loop at once."""
 
     name: str
+    context: int | None
+    """The most tokens that a prompt and its completion may have together; None: no known limit."""
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample. Raises EngineError when the engine failed (never a partial sample)."""
         ...
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests in their order, from synchronous code."""
+        return sample_all(self, requests)
 
     async def close(self) -> None:
         """Free the model, threads and connections; further calls of `sample` fail."""

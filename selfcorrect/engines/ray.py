@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.chat import model_path
-from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, open_engine
+from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, check_request, open_engine
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.errors import EngineError, MissingExtraError, RecipeError, RequestRefused
 from selfcorrect.loading import SHIPPED
@@ -46,7 +46,7 @@ class Replica:
 
     async def facts(self) -> tuple[str, int | None, int]:
         """Return the engine's name, its context and the actor's process id."""
-        return self.engine.name, getattr(self.engine, "context", None), os.getpid()
+        return self.engine.name, self.engine.context, os.getpid()
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample."""
@@ -57,7 +57,7 @@ class Replica:
         await self.engine.close()
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Samples from replicas; see the module's text. Safe to use from several event loops."""
 
     def __init__(self, replicas: list[Any], places: int, name: str, context: int | None, *, own_cluster: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
 from selfcorrect.errors import EngineError
 
 
@@ -28,7 +28,7 @@ class Reply:
 Script = Callable[[SampleRequest, str], "Reply | str"]
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers every request by a script, honouring stop texts, stop ids and ``max_tokens``.
 
     ``requests`` lists what was asked, in order; ``delay_s`` maps a request to how long it takes, for

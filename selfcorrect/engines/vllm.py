@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.chat import ChatCodec, model_path
-from selfcorrect.engines import Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.engines.finish import Decode, finished
 from selfcorrect.errors import EngineError, MissingExtraError, ModelError, RecipeError, nearest
@@ -43,7 +43,7 @@ LEAST_TEMPERATURE = 0.01
 """vLLM raises positive temperatures below this to it."""
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Samples from one model through vLLM; see the module's text. Safe to use from several event loops."""
 
     def __init__(self, llm: Any, loop: BackgroundLoop, decode: Decode, name: str, arguments: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfcorrect.chat import ChatCodec, model_path
-from selfcorrect.engines import Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
 from selfcorrect.engines.local.batching import ContinuousBatch, token_bytes
 from selfcorrect.engines.local.row import Row
 from selfcorrect.engines.local.sampling import StopTexts
@@ -45,7 +45,7 @@ class _AsyncRow(Row):
     future: asyncio.Future[Sample] = field(kw_only=True)
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Samples from one model; see the module's text. Safe to use from many tasks and several event loops.
 
     ``max_batch`` bounds the live rows; a CPU keeps fewer where more would be slower. ``max_cached_tokens`` bounds rows
@@ -75,7 +75,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.name = name or f"transformers:{Path(str(model.name_or_path)).name or type(model).__name__}"
         self._frozen = frozen
-        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
         self._max_cached_tokens = max_cached_tokens or _affordable_tokens(model)
         self._batch = ContinuousBatch(model, max_batch=max_batch, max_cached_tokens=self._max_cached_tokens)
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
@@ -85,11 +85,6 @@ class TransformersEngine:
         self._worker: threading.Thread | None = None
         self._closed = False
         self._stepping = threading.Lock()  # Held by whoever drives the batch.
-
-    @property
-    def context(self) -> int | None:
-        """The most tokens that a prompt and its completion may have together; None where the model sets no limit."""
-        return self._context
 
     @classmethod
     def load(
@@ -226,7 +221,7 @@ class TransformersEngine:
 
     def _check(self, request: SampleRequest) -> StopTexts | None:
         """Refuse what cannot be served; return the watcher of the request's stop texts."""
-        check_request(request, self.name, self._context)
+        check_request(request, self.name, self.context)
         check_request(request, f"{self.name}'s cache (max_cached_tokens)", self._max_cached_tokens)
         if not request.stop_texts:
             return None

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import httpx2
 
 from selfcorrect.chat import ChatCodec, vocabulary_size
-from selfcorrect.engines import Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.engines.finish import finished
 from selfcorrect.engines.server.endpoints import Endpoint, Endpoints, pause_s
@@ -57,7 +57,7 @@ SHORTEST_SECRET = 4
 log = logging.getLogger(__name__)
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """Samples from a model that servers have loaded; see the module's text. Safe to use from several event loops.
 
     ``counts`` holds samples, retries and errors by name, and what was re-tokenised; each of ``endpoints`` has its own.
