@@ -15,7 +15,7 @@ from tests.install.conftest import ROOT, Environment
 
 STAGES = ("train", "eval", "data_gen")
 UNCOUNTED = {"pip", "setuptools", "sympy", "mpmath", "python-flint"}
-"""Not in the bar of 45 MB: what comes with Python, and what does exact mathematics."""
+"""Not in the bar of 48 MB: what comes with Python, and what does exact mathematics."""
 SIZES = """
 from importlib.metadata import distributions
 for one in distributions():
@@ -108,11 +108,11 @@ def test_the_command_of_the_message_finds_the_installed_package(installed: Envir
 
 
 @pytest.mark.slow
-def test_the_base_is_at_most_45_MB_beside_exact_mathematics(installed: Environment, tmp_path: Path) -> None:
+def test_the_base_is_at_most_48_MB_beside_exact_mathematics(installed: Environment, tmp_path: Path) -> None:
     said = installed.run("-c", SIZES, cwd=tmp_path).stdout.split()
     sizes = dict(zip(said[::2], map(int, said[1::2]), strict=True))
     assert UNCOUNTED - {"setuptools"} <= sizes.keys()
-    assert sum(size for name, size in sizes.items() if name not in UNCOUNTED) <= 45e6, sizes
+    assert sum(size for name, size in sizes.items() if name not in UNCOUNTED) <= 48e6, sizes
 
 
 @pytest.mark.slow
