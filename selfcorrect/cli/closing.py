@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -16,53 +17,126 @@ from rich.text import Text
 
 from selfcorrect.loading import SHIPPED
 from selfcorrect.printing import Command
-from selfcorrect.runs.folder import is_done
 from selfcorrect.shipped import model_of, recipes_of
 
-
-def folder_of(stage: str, recipe: Any, run: Path) -> Path:
-    """Return where a stage writes; ``stage`` is its command: gen, eval, train sft, ..."""
-    if stage == "gen":
-        return run / "gen"
-    if stage == "eval":
-        return run / "eval" / str(recipe.row)
-    return run / "checkpoints" / str(getattr(recipe, "name", "embedded"))
+if TYPE_CHECKING:
+    from selfcorrect.data_gen.recipe import GenRecipe
+    from selfcorrect.eval.results import EvalResult
+    from selfcorrect.eval.run import EvalRecipe
+    from selfcorrect.train.common.recipe import TrainerRecipe
+    from selfcorrect.train.embedded.pretrain import PretrainRecipe
 
 
-def is_finished(stage: str, recipe: Any, run: Path) -> bool:
-    """True where the stage has been run to its end before."""
-    return is_done(folder_of(stage, recipe, run))
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a stage says at its end. ``table`` stands above the panel; ``fault`` says that nothing useful was made."""
+
+    made: str
+    figures: Sequence[str]
+    following: Sequence[Sequence[str]]
+    table: RenderableType | None = None
+    fault: str | None = None
 
 
-def closing(stage: str, recipe: Any, run: Path, summary: Any, before: bool) -> RenderableType:
-    """Return the closing words of a stage; ``before`` says that it was done already and was only read."""
-    folder = folder_of(stage, recipe, run)
-    if stage == "gen":
-        made, figures, commands = _of_gen(recipe, run, summary)
-    elif stage == "eval":
-        made, figures, commands = _of_eval(recipe, run, summary)
-    else:
-        made, figures, commands = _of_training(stage.rpartition(" ")[2], recipe, run, summary)
-    lines: list[RenderableType] = [Text.assemble((f"{made}: ", "bold"), str(folder))]
-    lines += [Text(figure) for figure in figures]
+def show_closing(name: str, folder: Path, said: Closing, before: bool) -> RenderableType:
+    """Return a stage's closing words as they are printed; ``before``: it was done already and was only read."""
+    lines: list[RenderableType] = [Text.assemble((f"{said.made}: ", "bold"), str(folder))]
+    lines += [Text(figure) for figure in said.figures]
     if before:
         lines.append(Text("already done: nothing was run; another --run folder, or another name, makes it anew"))
-    table: list[RenderableType] = []
-    if stage == "eval":
-        from selfcorrect.eval.tables.demo_table import show_rows
-
-        table = [show_rows([summary])]
-    following = [Text("next:", style="bold")] * bool(commands) + [
-        *(Command(shlex.join(words), style="") for words in commands)
-    ]
-    head = f"{'already done' if before else 'done'}: {stage}"
-    return Group(*table, Panel(Group(*lines), title=Text(head), title_align="left", border_style="green"), *following)
+    head = f"{'already done' if before else 'done'}: {name}"
+    parts: list[RenderableType] = [] if said.table is None else [said.table]
+    parts.append(Panel(Group(*lines), title=Text(head), title_align="left", border_style="green"))
+    if said.following:
+        parts.append(Text("next:", style="bold"))
+    return Group(*parts, *(Command(shlex.join(words), style="") for words in said.following))
 
 
-def without_rows(stage: str, summary: Any, run: Path) -> str | None:
-    """Return what to say of a `gen` that wrote no training row, with the likely reason; None of any other stage."""
-    if stage != "gen" or summary is None:
-        return None
+# --- where a stage writes -----------------------------------------------------------------------------------------
+
+
+def gen_folder(recipe: GenRecipe, run: Path) -> Path:
+    """Return the folder of samples; the data sets lie beside it, in ``data``."""
+    return run / "gen"
+
+
+def row_folder(recipe: EvalRecipe, run: Path) -> Path:
+    """Return the folder of an evaluated row."""
+    return run / "eval" / recipe.row
+
+
+def checkpoint_folder(recipe: TrainerRecipe, run: Path) -> Path:
+    """Return the folder of a trained model."""
+    return run / "checkpoints" / recipe.name
+
+
+def embedded_folder(recipe: PretrainRecipe, run: Path) -> Path:
+    """Return the folder of an embedded model made anew."""
+    return run / "checkpoints" / "embedded"
+
+
+# --- what it says -------------------------------------------------------------------------------------------------
+
+
+def close_gen(recipe: GenRecipe, run: Path, summary: Mapping[str, Any]) -> Closing:
+    """Return the data sets and the training that they are for."""
+    rows = ", ".join(f"{name} {count:,}" for name, count in summary["rows"].items())
+    figures = [f"data sets in {run / 'data'}: {rows or 'none'}"]
+    if summary["short"]:
+        figures.append("short of the recipe: " + ", ".join(f"{name} by {n:,}" for name, n in summary["short"].items()))
+    model = recipe.engine.model
+    following = []
+    if summary["rows"].get("self-rewarding"):
+        following.append(_training("sft", "-sft", model, run))
+    if summary["rows"].get("preferences"):
+        following.append(_training("dpo", "-mdpo", model, run))
+    return Closing("samples and data sets", figures, following, fault=without_rows(summary, run))
+
+
+def close_policy(recipe: TrainerRecipe, run: Path, summary: Mapping[str, Any]) -> Closing:
+    """Return a trained policy's figures and its evaluation."""
+    return _close_model(checkpoint_folder(recipe, run), recipe.model, run, summary)
+
+
+def close_sft(recipe: TrainerRecipe, run: Path, summary: Mapping[str, Any]) -> Closing:
+    """Return what a policy says, and GRPO from it."""
+    said, folder = close_policy(recipe, run, summary), checkpoint_folder(recipe, run)
+    grpo = [*_training("grpo", "-grpo", recipe.model, run)[:4], f"model={folder}", "--run", str(run)]
+    return replace(said, following=[*said.following, grpo])
+
+
+def close_orm(recipe: TrainerRecipe, run: Path, summary: Mapping[str, Any]) -> Closing:
+    """Return a judge's figures, and the evaluation in which it judges."""
+    folder, base = checkpoint_folder(recipe, run), recipe.model
+    judged = ["method=judged", "judge.kind=orm", f"judge.engine.model={folder}", f"engine.model={base}"]
+    return Closing(
+        "an outcome reward model",
+        [", ".join(_figures(summary))],
+        [_evaluation(_of_problems(base), "orm-judged", judged, run)],
+    )
+
+
+def close_pretrain(recipe: PretrainRecipe, run: Path, summary: Mapping[str, Any]) -> Closing:
+    """Return an embedded model's figures and its evaluation."""
+    return _close_model(embedded_folder(recipe, run), "embedded", run, summary)
+
+
+def close_eval(recipe: EvalRecipe, run: Path, result: EvalResult) -> Closing:
+    """Return the scores, and the page that shows them."""
+    from selfcorrect.eval.tables.demo_table import show_rows
+
+    scores = result.scores
+    odd = ", ".join(f"{name} {count}" for name, count in scores.faults.items())
+    dropped = ", ".join(f"{count:,} × {reason}" for reason, count in result.dropped.items())
+    figures = [f"n = {scores.n}: turn 1 {_percent(scores.turn1.value)} → final {_percent(scores.final.value)}"]
+    figures += [scores.power] if scores.power else []
+    figures.append(f"odd paths: {odd or 'none'}" + (f"; dropped problems: {dropped}" if dropped else ""))
+    page = ["selfcorrect", "report", "html", str(run)]
+    return Closing("graded paths and scores", figures, [page], table=show_rows([result]))
+
+
+def without_rows(summary: Mapping[str, Any], run: Path) -> str | None:
+    """Return what to say of a `gen` that wrote no training row, with the likely reason; None where it wrote some."""
     rows = {name: count for name, count in summary["rows"].items() if name not in ("prompts", "pass_rates")}
     if not rows or any(rows.values()):
         return None
@@ -93,44 +167,14 @@ def _likely_reason(summary: Mapping[str, Any]) -> str:
     return "Likely: the model does not write verdicts or revisions in the form that is asked for (see gen/*.jsonl)."
 
 
-def _of_gen(recipe: Any, run: Path, summary: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    rows = ", ".join(f"{name} {count:,}" for name, count in summary["rows"].items())
-    figures = [f"data sets in {run / 'data'}: {rows or 'none'}"]
-    if summary["short"]:
-        figures.append("short of the recipe: " + ", ".join(f"{name} by {n:,}" for name, n in summary["short"].items()))
-    model = str(recipe.engine.model)
-    commands = []
-    if summary["rows"].get("self-rewarding"):
-        commands.append(_training("sft", "-sft", model, run))
-    if summary["rows"].get("preferences"):
-        commands.append(_training("dpo", "-mdpo", model, run))
-    return "samples and data sets", figures, commands
+def _close_model(folder: Path, base: str, run: Path, summary: Mapping[str, Any]) -> Closing:
+    figures = _figures(summary)
+    evaluation = _evaluation(_of_problems(base), folder.name, [f"engine.model={folder}"], run)
+    return Closing("a model", [", ".join(figures)] if figures else [], [evaluation])
 
 
-def _of_training(
-    name: str, recipe: Any, run: Path, summary: Mapping[str, Any]
-) -> tuple[str, list[str], list[list[str]]]:
-    folder = folder_of(f"train {name}", recipe, run)
-    figures = [f"{key.replace('_', ' ')} {value:g}" for key, value in summary.items() if _is_figure(value)]
-    base = str(getattr(recipe, "model", "embedded"))
-    test = _of_problems(base)
-    if name == "orm":
-        judged = ["method=judged", "judge.kind=orm", f"judge.engine.model={folder}", f"engine.model={base}"]
-        return "an outcome reward model", [", ".join(figures)], [_evaluation(test, "orm-judged", judged, run)]
-    commands = [_evaluation(test, folder.name, [f"engine.model={folder}"], run)]
-    if name == "sft":
-        commands.append([*_training("grpo", "-grpo", base, run)[:4], f"model={folder}", "--run", str(run)])
-    return "a model", [", ".join(figures)] if figures else [], commands
-
-
-def _of_eval(recipe: Any, run: Path, result: Any) -> tuple[str, list[str], list[list[str]]]:
-    scores = result.scores
-    odd = ", ".join(f"{name} {count}" for name, count in scores.faults.items())
-    dropped = ", ".join(f"{count:,} × {reason}" for reason, count in result.dropped.items())
-    figures = [f"n = {scores.n}: turn 1 {_percent(scores.turn1.value)} → final {_percent(scores.final.value)}"]
-    figures += [scores.power] if scores.power else []
-    figures.append(f"odd paths: {odd or 'none'}" + (f"; dropped problems: {dropped}" if dropped else ""))
-    return "graded paths and scores", figures, [["selfcorrect", "report", "html", str(run)]]
+def _figures(summary: Mapping[str, Any]) -> list[str]:
+    return [f"{key.replace('_', ' ')} {value:g}" for key, value in summary.items() if _is_figure(value)]
 
 
 def _percent(value: float | None) -> str:

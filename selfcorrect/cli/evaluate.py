@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from selfcorrect.cli import closing
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunByDefault, RunOption, known_source
-from selfcorrect.cli.stages import Stage, check_grader, importing, resolve, resumable, run_stage, with_engine
+from selfcorrect.cli.stages import (
+    Stage,
+    check_grader,
+    importing,
+    needs_engine,
+    resolve,
+    resumable,
+    run_stage,
+    with_engine,
+)
 from selfcorrect.printing import event, show
 from selfcorrect.runs.progress import quiet_bars
+
+if TYPE_CHECKING:
+    from selfcorrect.eval.results import EvalResult
+    from selfcorrect.eval.run import EvalRecipe
 
 Fit = Literal["temperature", "platt", "isotonic"]
 Target = Literal["best", "broken", "tokens"]
@@ -21,11 +35,13 @@ eval_app = typer.Typer(
 )
 
 
-def evaluation(default: str) -> Stage:
+def evaluation(default: str = "embedded") -> Stage[EvalRecipe, EvalResult]:
     """Return the stage, with the recipe that is taken where none is named."""
     with importing():
         from selfcorrect.eval import run as program
-    return Stage("eval", "eval", default, program.EvalRecipe, program.plan, program.run)
+    return Stage(
+        "eval", "eval", default, program.EvalRecipe, program.plan, program.run, closing.row_folder, closing.close_eval
+    )
 
 
 @eval_app.command("run")
@@ -37,7 +53,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Run the correction loop on a benchmark and score it: turn 1, final, transitions, self-reward accuracy."""
-    result = run_stage(evaluation("embedded"), with_engine(args, engine), run, dry_run, panel=not as_json)
+    stage = evaluation()
+    recipe = resolve(stage, with_engine(args, engine))
+    needs_engine(recipe.engine)
+    result = run_stage(stage, recipe, run, dry_run, panel=not as_json)
     if result and as_json:
         event(result.to_json())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -64,4 +65,4 @@ def about(path: Path) -> str:
         if not line.startswith("# ") or line.startswith("#   "):
             break
         lines.append(line[2:].strip())
-    return " ".join(lines).split(". ")[0].rstrip(".")
+    return re.split(r"(?<!\beq)\. ", " ".join(lines))[0].rstrip(".")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from selfcorrect.grading.fingerprint import grader_fingerprint
 from selfcorrect.grading.grader import grade, grade_many
 from selfcorrect.grading.rules import rules_for
 from selfcorrect.grading.workers.peer import MathVerify
+from selfcorrect.problems.files import is_problem_file
+from selfcorrect.problems.files import read_rows as read_table
 from selfcorrect.runs.files import whole_file
 from selfcorrect.runs.jsonl import line_of
 from selfcorrect.types import Grade, Outcome, to_json
@@ -75,26 +79,60 @@ class FileReport:
 
 
 def read_rows(path: Path, response_key: str = "response", gold_key: str = "gold") -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; raises DataError naming the line where a row is broken."""
+    """Yield the rows of a file, with response and reference as text; raises DataError naming the row that is broken.
+
+    `selfcorrect.problems.files` reads tables, JSON and packed files. Any other file holds one JSON object a line and is
+    read once from its start, so it may be a pipe. A reference may be a number, as tables have them: 5 is "5".
+    """
+    for place, row in _placed(path):
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: expected an object of response and gold, got {str(row)[:60]!r}")
+        if "response_parts" in row and response_key not in row:
+            row[response_key] = "".join(text * times for text, times in row["response_parts"])
+        texts = {response_key: _text(row.get(response_key)), gold_key: _reference(row.get(gold_key))}
+        missing = [key for key, text in texts.items() if text is None]
+        if missing:
+            raise DataError(
+                f"{place}: expected text under {missing}, the row has {sorted(map(str, row))}; "
+                "--response-column and --reference-column name others"
+            )
+        yield row | texts
+
+
+def is_table(path: Path) -> bool:
+    """True for a file that is read whole: a table, JSON, or a packed file; False for one JSON object a line."""
+    return is_problem_file(path) and path.suffix.lower() not in (".jsonl", ".ndjson")
+
+
+def _placed(path: Path) -> Iterator[tuple[str, Any]]:
+    if is_table(path):
+        yield from read_table(path)
+        return
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except ValueError as error:  # UnicodeDecodeError is one
-                    raise DataError(f"{path}:{number}: not JSON in UTF-8 ({error})") from error
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}:{number}: expected an object of response and gold, got {line[:60]!r}")
-                if "response_parts" in row and response_key not in row:
-                    row[response_key] = "".join(text * times for text, times in row["response_parts"])
-                missing = [key for key in (response_key, gold_key) if not isinstance(row.get(key), str)]
-                if missing:
-                    raise DataError(f"{path}:{number}: expected text under {missing}, the row has {sorted(row)}")
-                yield row
+                if line.strip():
+                    yield f"{path}:{number}", _value(line, number, path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _value(line: bytes, number: int, path: Path) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise DataError(f"{path}:{number}: not JSON in UTF-8 ({error})") from error
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _reference(value: Any) -> str | None:
+    """Return a reference answer as text, a number in plain digits; None for what is no answer (NaN, a truth value)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _text(value)
+    return format(Decimal(repr(value)), "f") if math.isfinite(value) else None
 
 
 def grade_jsonl(
@@ -106,10 +144,10 @@ def grade_jsonl(
     out: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FileReport:
-    """Grade every row of a file and return the counts.
+    """Grade every row of a file (`read_rows`) and return the counts.
 
     ``source`` overrides the rows' own ``source``. ``out`` receives each row with its grade under ``grade``.
-    ``progress`` is called with the number of rows done. Rows with a boolean ``expected`` are compared with it.
+    ``progress`` is called with the number of rows done. Rows with ``expected``, true or false, are compared with it.
     """
     report = FileReport()
     with whole_file(out) if out else nullcontext() as writer:
@@ -119,7 +157,7 @@ def grade_jsonl(
             for row, result in zip(batch, grades, strict=True):
                 _count(report, row, result)
                 if writer:
-                    writer.write(line_of({**row, "grade": to_json(result)}))
+                    writer.write(_line({**row, "grade": to_json(result)}))
             if progress:
                 progress(report.total)
     return report
@@ -130,10 +168,25 @@ def _count(report: FileReport, row: dict[str, Any], result: Grade) -> None:
     report.outcomes[str(result.outcome)] += 1
     if result.outcome is Outcome.UNGRADABLE:
         report.ungradable[result.method] += 1
-    if isinstance(row.get("expected"), bool):
+    expected = _label(row.get("expected"))
+    if expected is not None:
         report.labelled += 1
-        if result.correct != row["expected"]:
+        if result.correct != expected:
             report.disagreeing.append(str(row.get("id", report.total)))
+
+
+def _label(value: Any) -> bool | None:
+    """Return a row's own label; tables without types write it as text."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return line_of(row)
+    except TypeError:  # a table has dates, bytes and decimals, which are written as text
+        return line_of(json.loads(json.dumps(row, default=str)))
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

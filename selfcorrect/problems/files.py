@@ -340,12 +340,13 @@ def _cells(names: list[str], cells: list[str], place: str) -> dict[str, str]:
 def _parquet(path: Path) -> Iterator[Placed]:
     with named_extras():
         import pyarrow.parquet
-    import numpy
 
     number = 0
     try:
         with _opened(path) as file, pyarrow.parquet.ParquetFile(file) as table:
             narrow = {f.name for f in table.schema_arrow if f.type in (pyarrow.float16(), pyarrow.float32())}
+            if narrow:
+                import numpy
             for batch in table.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

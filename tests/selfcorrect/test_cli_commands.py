@@ -63,6 +63,55 @@ def test_two_logs_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (found["test"]["n"], found["matched_by"], found["a"]["accuracy"]) == (5, "id", 40.0)
 
 
+def test_the_line_of_a_recipe_is_its_first_sentence() -> None:
+    assert about(shipped_recipes("train")["llama3-8b-mdpo"]).partition("eq. ")[2][:1].isdigit()
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "answers.csv").write_text("output,label\n\\boxed{5},5\n\\boxed{6},5\n")
+    (tmp_path / "torn.csv").write_text("response,gold\n5,5\n5\n")
+    (tmp_path / "torn.json").write_text('[{"response": "5", "gold": "5"},\n{"response": ]')
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", [["answers.csv"], ["--jsonl", "answers.csv"]])
+def test_a_table_is_graded(capsys: pytest.CaptureFixture[str], answers: Path, words: list[str]) -> None:
+    columns = ["--response-column", "output", "--reference-column", "label"]
+    found = json.loads(said(capsys, "grade", *words, *columns, "--json"))
+    assert found["outcomes"] == {"correct": 1, "wrong": 1}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["answers.csv"], "answers.csv:2: expected text under ['response', 'gold'], the row has ['label', 'output']"),
+        (["none.parquet"], "no file at none.parquet"),
+        (["torn.csv"], "torn.csv:3: its number of columns is 1, that of the header 2"),
+        (["torn.json"], "torn.json:2: not JSON"),
+        (["torn.parquet"], "cannot read torn.parquet"),
+        (["answers.csv", "--response-column", "label", "--reference-column", "x"], "expected text under ['x']"),
+        (["5", "5", "--reference-column", "x"], "--reference-column goes with --jsonl FILE"),
+        (["answers.csv", "--out", "none/x.jsonl"], "in a folder that exists"),
+        (["answers.csv", "--jsonl", "answers.csv"], "not both"),
+    ],
+)
+def test_wrong_tables_are_one_message(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str], answers: Path
+) -> None:
+    test_wrong_input_is_one_message(["grade", *args], message, capsys)
+
+
+def test_parquet_names_the_extra_that_reads_it(answers: Path) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None; from selfcorrect.cli import main; main(['grade', 'torn.parquet'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, "pyarrow is not installed: pip install 'selfcorrect[logs]'" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from selfcorrect.cli import main
-from selfcorrect.cli.closing import closing, without_rows
+from selfcorrect.cli import main, train
+from selfcorrect.cli.closing import show_closing, without_rows
+from selfcorrect.cli.main import generation
+from selfcorrect.cli.stages import Stage
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.eval.run import EvalRecipe
@@ -20,8 +23,10 @@ from selfcorrect.runs.jsonl import read_jsonl, write_jsonl
 from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.shipped import made_by
 from selfcorrect.train.dpo import DpoRecipe
+from selfcorrect.train.embedded.pretrain import PretrainRecipe
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.orm import OrmRecipe
+from selfcorrect.train.ppo import PpoRecipe
 from selfcorrect.train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -62,33 +67,32 @@ def check(words: list[str]) -> None:
     load_recipe(schema, ROOT / folder / "recipes" / f"{recipe}.yaml", overrides)
 
 
-GEN = "gen"
-STAGES = [
-    (
-        GEN,
-        GenRecipe(),
-        gen_summary(5, 5, **{"self-rewarding": 7, "preferences": 3, "prompts": 9}),
-    ),
-    (
-        GEN,
-        GenRecipe(engine=EngineRecipe(model="a/b")),
-        gen_summary(5, 5, **{"self-rewarding": 7}),
-    ),
-    ("train sft", SftRecipe(), {"rows": 7, "last_loss": 0.25}),
-    ("train sft", SftRecipe(name="mine", model="a/b"), {"rows": 7}),
-    ("train grpo", GrpoRecipe(), {"rollouts": 5}),
-    ("train dpo", DpoRecipe(), {"selected": 1}),
-    ("train orm", OrmRecipe(), {"rows": 7, "right": 3}),
+STAGES: list[tuple[Callable[[], Stage[Any, Any]], Any, dict[str, Any]]] = [
+    (generation, GenRecipe(), gen_summary(5, 5, **{"self-rewarding": 7, "preferences": 3, "prompts": 9})),
+    (generation, GenRecipe(engine=EngineRecipe(model="a/b")), gen_summary(5, 5, **{"self-rewarding": 7})),
+    (train.sft_stage, SftRecipe(), {"rows": 7, "last_loss": 0.25}),
+    (train.sft_stage, SftRecipe(name="mine", model="a/b"), {"rows": 7}),
+    (train.grpo_stage, GrpoRecipe(), {"rollouts": 5}),
+    (train.ppo_stage, PpoRecipe(), {"rollouts": 5}),
+    (train.dpo_stage, DpoRecipe(), {"selected": 1}),
+    (train.orm_stage, OrmRecipe(), {"rows": 7, "right": 3}),
+    (train.pretrain_stage, PretrainRecipe(), {"steps": 7}),
 ]
 
 
-@pytest.mark.parametrize(("module", "recipe", "summary"), STAGES)
+def closing(stage: Stage[Any, Any], recipe: Any, run: Path, summary: dict[str, Any], before: bool) -> str:
+    shown = show_closing(stage.name, stage.folder(recipe, run), stage.closing(recipe, run, summary), before)
+    return said(shown)
+
+
+@pytest.mark.parametrize(("stage", "recipe", "summary"), STAGES)
 @pytest.mark.parametrize("before", [False, True])
 def test_a_stage_says_what_was_made_where_and_what_is_next(
-    module: str, recipe: Any, summary: dict[str, Any], before: bool
+    stage: Callable[[], Stage[Any, Any]], recipe: Any, summary: dict[str, Any], before: bool
 ) -> None:
-    text = said(closing(module, recipe, Path("runs/my run"), summary, before))
+    text = closing(stage(), recipe, Path("runs/my run"), summary, before)
     assert ("already done: nothing was run" in text) == before
+    assert f"{'already done' if before else 'done'}: {stage().name}" in text
     assert "runs/my run/" in text
     found = commands(text)
     assert found
@@ -99,7 +103,7 @@ def test_a_stage_says_what_was_made_where_and_what_is_next(
 
 def test_the_model_of_a_recipe_has_its_own_next_recipe() -> None:
     recipe = GenRecipe(engine=EngineRecipe(model="Qwen/Qwen2.5-Math-7B"))
-    text = said(closing(GEN, recipe, Path("runs/x"), gen_summary(5, 5, **{"self-rewarding": 7}), False))
+    text = closing(generation(), recipe, Path("runs/x"), gen_summary(5, 5, **{"self-rewarding": 7}), False)
     assert "selfcorrect train sft qwen2.5-math-7b-sft --run runs/x" in text
 
 
@@ -107,12 +111,11 @@ def test_the_model_of_a_recipe_has_its_own_next_recipe() -> None:
     ("right", "wrong", "reason"), [(0, 40, "too weak"), (40, 0, "too easy"), (20, 20, "verdicts or revisions")]
 )
 def test_no_rows_is_an_error_with_the_likely_reason(right: int, wrong: int, reason: str) -> None:
-    message = without_rows(GEN, gen_summary(right, wrong, **{"self-rewarding": 0, "pass_rates": 40}), Path("r"))
+    message = without_rows(gen_summary(right, wrong, **{"self-rewarding": 0, "pass_rates": 40}), Path("r"))
     assert message is not None
     assert reason in message
     assert "pass_rates.jsonl" in message
-    assert without_rows(GEN, gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
-    assert without_rows("train sft", {"rows": 0}, Path("r")) is None
+    assert without_rows(gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
 
 
 def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
