@@ -362,12 +362,13 @@ def git_revision() -> str | None:
 
     An installation inside somebody's repository is not a checkout of ours: that repository's revision says nothing.
     """
-    package = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+    package = here.parents[1]
     try:
         top = _git(package, "rev-parse", "--show-toplevel")
         if Path(top).resolve() != package.parent:
             return None
-        _git(package, "ls-files", "--error-unmatch", Path(__file__).name)
+        _git(package, "ls-files", "--error-unmatch", str(here.relative_to(package)))
         revision = _git(package, "rev-parse", "--short=12", "HEAD")
         changed = _git(package, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):

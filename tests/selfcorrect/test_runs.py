@@ -322,6 +322,29 @@ def test_the_revision_recorded_is_never_that_of_the_users_repository(tmp_path: P
         assert found.stdout == "None\n", found.stderr
 
 
+def test_the_revision_of_our_own_checkout_is_recorded_with_a_plus_where_it_has_changes(tmp_path: Path) -> None:
+    shutil.copytree(
+        Path(selfcorrect.__file__).parent, tmp_path / "selfcorrect", ignore=shutil.ignore_patterns("assets")
+    )
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "selfcorrect"], ["commit", "-qm", "ours"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True).stdout
+    code = "from selfcorrect.runs.folder import git_revision; print(git_revision())"
+    for change, mark in (("", ""), ("# changed\n", "+")):
+        with (tmp_path / "selfcorrect" / "errors.py").open("a") as file:
+            file.write(change)
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout == f"{head.strip()}{mark}\n", found.stderr
+
+
 def test_a_finished_folder_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "s")
     (folder / ".lock").unlink()
