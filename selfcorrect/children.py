@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from selfcorrect.shipped import PACKAGE
+
+ROOT = PACKAGE.resolve().parent
 PYTHON = (sys.executable, "-P")
 """Python for a child: the working folder is not on its path."""
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 from selfcorrect.errors import MissingExtraError
+from selfcorrect.shipped import PACKAGE
 
 EXTRAS = {
     "report": ("numpy", "scipy", "matplotlib", "jinja2"),
@@ -91,5 +91,5 @@ def install_command(*extras: str) -> str:
     try:
         version("selfcorrect")
     except PackageNotFoundError:
-        return f"pip install -e '{Path(__file__).resolve().parents[1]}[{listed}]'"
+        return f"pip install -e '{PACKAGE.resolve().parent}[{listed}]'"
     return f"pip install 'selfcorrect[{listed}]'"

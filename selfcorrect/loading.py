@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from selfcorrect.errors import MissingExtraError, ModelError, SelfCorrectError
 from selfcorrect.explained import causes, explained_memory, first_line
 from selfcorrect.extras import missing, named_extras
+from selfcorrect.shipped import PACKAGE
 
-SHIPPED = {name: Path(__file__).parent / "assets" / name for name in ("embedded", "embedded-1")}
+SHIPPED = {name: PACKAGE / "assets" / name for name in ("embedded", "embedded-1")}
 """Model folders that come with the package, by name; ``embedded-1`` is the embedded model of version 0.1."""
 
 _DAMAGED = re.compile(

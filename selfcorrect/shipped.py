@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+"""The folder of the package: modules that move find what is in it from here, not from their own place."""
 
 
 def shipped_recipes(folder: str) -> dict[str, Path]:

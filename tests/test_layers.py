@@ -83,3 +83,25 @@ def test_importing_selfcorrect_is_light() -> None:
     code = f"import sys, selfcorrect, selfcorrect.cli; print([m for m in {HEAVY + ('sympy',)} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+OWN_PLACE = (
+    "shipped.py",
+    "__main__.py",
+    "grading/fingerprint.py",
+    "grading/workers/pool.py",
+    "grading/workers/peer.py",
+)
+"""Modules of the library that may look where they lie: the last four run where the package is not yet imported, or
+name files beside them."""
+
+
+def test_modules_find_the_package_by_one_name_and_not_by_climbing_from_where_they_lie() -> None:
+    """A module that climbs is wrong once it moves: `git_revision` found no checkout any more, and said None."""
+    library = [path for path in (ROOT / "selfcorrect").rglob("*.py") if path.relative_to(ROOT).parts[1] not in STAGES]
+    looking = {
+        str(path.relative_to(ROOT / "selfcorrect"))
+        for path in library
+        if any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(ast.parse(path.read_text())))
+    }
+    assert looking == set(OWN_PLACE)

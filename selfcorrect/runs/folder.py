@@ -31,6 +31,7 @@ from selfcorrect.redaction import redacted_command
 from selfcorrect.runs.files import make_folder, manifest, open_own, sync_folder, sync_tree, unlike
 from selfcorrect.runs.jsonl import write_json, write_whole
 from selfcorrect.runs.recipes import load_recipe, recorded, to_yaml
+from selfcorrect.shipped import PACKAGE
 
 PACKAGES = (
     "torch",
@@ -362,13 +363,12 @@ def git_revision() -> str | None:
 
     An installation inside somebody's repository is not a checkout of ours: that repository's revision says nothing.
     """
-    here = Path(__file__).resolve()
-    package = here.parents[1]
+    package = PACKAGE.resolve()
     try:
         top = _git(package, "rev-parse", "--show-toplevel")
         if Path(top).resolve() != package.parent:
             return None
-        _git(package, "ls-files", "--error-unmatch", str(here.relative_to(package)))
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
         revision = _git(package, "rev-parse", "--short=12", "HEAD")
         changed = _git(package, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
