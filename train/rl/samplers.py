@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Sample, SampleRequest, sample_all
+from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.errors import RecipeError
 from selfcorrect.train.common.distributed import has_gpu, process_count
 from selfcorrect.train.common.lora import is_adapted, unwrapped
@@ -103,7 +103,7 @@ class VllmSampler:
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
-        return sample_all(self._engine, requests)
+        return self._engine.sample_many(requests)
 
     @property
     def context(self) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from selfcorrect.chat import ChatCodec
 from selfcorrect.correction.loop import LoopSettings, Method, solve
 from selfcorrect.data_gen import pipeline
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota
-from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, check_request, context_of, length_note, sample_all
+from selfcorrect.engines import EngineRecipe, SampleRequest, check_request, context_of, length_note
 from selfcorrect.engines.scripted import Reply, ScriptedEngine
 from selfcorrect.errors import DataError, EngineError, RequestRefused
 from selfcorrect.eval import run as evaluation
@@ -168,16 +167,6 @@ def test_gen_counts_by_name_what_no_context_holds(tmp_path: Path, codec: ChatCod
 # --- RL --------------------------------------------------------------------------------------------------------------
 
 
-class Sampler:
-    """The scripted engine as a sampler of rollouts."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self.engine, self.context = engine, engine.context
-
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        return sample_all(self.engine, requests)
-
-
 def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: ChatCodec) -> None:
     problems = [Problem("a", "2+3?", "5", "math"), Problem("b", "how much? " * 200, "5", "math")]
     said_no = f"\\boxed{{4}} {prompts.SELF_QUESTION} No."
@@ -193,7 +182,7 @@ def test_rl_leaves_out_long_prompts_and_ends_chats_that_grow_too_long(codec: Cha
         return said_no if request.seed % 2 else said_yes
 
     engine = ScriptedEngine(script, codec, context=room)
-    rollouts = roll_out(Sampler(engine), codec, kept * 20, list(range(20)), sampling)
+    rollouts = roll_out(engine, codec, kept * 20, list(range(20)), sampling)
     stops = {rollout.trajectory.stop for rollout in rollouts}
     assert stops == {"prompt-too-long", "verdict"}
     for rollout in rollouts:
