@@ -276,9 +276,12 @@ def _text(content: Any) -> str | None:
     """Return a message's content, a text or parts of type text, as one text; None where it is something else."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, Sequence) else ()
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
-    return "".join(texts) if parts and len(texts) == len(parts) and all(isinstance(t, str) for t in texts) else None
+    texts: list[str] = []
+    for part in content if isinstance(content, Sequence) else ():
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            return None
+        texts.append(part["text"])
+    return "".join(texts) if texts else None
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

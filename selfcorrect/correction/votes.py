@@ -70,7 +70,7 @@ def vote(trajectories: Sequence[Trajectory], by: By = "correction + vote") -> Vo
 
 def _weights(trajectories: Sequence[Trajectory], by: By) -> list[float]:
     """Return the weight of each vote."""
-    known = [first_p_correct(t) or 0.0 for t in trajectories]
+    known = [first_p_correct(t) or 0.0 if t.first.answer is not None else 0.0 for t in trajectories]
     if by in ("correction + vote", "maj@n") or not any(known):
         return [1.0] * len(trajectories)
     return known if by == "verdict-weighted" else [float(p == max(known)) for p in known]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from selfcorrect.engines import Sample, SamplePart
+from selfcorrect.errors import EngineError
 
 
 class Arrivals:
@@ -45,7 +48,41 @@ class Arrivals:
                 yield SamplePart(tuple(self.token_ids[given:end]), watched)
                 given = end
         whole = sample.result()
+        if whole.token_ids[:given] != tuple(self.token_ids[:given]):
+            raise EngineError("the engine sampled other tokens than those that it had begun with")
         yield SamplePart(whole.token_ids[given:], whole.watched[given:], whole)
+
+
+class Heard(Arrivals):
+    """The arrivals of a foreign engine, which gives what it knows of a sample again and again."""
+
+    def __init__(self, watches: bool) -> None:
+        self.ids: list[int] = []
+        self.rows: list[tuple[float, ...]] = []
+        super().__init__(self.ids, self.rows if watches else None)
+
+    def hear(self, ids: Sequence[int], watched: Sequence[tuple[float, ...]]) -> None:
+        """Take all ids that are certain so far, aligned with ``watched`` where ids are watched.
+
+        Raises EngineError where they do not go on from those heard before: what a reader has seen stays.
+        """
+        known = len(self.ids)
+        if list(ids[:known]) != self.ids[: len(ids)]:
+            raise EngineError("asked again, the engine sampled other tokens than those that it had begun with")
+        self.ids += ids[known:]
+        self.rows += watched[known:]
+        self.tell()
+
+    async def parts_of(self, work: Coroutine[Any, Any, Sample]) -> AsyncGenerator[SamplePart, None]:
+        """Give the parts while ``work``, which calls `hear`, is done; leaving cancels it."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(lambda _: self.wake())
+        try:
+            async with aclosing(self.parts(task)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            task.cancel()
 
 
 def tell_all(arrivals: Iterable[Arrivals]) -> None:
