@@ -78,7 +78,7 @@ def make_solver(out: Path, run: Path, start: Path, small: bool) -> Path:
     """Teach a model to solve until it is right on 40% of the validation problems; return its folder."""
     accuracy(out, run, "untrained", start)
     model = start
-    for rows in (8, 16) if small else (200, 400, 800, 1600, 3200):
+    for rows in (8, 16) if small else (400, 1600, 3200):
         data = write_solutions(run, ChatCodec.load(str(start)), rows)
         name = f"solver-{rows}"
         timed(
@@ -129,7 +129,7 @@ def stages(out: Path, run: Path, solver: Path, small: bool) -> None:
     """Run gen, IFT, GRPO and the evaluations; what waits for nothing runs side by side."""
     train, test = run / "problems" / "train.jsonl", run / "problems" / "test.jsonl"
     count = ["problems.count=30", "prompts=8", "quota.d1=2", "quota.d2=0", "quota.d3=2"] if small else [
-        "problems.count=2000", "prompts=960", "quota.d1=300", "quota.d2=100", "quota.d3=300",
+        "problems.count=2000", "prompts=720", "quota.d1=300", "quota.d2=100", "quota.d3=300",
     ]  # fmt: skip
     timed(
         out, run, "gen", "gen", "smollm2-gsm8k", f"engine.model={solver}", "engine.max_batch=768",
@@ -149,7 +149,7 @@ def stages(out: Path, run: Path, solver: Path, small: bool) -> None:
         )  # fmt: skip
         ift = run / "checkpoints" / "ift"
         rows.append(side_by_side.submit(evaluate, out, run, "ift", "self-rewarding", ift, test))
-        steps = ["steps=1", "prompts_per_step=2"] if small else ["steps=40", "prompts_per_step=24"]
+        steps = ["steps=1", "prompts_per_step=2"] if small else ["steps=30", "prompts_per_step=24"]
         timed(
             out, run, "grpo", "train", "grpo", "embedded-grpo", f"model={ift}", *steps, "max_tokens=160",
             "learning_rate=2e-5", "micro_rows=64", "max_batch=512", "save_every=20", "guard.action=warn",
