@@ -15,8 +15,7 @@ from selfcorrect.chat import ChatCodec
 from selfcorrect.correction.loop import LoopSettings, solve
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import ModelError
-from selfcorrect.templates import ChatTemplate
-from selfcorrect.templates import FROZEN_DATE
+from selfcorrect.templates import FROZEN_DATE, ChatTemplate
 from selfcorrect.thinking import thinking_tokens
 from selfcorrect.types import Attempt, Message, Problem, Role, Span, Trajectory
 
