@@ -58,6 +58,7 @@ def measure(
         changes = [share - before for share, before in both]
         row |= {"turn1_start": 100 * statistics.fmean(before for _, before in both)}
         row |= {"turn1_change": 100 * statistics.fmean(changes), "turn1_change_se": _standard_error(changes)}
+        row |= {"turn1_changes": [round(change, 4) for change in changes]}
     return row
 
 
