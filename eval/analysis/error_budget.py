@@ -6,10 +6,10 @@ Every problem is in exactly one of six parts (shares of all problems add up to o
     correct at turn 1 = flagged, broken + flagged, kept + left alone
 
 *Flagged* is judged wrong, or revised whatever was judged (methods that revise without judging flag everything).
-The ceilings change one part and assume that the other stays: *perfect judge, fixing as now* flags all wrong attempts and
-no correct one, and the share that is fixed of those flagged now is fixed of all; *perfect fixer, judging as now* makes
-everything correct that is flagged now. Neither is a bound on what can be measured: an attempt that was never flagged may
-be harder to fix than those that were, or easier.
+The ceilings change one part and assume that the other stays: *perfect judge, fixing as now* flags all wrong attempts
+and no correct one, and the share that is fixed of those flagged now is fixed of all; *perfect fixer, judging as now*
+makes everything correct that is flagged now. Neither is a bound on what can be measured: an attempt that was never
+flagged may be harder to fix than those that were, or easier.
 
 `published` builds the same budget from the paper's tables: accuracy, transitions and reward-model accuracy are enough.
 """

@@ -48,6 +48,9 @@ _ALL = (
     Column("ungradable", "ungradable", "trajectories on which the checker failed; they are not in n", "ungra-\ndable"),
     Column("truncated", "cut", "trajectories that reached a token limit"),
     Column("tokens_per_problem", "tokens", "sampled tokens a trajectory, mean", decimals=0),
+    Column("model_problems", "problems seen", "problems on which the model was sampled or trained, stage by stage"),
+    Column("model_sampled", "tokens sampled", "to make the model: by gen for its rows, and in its rollouts"),
+    Column("model_trained", "tokens trained on", "of the rows and trajectories of its updates, once for each time"),
     Column("never_flagged", "never flagged", "wrong at turn 1 and not noticed, percent"),
     Column("not_fixed", "not fixed", "wrong at turn 1, noticed, wrong at the end, percent"),
     Column("fixed", "fixed", "wrong at turn 1, noticed, correct at the end, percent"),
@@ -79,6 +82,8 @@ REACHED = ("turn1", "final", "delta", "i2c", "c2i")
 JUDGED = ("rm_C", "rm_W", "no_verdict")
 """How the model judged itself; a dash for methods that do not."""
 COUNTED = ("unanswered", "ungradable", "truncated", "tokens_per_problem")
+COMPUTE = {"model_problems": "problems", "model_sampled": "sampled_tokens", "model_trained": "trained_tokens"}
+"""What it took to make the model of a row; a dash where that is not recorded."""
 
 
 def headings(fields: Iterable[str]) -> tuple[Heading, ...]:
@@ -88,7 +93,8 @@ def headings(fields: Iterable[str]) -> tuple[Heading, ...]:
 
 def cell(result: EvalResult, field: str) -> str:
     """Return what a result has in a column: a measure with its interval, a count, or a dash."""
-    column, value = COLUMNS[field], getattr(result.scores, field)
+    column = COLUMNS[field]
+    value = getattr(result.compute, COMPUTE[field], None) if field in COMPUTE else getattr(result.scores, field)
     if isinstance(value, Estimate):
         if field in JUDGED and not result.scores.has_verdicts:
             return Figure(None)

@@ -64,7 +64,7 @@ def test_a_hand_counted_table() -> None:
 
 
 def test_p_c2i_is_of_the_correct_attempts_that_were_told_they_are_wrong() -> None:
-    """Ten correct attempts: six left alone, three doubted and kept, one doubted and broken; wrong ones are not in it."""
+    """Ten correct attempts: six left alone, three doubted and kept, one doubted and broken; wrong ones do not count."""
     paths = [path(i, RIGHT, None, Verdict.CORRECT) for i in range(6)]
     paths += [path(i, RIGHT, RIGHT, Verdict.WRONG) for i in range(6, 9)] + [path(9, RIGHT, WRONG, Verdict.WRONG)]
     paths += [path(i, WRONG, WRONG, Verdict.WRONG) for i in range(10, 15)]

@@ -115,6 +115,7 @@ class TrajectoryTrainer(GRPOTrainer):
         self.max_logprob_gap = recipe.max_logprob_gap
         self.scored: ScoredRollout | None = None  # the latest
         self.used_rows = 0
+        self.trained_tokens = 0  # of the latest rollout, in all of its updates and processes
         self.figures: dict[str, float] = {}  # of the update, beside TRL's own
         self.gap = Gap()
         self._latest_logps: Tensor | None = None
@@ -195,6 +196,9 @@ class TrajectoryTrainer(GRPOTrainer):
         loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         tokens_B = loss_mask.sum(1)
         lengths_B = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
+        learned_from = sum(length for length, use in zip(lengths_B, used, strict=True) if use)
+        all_processes = self._sum_over_processes(torch.tensor([learned_from], device=self.accelerator.device))
+        self.trained_tokens = int(all_processes) * self.num_iterations
 
         accumulation = self.args.gradient_accumulation_steps
         updates = self.args.steps_per_generation // accumulation

@@ -30,6 +30,7 @@ def measure(
         "ungradable": sum(any(is_correct(attempt) is None for attempt in one.attempts) for one in trajectories),
         "without_reward": len(rewards) - len(given),
         "zero_variance": sum(len(group) < 2 for group in groups) / len(groups),
+        "sampled_tokens": sum(one.sampled_tokens for one in trajectories),
         "mean_length": sum(one.sampled_tokens for one in trajectories) / len(trajectories),
         "truncated": 100 * sum(one.stop == "length" for one in trajectories) / len(trajectories),
         "over_limits": 100 * sum(any(map(is_over_limits, one.attempts)) for one in trajectories) / len(trajectories),
