@@ -3,13 +3,13 @@
     python benchmarks/guard.py                     # 400 runs a cell, about 2 minutes on one core
     python benchmarks/guard.py --runs 2000 --permitted-only
 
-A simulated run has 40 rollouts of 24 problems and ``start_paths`` 1 where the row says nothing else, 8 paths each. A
-problem's pass rate at the start is drawn from a Beta distribution: of mean 0.52 and deviation 0.36, as the embedded
-model's, unless the row names another. Turn 1 then lies so many points lower, on average over problems and in every
-rollout (what is permitted), or falls linearly to the run's end. A problem's fall is in proportion to its pass rate;
-where there is a ``pool``, the problems come in shuffled passes over so many, as in a run, and every other one bears
-twice the fall. After every rollout `turn1_fall` is asked, as in a run.
-Figures are percent of runs that are stopped, ± half the 95% interval (Wilson's). The last line is JSON for machines.
+A row names the problems of a rollout, the start model's attempts at each (``start_paths``), the trajectories a problem,
+the rollouts, and mean and deviation of the Beta distribution of the pass rates at the start (0.52 and 0.36 are those of
+the embedded model). Turn 1 then lies so many points lower, on average over problems and in every rollout, or
+falls linearly to the run's end; 5 points are permitted. A problem's fall is in proportion to its pass rate. Where there
+is a pool, the problems come in shuffled passes over so many, as in a run, and every other one bears twice the fall.
+After every rollout `turn1_fall` is asked, as in a run.
+Figures are percent of runs that are stopped, with Wilson's 95% interval. The last line is JSON for machines.
 """
 
 from __future__ import annotations
@@ -22,36 +22,44 @@ from typing import Any
 import numpy as np
 
 from selfcorrect.metrics import Share
-from selfcorrect.table import Table
+from selfcorrect.table import Figure, Table
 from selfcorrect.train.rl.guards import GuardRecipe, turn1_fall
 
 PERMITTED = 0.05
-PATHS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Runs alike: pass rates ~ Beta(a, b), problems a rollout, attempts of the start model, rollouts."""
+    """Runs alike: how large their rollouts are, and how the problems' pass rates at the start are distributed."""
 
-    name: str
-    beta: tuple[float, float]
+    mean: float
+    deviation: float
     problems: int = 24
     start_paths: int = 1
-    rollouts: int = 40
+    paths: int = 8
+    rollouts: int = 30
     pool: int = 0
+
+    @property
+    def beta(self) -> tuple[float, float]:
+        """The parameters of the Beta distribution."""
+        strength = self.mean * (1 - self.mean) / self.deviation**2 - 1
+        return self.mean * strength, (1 - self.mean) * strength
+
+    def __str__(self) -> str:
+        pool = f", pool of {self.pool}" if self.pool else ""
+        size = f"{self.problems} × {self.start_paths} × {self.paths}, {self.rollouts} rollouts"
+        return f"{size}; {self.mean:g}, {self.deviation:g}{pool}"
 
 
 SETTINGS = (
-    Setting("16 problems, start_paths 2", (0.48, 0.44), 16, 2),
-    Setting("24 problems, 30 rollouts", (0.48, 0.44), rollouts=30),
-    Setting("16 problems, 30 rollouts", (0.48, 0.44), 16, rollouts=30),
-    Setting("64 problems, start_paths 4", (0.48, 0.44), 64, 4),
-    Setting("Beta(0.9, 0.1)", (0.9, 0.1)),
-    Setting("Beta(0.95, 0.05)", (0.95, 0.05)),
-    Setting("8 problems", (0.48, 0.44), 8),
-    Setting("2 problems", (0.48, 0.44), 2),
-    Setting("Beta(0.95, 0.05), 8 problems", (0.95, 0.05), 8),
-    Setting("Beta(0.9, 0.1), pool of 64", (0.9, 0.1), pool=64),
+    *(Setting(*rates) for rates in ((0.52, 0.36), (0.8, 0.2), (0.9, 0.1), (0.95, 0.05))),
+    *(Setting(*rates, problems=16, start_paths=2, rollouts=40) for rates in ((0.52, 0.36), (0.9, 0.1), (0.95, 0.05))),
+    *(Setting(*rates, problems=8, rollouts=40) for rates in ((0.52, 0.36), (0.9, 0.1))),
+    *(Setting(*rates, problems=2, paths=4, rollouts=40) for rates in ((0.52, 0.36), (0.9, 0.1))),
+    Setting(0.52, 0.36, problems=16),
+    Setting(0.52, 0.36, problems=64, start_paths=4),
+    Setting(0.9, 0.1, pool=64),
 )
 
 
@@ -65,7 +73,7 @@ def simulated(drops: np.ndarray, setting: Setting, rng: np.random.Generator) -> 
         order = np.concatenate([rng.permutation(setting.pool) for _ in range(passes)])[: at_start.size].reshape(shape)
         at_start = rng.beta(a, b, setting.pool)[order]
         share = 2.0 * (order % 2)
-    now = rng.binomial(PATHS, at_start * (1 - share * drops[:, None] * (a + b) / a).clip(0)) / PATHS
+    now = rng.binomial(setting.paths, at_start * (1 - share * drops[:, None] / setting.mean).clip(0)) / setting.paths
     changes = now - rng.binomial(setting.start_paths, at_start) / setting.start_paths
     errors = 100 * changes.std(1, ddof=1) / setting.problems**0.5
     return [
@@ -105,20 +113,20 @@ def main() -> None:
     parser.add_argument("--permitted-only", action="store_true", help="false alarms alone")
     options = parser.parse_args()
     falls = () if options.permitted_only else (0.10, 0.15, 0.20, 0.30)
-    found = {setting.name: measured(setting, options.runs, falls) for setting in SETTINGS}
+    found = {str(setting): measured(setting, options.runs, falls) for setting in SETTINGS}
     heads = ("stopped, percent", *next(iter(found.values())))
     lines = [
-        (name, *(f"{100 * share:.1f} ± {_half(share, options.runs):.1f}" for share in shares.values()))
+        (
+            name,
+            *(
+                Figure(100 * share, Share(round(share * options.runs), options.runs).interval)
+                for share in shares.values()
+            ),
+        )
         for name, shares in found.items()
     ]
     print(Table(f"{options.runs} runs a cell; {PERMITTED:.0%} permitted", heads, lines).to_markdown())
     print(json.dumps(found))
-
-
-def _half(share: float, runs: int) -> float:
-    """Return 1.96 standard errors in points; where no run was stopped, or all, the Wilson interval's width."""
-    low, high = Share(round(share * runs), runs).interval or (0.0, 100.0)
-    return (high - low) / 2 if 0 < share < 1 else high - low
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.guard import Setting, stopped
+from benchmarks.guard import SETTINGS, Setting, stopped
 from selfcorrect.train.rl.guards import GuardRecipe, findings, healthy_steps, log_capital, offenders
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
@@ -153,24 +153,16 @@ def test_a_wager_gains_nothing_on_average_where_the_fall_is_the_permitted_one(ch
     assert expected == pytest.approx(1.0)
 
 
-def low(points: float) -> np.ndarray:
-    return np.full(40, points / 100)
+@pytest.mark.parametrize("setting", SETTINGS[:-3], ids=str)
+def test_false_alarms_are_rarer_than_stated(setting: Setting) -> None:
+    """5% is stated where turn 1 lies 5 points low in every rollout; Student's t stopped up to 55% of these."""
+    assert stopped(np.full(setting.rollouts, 0.05), setting, runs=200) <= 0.05
 
 
-@pytest.mark.parametrize(
-    ("beta", "problems", "start_paths"),
-    [((0.48, 0.44), 16, 2), ((0.9, 0.1), 24, 1), ((0.95, 0.05), 24, 1), ((0.48, 0.44), 8, 1), ((0.48, 0.44), 2, 1)],
-)
-def test_false_alarms_are_rarer_than_stated(beta: tuple[float, float], problems: int, start_paths: int) -> None:
-    """5% is stated where turn 1 lies 5 points low in every rollout; Student's t stopped 2, 12, 28, 31 and 55%."""
-    assert stopped(low(5), Setting("", beta, problems, start_paths), runs=200) <= 0.05
-
-
-@pytest.mark.parametrize(("problems", "start_paths"), [(16, 2), (24, 1)])
-def test_a_drift_of_twenty_points_is_seen(problems: int, start_paths: int) -> None:
-    """Linear over 40 rollouts: 20 points at their end, 10 on average."""
-    setting = Setting("", (0.48, 0.44), problems, start_paths)
-    assert stopped(np.linspace(0, 0.20, 40), setting, runs=200) >= 0.95
+@pytest.mark.parametrize("setting", [SETTINGS[0], SETTINGS[4]], ids=str)
+def test_a_drift_of_twenty_points_is_seen(setting: Setting) -> None:
+    """Linear over the run: 20 points at its end, 10 on average."""
+    assert stopped(np.linspace(0, 0.20, setting.rollouts), setting, runs=200) >= 0.95
 
 
 def path(first: str, verdict: Verdict | None, second: str | None = None, stop: str = "verdict") -> Trajectory:
