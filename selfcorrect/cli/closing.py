@@ -168,9 +168,12 @@ def _likely_reason(summary: Mapping[str, Any]) -> str:
 
 
 def _close_model(folder: Path, base: str, run: Path, summary: Mapping[str, Any]) -> Closing:
-    figures = _figures(summary)
+    figures = [", ".join(found)] if (found := _figures(summary)) else []
+    if total := (summary.get("compute") or {}).get("total"):
+        counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in total.items())
+        figures.append(f"it took, with all that came before: {counts}")
     evaluation = _evaluation(_of_problems(base), folder.name, [f"engine.model={folder}"], run)
-    return Closing("a model", [", ".join(figures)] if figures else [], [evaluation])
+    return Closing("a model", figures, [evaluation])
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
