@@ -166,7 +166,12 @@ def _write(
         "leak": card["leak"],
         "first revision after a verdict wrong": card["first revision after a verdict wrong"],
         "D2 with a stated verdict": sum(row.kind is Kind.D2 and row.continuation.is_stated for row in gathered.kept),
-        "drawn": {"samples": dict(gathered.sampled), "tokens": dict(gathered.tokens), "resumed": gathered.resumed},
+        "drawn": {
+            "samples": dict(gathered.sampled),
+            "tokens": dict(gathered.tokens),
+            "resumed": gathered.resumed,
+            "resumed_tokens": gathered.resumed_tokens,
+        },
     }
     write_readme(folder, recipe, summary, codec)
     return summary

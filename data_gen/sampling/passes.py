@@ -58,6 +58,7 @@ class GatheredRows:
     sampled: Counter[str] = field(default_factory=Counter)  # samples of this run, by stage, used or not
     tokens: Counter[str] = field(default_factory=Counter)  # of the same
     resumed: int = 0  # samples that an earlier, interrupted run had recorded
+    resumed_tokens: int = 0  # of these, as they are kept
     _counted: set[str] = field(default_factory=set)  # keys of the samples in ``used``: the passes share some
 
     def count(self, result: BaseSampleResult) -> None:
@@ -167,6 +168,11 @@ async def sample(
         gathered.sampled, gathered.tokens = sampler.sampled, sampler.tokens
         resumed = {stage: len(journal.rows) for stage, journal in sampler.journals.items()}
         gathered.resumed = sum(resumed.values())
+        gathered.resumed_tokens = sum(
+            len(row.get("token_ids", ())) + len(row.get("after", ()))
+            for journal in sampler.journals.values()
+            for row in journal.rows.values()
+        )
         listener.opened(gathered, resumed)
         await Passes(recipe, problems, sampler, gathered, listener).run()
     return gathered

@@ -115,13 +115,16 @@ app.add_typer(report_app, name="report")
 def demo(
     run: RunOption = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of every stage.")] = 0,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also IFT with GRPO's compute, GRPO with a random reward, with a KL.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect.cli import plan
     from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
-    steps = plan.demo_steps(run, seed)
+    steps = plan.demo_steps(run, seed) + (plan.control_steps(run, seed) if controls else [])
     if dry_run:
         show(plan.show_plan(steps))
         return

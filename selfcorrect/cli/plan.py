@@ -92,6 +92,38 @@ def demo_steps(run: Path, seed: int) -> list[Step]:
     ]
 
 
+def control_steps(run: Path, seed: int) -> list[Step]:
+    """Return what `demo --controls` adds: IFT with GRPO's compute, GRPO with a KL, and GRPO with a random reward.
+
+    They need the demo's fine-tuned model.
+    """
+    ift, longer = str(run / "checkpoints" / "ift"), run / "longer"
+    rows = "data=longer/data/sft/self-rewarding.jsonl"
+    by_chance = ("name=random", "steps=20", "reward={correctness: 0, random: 1}")
+
+    def stage(name: str, folder: str, after: str, *args: str) -> Step:
+        return Step(name, (*args, f"seed={seed}", "--run", str(run)), run / folder, (after,))
+
+    def row(name: str, label: str, after: str) -> Step:
+        of_model = ("method=self-rewarding", f"engine.model={run / 'checkpoints' / name}")
+        args = ("eval", "embedded", f"row={name}", f"label={label}", *of_model, "--run", str(run))
+        return Step(f"eval {name}", args, run / "eval" / name, (after,))
+
+    def grpo(name: str, recipe: str, *overrides: str) -> Step:
+        args = ("train", "grpo", recipe, *overrides, f"model={ift}")
+        return stage(name, f"checkpoints/{name}", "sft ift", *args)
+
+    return [
+        Step("gen longer", ("gen", "embedded-longer", f"seed={seed}", "--run", str(longer)), longer / "gen"),
+        stage("sft ift-longer", "checkpoints/ift-longer", "gen longer", "train", "sft", "embedded-sft-longer", rows),
+        row("ift-longer", "IFT with GRPO's compute", "sft ift-longer"),
+        grpo("random", "embedded-grpo", *by_chance),
+        row("random", "IFT + GRPO, random reward", "random"),
+        grpo("grpo-kl", "embedded-grpo-kl"),
+        row("grpo-kl", "IFT + GRPO with a KL", "grpo-kl"),
+    ]
+
+
 def show_plan(steps: Sequence[Step]) -> RenderableType:
     """Return the plan as a table: commands, what each waits for, what is done."""
     table = Table("step", "command", "after", "state", title="plan")
