@@ -242,7 +242,7 @@ class JudgedRevision:
 
 
 class CorrectAttempt:
-    """The data of single-turn STaR/RAFT: correct attempts, with nothing after them. All of them stand in the journals."""
+    """The data of single-turn STaR/RAFT: correct attempts and nothing after them; all of them stand in the journals."""
 
     def __init__(self, recipe: GenRecipe, sampler: PartSampler) -> None:
         self.sampler = sampler
