@@ -123,6 +123,7 @@ def demo(
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect.cli import plan
+    from selfcorrect.cli.unchanged import unchanged
     from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
     steps = plan.demo_steps(run, seed) + (plan.control_steps(run, seed) if controls else [])
@@ -131,7 +132,7 @@ def demo(
         return
     needs("train", "report")
     with resumable():
-        seconds = plan.run_steps(steps, run)
+        seconds = plan.run_steps(steps, run, check=unchanged)
     demo_tables(run, seconds)
     show(show_rows_of(run))
     from selfcorrect.eval.page.page import write_report

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -63,15 +63,21 @@ def show_plan(steps: Sequence[Step]) -> RenderableType:
     return table
 
 
-def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> dict[str, float]:
+def run_steps(
+    steps: Sequence[Step], run: Path, at_once: int | None = None, check: Callable[[Step], object] | None = None
+) -> dict[str, float]:
     """Run a plan and return the seconds that each step took, now or in an earlier call (``logs/seconds.json``).
 
+    ``check`` is called with every step that is done already, and raises where it may not be skipped (`unchanged`).
     Raises SelfCorrectError naming the first failure, or a finished step that lost something since.
     """
     at_once = at_once or max(2, min(4, os.cpu_count() or 2))
     logs = run / "logs"
     make_folder(logs)
     done = {step.name for step in steps if step.folder and finished(step.folder) is not None}
+    for step in steps if check else ():
+        if step.name in done:
+            check(step)
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     took = logs / "seconds.json"

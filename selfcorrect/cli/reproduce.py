@@ -14,6 +14,7 @@ from rich.text import Text
 
 from selfcorrect.cli.plan import run_steps
 from selfcorrect.cli.stages import resumable
+from selfcorrect.cli.unchanged import unchanged
 from selfcorrect.errors import InputError, nearest
 from selfcorrect.extras import needs
 from selfcorrect.printing import Command, event, show
@@ -33,7 +34,9 @@ def reproduce(
         "runs/study"
     ),
     jobs: Annotated[int | None, typer.Option(help="Steps side by side; default: as many as there are cores.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands in order, and what they take.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands in order, and what they take.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON, for a script.")] = False,
 ) -> None:
     """Make tables and figures of the paper: every step a public command, done ones skipped, the rest side by side."""
@@ -46,7 +49,7 @@ def reproduce(
     needs("train", "report")
     show(total(steps, taken))
     with resumable():
-        run_steps(steps, run, jobs)
+        run_steps(steps, run, jobs, unchanged)
     show(f"tables and figures: {run / 'tables'}")
 
 
@@ -57,7 +60,7 @@ def tables_of(names: Sequence[str], scale: Scale) -> list[str]:
     for name in names:
         if name not in (*known, "all"):
             raise InputError(
-                f"no {name!r} at the scale {scale}{nearest(name, [*known, 'all'])}; there are {', '.join(known)} and all"
+                f"no {name!r} at the scale {scale}{nearest(name, [*known, 'all'])}; there are {', '.join(known)}, all"
             )
     return known if "all" in names else [name for name in known if name in names]
 
@@ -84,20 +87,20 @@ def study_steps(tables: Sequence[str], scale: Scale, seeds: Sequence[int], run: 
             steps += plan.steps.values()
         for table in tables:
             if table in study.curves:
-                places = [plans[0].run / "checkpoints" / name for name in study.curves[table]]
+                shown = plans[0].models(study.curves[table])
             else:
-                places = [place for plan in plans for place in plan.folders(study.tables.get(table, ()))]
-            if places and table != "controls":
-                steps.append(_report(table, folder, places, run, [step for plan in plans for step in plan.steps]))
-        if any(name in tables for name in ("table3", "controls")):
-            runs = [plan.run for plan in plans]
-            steps.append(_report("claims", folder, runs, run, [step for plan in plans for step in plan.steps]))
+                shown = [row for plan in plans for row in plan.rows(study.tables.get(table, ()))]
+            if shown and table != "controls":
+                places = [step.folder for step in shown if step.folder]
+                steps.append(_report(table, folder, places, run, [step.name for step in shown]))
+        made = [step for plan in plans for step in plan.steps]
+        if study.rows_of(tables):
+            steps.append(_report("claims", folder, [plan.run for plan in plans], run, made))
     return steps
 
 
 def _report(table: str, folder: str, places: Sequence[Path], run: Path, after: Sequence[str]) -> Step:
-    out = run / "tables" / folder
-    args = ("report", table, *map(str, places), "--out", str(out))
+    args = ("report", table, *map(str, places), "--out", str(run / "tables" / folder))
     return Step(f"{folder} report {table}".lstrip(), args, None, tuple(after))
 
 

@@ -79,7 +79,11 @@ def _on_gpu(step: Step) -> Cost:
         rows = 32_000 * (values.get("stop_after_epochs") or values["epochs"])
         return _gpu(trained=rows * TRAJECTORY_TOKENS, gb=weights * (1 if program == "orm" else 4))
     if program == "dpo":
-        paths = values["problems_per_iteration"] * values["generations"] * values["iterations"] if not values["pairs"] else 0
+        paths = (
+            values["problems_per_iteration"] * values["generations"] * values["iterations"]
+            if not values["pairs"]
+            else 0
+        )
         pairs = values["problems_per_iteration"] * values["iterations"] / 2 if not values["pairs"] else 30_000
         tokens = 2 * pairs * TRAJECTORY_TOKENS * values["epochs"]
         return _gpu(paths * TRAJECTORY_TOKENS, tokens, frozen=1, gb=weights * (1 + 4 * values.get("iterations", 1)))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfcorrect.errors import InputError, nearest
+from selfcorrect.shipped import model_of
 
 MAIN = "gen"
 """The data set that lies in the run folder itself."""
@@ -127,13 +128,15 @@ class Plan:
         for name in names:
             self._checkpoint(name)
 
-    def folders(self, names: Iterable[str]) -> list[Path]:
-        """Return the folders of the rows that the plan has, in order."""
-        mine = {step.folder for step in self.steps.values()}
-        return [folder for name in names for folder in self._folders(name) if folder in mine]
+    def rows(self, names: Iterable[str]) -> list[Step]:
+        """Return the steps of rows that the plan has, in order."""
+        wanted = [f"{self.prefix}eval {benchmark}{name}" for name in names for benchmark in self.study.evaluation]
+        return [self.steps[name] for name in wanted if name in self.steps]
 
-    def _folders(self, name: str) -> list[Path]:
-        return [self.run / "eval" / f"{benchmark}{name}" for benchmark in self.study.evaluation]
+    def models(self, names: Iterable[str]) -> list[Step]:
+        """Return the steps of checkpoints that the plan has, in order."""
+        by_folder = {step.folder: step for step in self.steps.values()}
+        return [by_folder[self.run / "checkpoints" / name] for name in names]
 
     def _row(self, row: Row) -> list[str]:
         after = [self._checkpoint(name.split("/")[0]) for name in (row.model, row.judge) if name]
@@ -158,6 +161,8 @@ class Plan:
         if made.start:
             after.append(self._checkpoint(made.start))
             words.append(f"model={self.run / 'checkpoints' / made.start}")
+        elif model_of("train", made.recipe) != self.study.base:
+            words.append(f"model={self.study.base}")
         if made.rows:
             words.append(f"{'pairs' if made.program == 'dpo' else 'data'}={_inside(made.data)}{made.rows}")
         elif made.data != MAIN:
@@ -169,6 +174,8 @@ class Plan:
     def _data_set(self, name: str) -> str:
         made = _known(name, self._data, "data set")
         words, after = ["gen", made.recipe, f"seed={self.seed}"], []
+        if not made.model and model_of("data_gen", made.recipe) != self.study.base:
+            words.append(f"engine.model={self.study.base}")
         for key, checkpoint in (("engine.model", made.model), ("teacher.model", made.teacher)):
             if checkpoint:
                 after.append(self._checkpoint(checkpoint))
@@ -178,9 +185,7 @@ class Plan:
         step = name if name == MAIN else f"gen {name}"
         return self._step(step, words, f"{_inside(name)}gen", after, inside)
 
-    def _step(
-        self, name: str, words: Sequence[str], folder: str, after: Iterable[str], run: Path | None = None
-    ) -> str:
+    def _step(self, name: str, words: Sequence[str], folder: str, after: Iterable[str], run: Path | None = None) -> str:
         name = f"{self.prefix}{name}"
         if name not in self.steps:
             args = (*words, "--run", str(run or self.run))

@@ -258,16 +258,19 @@ QWEN = Study(
 
 def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> Study:
     """Return the study of a Llama-3 model on MATH and GSM8K (its 7,500 training problems of each)."""
-    problems = ("problems.source=math", "problems.count=6000", "prompts=1500", "max_tokens=2048")
-    own = (f"engine.model={base}", *problems)
-    data = two_turn_data("qwen2.5-math-7b", "qwen2.5-math-7b", 1000, own, "")
-    pairs = ("quota={d1: 0, d2: 0, d3: 0}", "preferences={p1: 20000, p2: 10000, p3: 20000}", "balance=null")
+    problems = ("problems.source=math", "problems.count=6000", "max_tokens=2048")
+    data = two_turn_data("qwen2.5-math-7b", "qwen2.5-math-7b", 1000, problems, "")
+    pairs = (
+        "parts=in-path",
+        "quota={d1: 0, d2: 0, d3: 0}",
+        "preferences={p1: 20000, p2: 10000, p3: 20000}",
+        "balance=null",
+    )
     named = {
         TWO_TURN: ("baselines=true",),
         "pairs": pairs,
         "distilled": ("teacher.kind=vllm", "teacher.model=meta-llama/Meta-Llama-3-70B-Instruct"),
     }
-    sft = (f"model={base}", f"batch_rows={batch_rows}", "--launch", "fsdp")
     return Study(
         base=base,
         data=tuple(_with(made, (*named.get(made.name, ()), "schedule=adaptive")) for made in data),
@@ -278,9 +281,9 @@ def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> 
         everywhere=("engine.kind=vllm", "max_tokens=2048"),
         gen_settings=("engine.kind=vllm",),
         train_settings={
-            "sft": sft,
+            "sft": (f"batch_rows={batch_rows}", "--launch", "fsdp"),
             "dpo": ("--launch", "fsdp"),
-            "orm": (f"model={base}", "learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
+            "orm": ("learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
         },
     )
 
