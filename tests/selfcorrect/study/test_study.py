@@ -150,9 +150,11 @@ def test_a_step_that_is_done_is_skipped_only_while_recipe_and_inputs_are_the_sam
     assert (tmp_path / "eval" / "a" / "scores.json").stat().st_mtime_ns == before
     with pytest.raises(SelfCorrectError, match=r"'eval a' is done, and cannot be skipped[\s\S]*max_tokens"):
         run_steps(plan(*FEW, "max_tokens=99"), tmp_path, check=unchanged)
-    inputs = tmp_path / "eval" / "a" / "inputs.json"
-    record = json.loads(inputs.read_text())
-    record["model"]["config.json"] = "another"
+    inputs, done = tmp_path / "eval" / "a" / "inputs.json", tmp_path / "eval" / "a" / "DONE"
+    record = json.loads(inputs.read_text()) | {"model": {"config.json": "another"}}
     inputs.write_text(json.dumps(record))
+    summary = json.loads(done.read_text())
+    del summary["files"]["inputs.json"]  # as if it had been finished from another model
+    done.write_text(json.dumps(summary))
     with pytest.raises(SelfCorrectError, match=r"cannot be skipped[\s\S]*model: 1 changed"):
         run_steps(plan(*FEW), tmp_path, check=unchanged)
