@@ -51,7 +51,7 @@ def control_steps(run: Path, seed: int) -> list[Step]:
 
 
 def _seconds(plan: Plan) -> dict[str, float]:
-    return {name: cost.seconds for name, cost in costs(list(plan.steps.values()), on_gpu=False).items()}
+    return {name: cost.seconds for name, cost in costs(list(plan.steps.values()), scale="laptop").items()}
 
 
 def show_plan(steps: Sequence[Step]) -> RenderableType:

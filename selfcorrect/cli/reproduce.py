@@ -41,7 +41,7 @@ def reproduce(
 ) -> None:
     """Make tables and figures of the paper: every step a public command, done ones skipped, the rest side by side."""
     steps = study_steps(tables_of(names, scale), scale, numbers(seeds), run)
-    taken = forecast.costs(steps, on_gpu=scale == "gpu")
+    taken = forecast.costs(steps, scale)
     steps = urgent_first(steps, {name: cost.seconds or 3600 * cost.gpu_hours for name, cost in taken.items()})
     if dry_run:
         event({"steps": as_rows(steps, taken)}) if as_json else show(show_forecast(steps, taken))

@@ -239,6 +239,21 @@ LAPTOP = Study(
     everywhere=("problems.count=1146",),  # all that the test split has
 )
 
+_SMOLLM_ROWS = ("gold", "intrinsic", "asked", "ift", "grpo")
+SMOLLM = Study(
+    base=".models/smollm2",
+    data=(DataSet(MAIN, "smollm2-worded"),),
+    checkpoints=(
+        Checkpoint("ift", "sft", "smollm2-worded-sft"),
+        Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
+    ),
+    rows=tuple(row for row in LONG_COT_ROWS if row.name in _SMOLLM_ROWS),
+    tables={"table3": _SMOLLM_ROWS, "table4": ("ift",), "budget": ("asked", "ift", "grpo"), "calibration": ("ift",)},
+    curves={"figure1": ("grpo",)},
+    evaluation={"": "smollm2-worded"},
+)
+"""A real LLM on a CPU: five rows of table 3, the controls among them. It has no baselines of its own."""
+
 QWEN = Study(
     base="Qwen/Qwen2.5-Math-7B",
     data=(DataSet(MAIN, "qwen2.5-math-7b", ("schedule=adaptive", "baselines=true")),),
@@ -307,7 +322,7 @@ GPU = {
     ),
 }
 
-SCALES: Mapping[str, Mapping[str, Study]] = {"laptop": {"": LAPTOP}, "gpu": GPU}
+SCALES: Mapping[str, Mapping[str, Study]] = {"laptop": {"": LAPTOP}, "smollm": {"": SMOLLM}, "gpu": GPU}
 TABLES = ("table3", "table4", "table5", "table7", "table8", "table9", "table10", "figure1", "figure2")
 EXTRA = ("controls", "budget", "calibration")
 """What `reproduce all` makes beside the paper's tables, where a study has it."""

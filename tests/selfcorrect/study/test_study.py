@@ -34,7 +34,7 @@ def test_every_step_waits_for_steps_before_it_and_writes_where_no_other_does(sca
     folders = [step.folder for step in steps if step.folder]
     assert len(set(names)) == len(names)
     assert len(set(folders)) == len(folders)
-    urgent = urgent_first(steps, {name: cost.seconds for name, cost in costs(steps, scale == "gpu").items()})
+    urgent = urgent_first(steps, {name: cost.seconds for name, cost in costs(steps, scale).items()})
     for order in (names, [step.name for step in urgent]):
         by_name = {step.name: step for step in steps}
         assert all(set(by_name[name].after) <= set(order[:place]) for place, name in enumerate(order))
