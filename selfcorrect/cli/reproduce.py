@@ -33,7 +33,7 @@ def reproduce(
     run: Annotated[Path, typer.Option("--run", help="The folder of the study; a seed has a run folder in it.")] = Path(
         "runs/study"
     ),
-    jobs: Annotated[int | None, typer.Option(help="Steps side by side; default: as many as there are cores.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Steps side by side; default: the cores, 2 to 4.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands in order, and what they take.")
     ] = False,
