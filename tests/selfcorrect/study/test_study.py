@@ -158,3 +158,30 @@ def test_a_step_that_is_done_is_skipped_only_while_recipe_and_inputs_are_the_sam
     done.write_text(json.dumps(summary))
     with pytest.raises(SelfCorrectError, match=r"cannot be skipped[\s\S]*model: 1 changed"):
         run_steps(plan(*FEW), tmp_path, check=unchanged)
+
+
+def test_reproduce_makes_the_table_and_the_claims_and_does_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command itself, on a study of one row and four problems."""
+    rows = (Row("intrinsic", "intrinsic self-correction", "intrinsic"),)
+    tiny = Study("embedded", (), (), rows, {"table3": ("intrinsic",)}, everywhere=FEW)
+    monkeypatch.setattr("selfcorrect.cli.reproduce.SCALES", {"laptop": {"": tiny}})
+    words = ["reproduce", "table3", "--run", str(tmp_path), "--jobs", "1"]
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    assert "intrinsic self-correction" in (tmp_path / "tables" / "table3.md").read_text().casefold()
+    (claim,) = [
+        claim
+        for claim in json.loads((tmp_path / "tables" / "claims.json").read_text())["claims"]
+        if claim["claim"].startswith("5.1")
+    ]
+    assert claim["n"] == 4
+    took = json.loads((tmp_path / "logs" / "seconds.json").read_text())
+    assert took.keys() == {"s0 eval intrinsic", "report table3", "report claims"}
+    monkeypatch.setattr(
+        "selfcorrect.cli.reproduce.run_steps", lambda steps, run, jobs, check: [check(s) for s in steps[:1]]
+    )
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    assert "2 of 3 steps to do" in capsys.readouterr().out
