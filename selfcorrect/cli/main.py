@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -23,6 +23,7 @@ from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
+from selfcorrect.cli.reproduce import reproduce
 from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
@@ -122,6 +123,7 @@ def demo(
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect.cli import plan
+    from selfcorrect.cli.unchanged import unchanged
     from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
     steps = plan.demo_steps(run, seed) + (plan.control_steps(run, seed) if controls else [])
@@ -130,7 +132,7 @@ def demo(
         return
     needs("train", "report")
     with resumable():
-        seconds = plan.run_steps(steps, run)
+        seconds = plan.run_steps(steps, run, check=unchanged)
     demo_tables(run, seconds)
     show(show_rows_of(run))
     from selfcorrect.eval.page.page import write_report
@@ -138,6 +140,7 @@ def demo(
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
+app.command("reproduce")(reproduce)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
