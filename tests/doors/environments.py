@@ -4,7 +4,7 @@
 
 A door is one entry of DOORS, the pins `tests/doors/pins/DOOR.txt` (none: the base installation alone) and the tests
 `tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, the project of
-pyproject.toml or the Python change. The last line is
+pyproject.toml or the Python change. A tool that another target installs is tested there (``shared``). The last line is
 `{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
 """
 
@@ -32,6 +32,7 @@ class Door:
 
     extras: str = ""  # of selfcorrect, as "train,report"
     packages: tuple[str, ...] = ()  # folders of this checkout that are installed, too
+    shared: str = ""  # the Makefile's target and folder of an environment that serves, in place of one of its own
     interface_only: str = ""  # why the tool cannot be installed here; its tests then hold the published interface
 
 
@@ -39,6 +40,7 @@ DOORS: dict[str, Door] = {
     "verifiers": Door(packages=("environments/selfcorrect_math",)),
     "inspect_ai": Door(),
     "lm_eval": Door(),
+    "vllm": Door(shared="engines"),  # 3.5 GB
 }
 
 
@@ -55,13 +57,16 @@ def main(names: list[str]) -> int:
 def outcome(name: str, door: Door) -> str:
     """Make the environment of a door and run its tests there; a test that is skipped is no test passed."""
     print(f"== {name}" + (f" (interface only: {door.interface_only})" if door.interface_only else ""), flush=True)
-    folder = ROOT / ".venv-doors" / name
+    folder = ROOT / f".venv-{door.shared}" if door.shared else ROOT / ".venv-doors" / name
     try:
-        install(folder, name, door)
+        if door.shared:
+            subprocess.run(["make", "-C", ROOT, door.shared], check=True)
+        else:
+            install(folder, name, door)
     except subprocess.CalledProcessError as error:
         print(f"{name}: its environment was not made: {error}", flush=True)
         return "failed"
-    report = folder / "tests.xml"
+    report = folder / f"tests-{name}.xml"
     report.unlink(missing_ok=True)
     # Without tests/conftest.py, which serves the tests of the whole installation.
     words = ["-m", "pytest", f"--confcutdir={HERE}", f"--junitxml={report}", "-rs", str(HERE / f"test_{name}.py")]
