@@ -1,8 +1,8 @@
-"""`LongCotStream`: divides a long-CoT completion into reasoning and content while it is written. Called by servers' doors.
+"""`LongCotStream` divides a long-CoT completion into reasoning and content while it is written; for servers' doors.
 
-The content is the last attempt. Whatever may still be followed by another attempt is reasoning, so an attempt that turns
-out to be the last is given twice: as reasoning while it was written, and as content once that is known, at its verdict
-or at the end. The attempt at the horizon cannot be superseded: it is content while it is written.
+The content is the last attempt. Whatever may still be followed by another attempt is reasoning, so an attempt that
+turns out to be the last is given twice: as reasoning while it was written, and as content once that is known, at its
+verdict or at the end. The attempt at the horizon cannot be superseded: it is content while it is written.
 """
 
 from __future__ import annotations

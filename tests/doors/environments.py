@@ -32,15 +32,19 @@ class Door:
 
     extras: str = ""  # of selfcorrect, as "train,report"
     packages: tuple[str, ...] = ()  # folders of this checkout that are installed, too
-    shared: str = ""  # the Makefile's target and folder of an environment that serves, in place of one of its own
+    shared: str = ""  # the Makefile's target that makes an environment of SHARED, in place of one of its own
     interface_only: str = ""  # why the tool cannot be installed here; its tests then hold the published interface
 
+
+SHARED = {"install": ".venv", "engines": ".venv-engines"}
+"""Targets of the Makefile, and the folders of the environments that they make."""
 
 DOORS: dict[str, Door] = {
     "verifiers": Door(packages=("environments/selfcorrect_math",)),
     "inspect_ai": Door(),
     "lm_eval": Door(),
     "vllm": Door(shared="engines"),  # 3.5 GB
+    "trl": Door(shared="install"),
 }
 
 
@@ -57,7 +61,7 @@ def main(names: list[str]) -> int:
 def outcome(name: str, door: Door) -> str:
     """Make the environment of a door and run its tests there; a test that is skipped is no test passed."""
     print(f"== {name}" + (f" (interface only: {door.interface_only})" if door.interface_only else ""), flush=True)
-    folder = ROOT / f".venv-{door.shared}" if door.shared else ROOT / ".venv-doors" / name
+    folder = ROOT / SHARED[door.shared] if door.shared else ROOT / ".venv-doors" / name
     try:
         if door.shared:
             subprocess.run(["make", "-C", ROOT, door.shared], check=True)

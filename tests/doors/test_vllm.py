@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("vllm", reason="make test-doors")
-openai = pytest.importorskip("openai", reason="make test-doors")
+pytest.importorskip("openai", reason="make test-doors")
+
+import openai
 
 from selfcorrect.adapters.long_cot import LongCotStream
 from selfcorrect.problems.arithmetic import problems
