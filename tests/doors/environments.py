@@ -33,7 +33,7 @@ class Door:
     extras: str = ""  # of selfcorrect, as "train,report"
     packages: tuple[str, ...] = ()  # folders of this checkout that are installed, too
     shared: str = ""  # the Makefile's target that makes an environment of SHARED, in place of one of its own
-    interface_only: str = ""  # why the tool cannot be installed here; its tests then hold the published interface
+    interface_only: str = ""  # why the tool cannot be installed or run here; its tests then hold its interface
 
 
 SHARED = {"install": ".venv", "engines": ".venv-engines"}
@@ -45,6 +45,9 @@ DOORS: dict[str, Door] = {
     "lm_eval": Door(),
     "vllm": Door(shared="engines"),  # 3.5 GB
     "trl": Door(shared="install"),
+    "verl": Door(
+        interface_only="its trainer needs GPUs; its registry, advantages, rewards, data and config are called"
+    ),
 }
 
 
