@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | push | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -21,6 +21,7 @@ from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
 from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
+from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
 from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
@@ -135,6 +136,7 @@ def demo(
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
+app.command("push")(push)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
