@@ -11,7 +11,7 @@ does; and graders that are killed by SIGKILL, or ended by one SIGINT, at random 
 ``wrong`` counts grades that differ from what is written here, and errors; ``hung`` ways from which nothing came back
 for 120 seconds, and processes that did not end 10 seconds after a SIGINT; ``orphans`` processes that were still there 5
 seconds after the one that graded had gone; ``rss_growth_mb`` is the largest growth of any way, workers included,
-between the median of the third tenth of its samples and that of the last tenth.
+between the median of the fifth tenth of its samples and that of the last tenth; null where no way ran for a minute.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from selfcorrect.grading import grade, grade_async
 MARK = "SELFCORRECT_SOAK"
 """Environment variable of every process of one soak, by which what is left of it is found."""
 
-STALLED_S, ENDS_S, GONE_S = 120.0, 10.0, 5.0
+STALLED_S, ENDS_S, GONE_S, SAMPLED_S = 120.0, 10.0, 5.0, 0.25
 CHUNK = 200  # gradings that a process pool gets at once
 
 # --- what is graded -----------------------------------------------------------------------------------------------
@@ -124,9 +124,13 @@ class Progress:
             self.say()
 
 
-def threads(progress: Progress, count: int, first: int, many: int = 64) -> dict[str, Any]:
-    """Grade from many threads, after torch was imported and used."""
-    used = torch_in_use()
+def threads(progress: Progress, count: int, first: int) -> dict[str, Any]:
+    """Grade from 64 threads, after torch was imported and used."""
+    return torch_in_use() | without_torch(progress, count, first)
+
+
+def without_torch(progress: Progress, count: int, first: int) -> dict[str, Any]:
+    """Grade from 64 threads."""
     numbers = iter(range(first, first + count))
     lock = threading.Lock()
 
@@ -138,12 +142,12 @@ def threads(progress: Progress, count: int, first: int, many: int = 64) -> dict[
                 return
             progress.add(1, not is_as_written(i))
 
-    running = [threading.Thread(target=work, daemon=True) for _ in range(many)]
+    running = [threading.Thread(target=work, daemon=True) for _ in range(64)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
-    return used
+    return {}
 
 
 def torch_in_use() -> dict[str, Any]:
@@ -257,7 +261,7 @@ WAYS: dict[str, tuple[Callable[[Progress, int, int], dict[str, Any]], float]] = 
 
 def soak(gradings: int, rounds: int, ways: list[str], until: float) -> dict[str, Any]:
     """Run the ways one after another, then ``rounds`` of sudden ends; return the figures."""
-    found: dict[str, Any] = {"gradings": 0, "hung": 0, "orphans": 0, "wrong": 0, "rss_growth_mb": 0.0, "ways": {}}
+    found: dict[str, Any] = {"gradings": 0, "hung": 0, "orphans": 0, "wrong": 0, "rss_growth_mb": None, "ways": {}}
     first = 0
     begun, shares = time.monotonic(), sum(WAYS[name][1] for name in ways if name in WAYS) or 1.0
     for name in [name for name in ways if name in WAYS]:
@@ -275,7 +279,8 @@ def merge(found: dict[str, Any], name: str, one: dict[str, Any]) -> None:
     """Add what one way, or one sudden end, showed."""
     for key in ("gradings", "hung", "orphans", "wrong"):
         found[key] += one[key]
-    found["rss_growth_mb"] = max(found["rss_growth_mb"], one.get("rss_growth_mb", 0.0))
+    grown = [mb for mb in (found["rss_growth_mb"], one.get("rss_growth_mb")) if mb is not None]
+    found["rss_growth_mb"] = max(grown, default=None)
     before = found["ways"].get(name)
     found["ways"][name] = {key: before[key] + one[key] for key in before} if before else one
     print(f"{name}: {json.dumps(one)}", file=sys.stderr, flush=True)
@@ -305,7 +310,7 @@ def run_way(name: str, count: int, first: int, limit: float) -> dict[str, Any]:
     process, mark, said, reader = started(name, count, first)
     done, moved, hung, samples = 0, time.monotonic(), 0, list[float]()
     while process.poll() is None:
-        time.sleep(0.25)
+        time.sleep(SAMPLED_S)
         samples.append(resident_mb(mark))
         if said["done"] != done:
             done, moved = said["done"], time.monotonic()
@@ -328,7 +333,7 @@ def run_way(name: str, count: int, first: int, limit: float) -> dict[str, Any]:
 
 def end_suddenly(number: int, first: int) -> dict[str, Any]:
     """End a process whose threads grade at a random moment: by SIGKILL, or by one SIGINT; count what stays."""
-    process, mark, said, _ = started("threads", 10**9, first + 1_000_003 * number)
+    process, mark, said, _ = started("ends", 10**9, first + 1_000_003 * number)
     patience = time.monotonic() + STALLED_S
     while said["done"] < 200 and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.05)
@@ -376,12 +381,12 @@ def resident_mb(mark: str) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def growth(samples: list[float]) -> float:
-    """Return how much memory grew from the third tenth of the samples to the last; 0 where there are too few."""
+def growth(samples: list[float]) -> float | None:
+    """Return how much memory grew from the fifth tenth of a way's samples to the last; None of less than a minute."""
     tenth = len(samples) // 10
-    if tenth < 2:
-        return 0.0
-    return round(statistics.median(samples[-tenth:]) - statistics.median(samples[2 * tenth : 3 * tenth]), 1)
+    if tenth < 60 / SAMPLED_S / 10:
+        return None
+    return round(statistics.median(samples[-tenth:]) - statistics.median(samples[4 * tenth : 5 * tenth]), 1)
 
 
 def main() -> None:
@@ -398,7 +403,11 @@ def main() -> None:
     if options.way:
         name, count, first = options.way
         progress = Progress()
-        more = WAYS[name][0](progress, int(count), int(first))
+        way = WAYS[name][0] if name in WAYS else without_torch
+        try:
+            more = way(progress, int(count), int(first))
+        except KeyboardInterrupt:
+            sys.exit(130)
         progress.say(**more)
         return
     ways = options.ways.split(",")
