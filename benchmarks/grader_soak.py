@@ -404,6 +404,7 @@ def main() -> None:
         name, count, first = options.way
         progress = Progress()
         way = WAYS[name][0] if name in WAYS else without_torch
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
         try:
             more = way(progress, int(count), int(first))
         except KeyboardInterrupt:
