@@ -33,7 +33,8 @@ class Door:
     extras: str = ""  # of selfcorrect, as "train,report"
     packages: tuple[str, ...] = ()  # folders of this checkout that are installed, too
     shared: str = ""  # the Makefile's target that makes an environment of SHARED, in place of one of its own
-    interface_only: str = ""  # why the tool cannot be installed or run here; its tests then hold its interface
+    interface_only: str = ""  # why the tool cannot be installed here; its tests then hold its published interface
+    not_run: str = ""  # what of the tool is not run by the tests; said above them
 
 
 SHARED = {"install": ".venv", "engines": ".venv-engines"}
@@ -45,8 +46,12 @@ DOORS: dict[str, Door] = {
     "lm_eval": Door(),
     "vllm": Door(shared="engines"),  # 3.5 GB
     "trl": Door(shared="install"),
-    "verl": Door(
-        interface_only="its trainer needs GPUs; its registry, advantages, rewards, data and config are called"
+    "verl": Door(not_run="its trainer, which needs GPUs; its registry, advantages, rewards, data and config are"),
+    "hub": Door(shared="install", not_run="the hub itself: a stand-in on loopback takes and gives the files"),
+    "compare": Door(extras="logs,report"),
+    "logs": Door(
+        extras="logs",
+        interface_only="lighteval is not installed, it needs torch; logs that the tools wrote are read",
     ),
 }
 
@@ -63,7 +68,9 @@ def main(names: list[str]) -> int:
 
 def outcome(name: str, door: Door) -> str:
     """Make the environment of a door and run its tests there; a test that is skipped is no test passed."""
-    print(f"== {name}" + (f" (interface only: {door.interface_only})" if door.interface_only else ""), flush=True)
+    said = [f"interface only: {door.interface_only}"] * bool(door.interface_only)
+    said += [f"not run: {door.not_run}"] * bool(door.not_run)
+    print(f"== {name}" + (f" ({'; '.join(said)})" if said else ""), flush=True)
     folder = ROOT / SHARED[door.shared] if door.shared else ROOT / ".venv-doors" / name
     try:
         if door.shared:
