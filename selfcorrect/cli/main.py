@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | reproduce | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | push | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -21,6 +21,7 @@ from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
 from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
+from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
 from selfcorrect.cli.reproduce import reproduce
@@ -141,6 +142,7 @@ def demo(
 
 
 app.command("reproduce")(reproduce)
+app.command("push")(push)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
