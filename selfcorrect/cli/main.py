@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | reproduce | push | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | push | chat | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from selfcorrect import __version__, printing
 from selfcorrect.cli import closing
+from selfcorrect.cli.chat import chat
 from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
 from selfcorrect.cli.grade import compare, grade
@@ -143,6 +144,7 @@ def demo(
 
 app.command("reproduce")(reproduce)
 app.command("push")(push)
+app.command("chat")(chat)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
