@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | serve | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -23,6 +23,7 @@ from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
+from selfcorrect.cli.serve import serve
 from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
@@ -135,6 +136,7 @@ def demo(
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
+app.command("serve")(serve)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
