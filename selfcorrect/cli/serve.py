@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfcorrect.cli.options import EngineOption
-from selfcorrect.cli.stages import importing
+from selfcorrect.cli.stages import needs_engine
 from selfcorrect.errors import InputError
 from selfcorrect.extras import needs
 from selfcorrect.runs.recipes import load_recipe
@@ -38,8 +38,8 @@ def serve(
     needs("serve")
     flags = {"host": host, "port": port, "name": name, "key_file": key_file, "engine.kind": engine}
     recipe = resolve(args or [], flags, cors or [])
-    with importing():
-        from selfcorrect.serving import run
+    from selfcorrect.serving import run
+
     run.serve(recipe, lambda: open_source(recipe))
 
 
@@ -60,4 +60,5 @@ def open_source(recipe: ServeRecipe) -> Source:
     from selfcorrect.model import SelfCorrectModel
     from selfcorrect.serving.sources import ModelSource
 
+    needs_engine(recipe.engine)
     return ModelSource(SelfCorrectModel.load(recipe.engine.model, engine=recipe.engine, **recipe.loop))

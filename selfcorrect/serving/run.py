@@ -35,17 +35,7 @@ def serve(recipe: ServeRecipe, open_source: Callable[[], Source]) -> None:
         source = open_source()
         server = Server(source, recipe.name or name_of(recipe.engine.model), recipe, keys)
         _say_where(server, listening)
-        config = uvicorn.Config(
-            make_app(server),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            timeout_graceful_shutdown=int(recipe.limits.grace_s + AFTER_GRACE_S),
-        )
-        listener = Listener(config, server)
+        listener = Listener(server)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         with asyncio.Runner() as runner:
             try:
@@ -60,7 +50,17 @@ def serve(recipe: ServeRecipe, open_source: Callable[[], Source]) -> None:
 class Listener(uvicorn.Server):
     """uvicorn's server, which ends answers under way in their own shape when it must stop."""
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(self, server: Server) -> None:
+        config = uvicorn.Config(
+            make_app(server),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=int(server.recipe.limits.grace_s + AFTER_GRACE_S),
+        )
         super().__init__(config)
         self._server = server
 

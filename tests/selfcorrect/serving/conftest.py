@@ -1,22 +1,17 @@
-"""These tests need the extra `serve`."""
+"""A server of the scripted source, for the tests that only ask it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-for module in ("fastapi", "uvicorn", "prometheus_client", "httpx2"):
-    pytest.importorskip(module, reason="comes with the extra serve")
-sys.path.insert(0, str(Path(__file__).parent))  # for serving.py, beside this file
-
-from serving import Running, serving  # noqa: E402
-
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    """A server of the scripted source, without keys."""
+def running() -> Iterator[Any]:
+    """Return a server without keys (`toy.Running`)."""
+    from tests.selfcorrect.serving.toy import serving
+
     with serving() as server:
         yield server

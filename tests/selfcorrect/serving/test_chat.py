@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from serving import CORRECT_FIRST, NAME, WRONG_FIRST, Running, ScriptedSource, asking, joined, said, serving
 
 from selfcorrect.serving.answers import Reader
 from selfcorrect.serving.events import AttemptText
+from tests.selfcorrect.serving.toy import (
+    CORRECT_FIRST,
+    NAME,
+    WRONG_FIRST,
+    Running,
+    ScriptedSource,
+    asking,
+    joined,
+    said,
+    serving,
+)
 
 
 def test_the_content_is_the_last_attempt_and_what_came_before_is_reasoning(running: Running) -> None:

@@ -1,5 +1,6 @@
 """A source that says what a script says, a server of it in a thread, and what is read from its streams."""
 
+# ruff: noqa: E402 - the modules of an extra come after the question whether they are here
 from __future__ import annotations
 
 import asyncio
@@ -10,12 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+for _module in ("fastapi", "uvicorn", "prometheus_client", "httpx2"):
+    pytest.importorskip(_module, reason="comes with the extra serve")
+
 import httpx2
-import uvicorn
 
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.errors import EngineError
-from selfcorrect.serving.app import Server, make_app
+from selfcorrect.serving.app import Server
 from selfcorrect.serving.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.serving.keys import Keys
 from selfcorrect.serving.run import Listener, bound
@@ -29,14 +34,15 @@ CORRECT_FIRST = "What is 2 + 2?"  # 4, judged correct
 
 
 class ScriptedSource:
-    """Answers "What is n + n?": odd n wrongly at first. Each piece of text comes after ``pause_s``.
+    """Answers "What is n + n?": odd n wrongly at first. Each piece of text comes after ``pause_s`` and
+    is followed by ``padding``.
 
     ``seen`` lists what was asked, ``closed`` counts streams that ended, ``whole`` those that ended by themselves.
     """
 
-    def __init__(self, pause_s: float = 0.0, repeat: int = 1) -> None:
+    def __init__(self, pause_s: float = 0.0, repeat: int = 1, padding: str = "") -> None:
         self.settings = LoopSettings("asked", horizon=2)
-        self.pause_s, self.repeat = pause_s, repeat
+        self.pause_s, self.repeat, self.padding = pause_s, repeat, padding
         self.seen: list[tuple[list[Message], Asked]] = []
         self.open = self.closed = self.whole = 0
         self.is_up = True
@@ -93,7 +99,7 @@ class ScriptedSource:
         for _ in range(self.repeat):
             for piece in re.findall(r"\S+\s*", text):
                 await asyncio.sleep(self.pause_s)
-                yield piece
+                yield piece + self.padding
 
     async def health(self) -> dict[str, object]:
         return {"ok": self.is_up}
@@ -143,8 +149,7 @@ def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> It
     server = Server(source or ScriptedSource(), NAME, recipe, Keys(keys))
     listening = bound("127.0.0.1", 0, limits.unread_s)
     listening.listen(2048)
-    config = uvicorn.Config(make_app(server), lifespan="off", log_config=None, access_log=False, ws="none")
-    listener = Listener(config, server)
+    listener = Listener(server)
     thread = threading.Thread(target=lambda: asyncio.run(listener.serve(sockets=[listening])), daemon=True)
     thread.start()
     running = Running(server, listening.getsockname()[1], listener)
