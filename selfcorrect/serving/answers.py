@@ -45,16 +45,27 @@ Item = Text | Noted | Finished
 
 
 class Reader:
-    """Turns the events of one trajectory into what is sent of it; ``content`` and ``reasoning`` hold all so far."""
+    """Turns the events of one trajectory into what is sent of it; ``texts`` holds all texts so far, in order."""
 
     def __init__(self, horizon: int, stops: Sequence[str] = ()) -> None:
         self.horizon = horizon
-        self.content = self.reasoning = ""
+        self.texts: list[tuple[Channel, str]] = []
         self.stopped = False
         """True once the content has reached one of the request's stop texts."""
         self._stops = stops
+        self._reasons = False
         self._part: tuple[str, int] | None = None
         self._held = ""  # white space, or the beginning of a stop text, until it is known what follows
+
+    @property
+    def content(self) -> str:
+        """The content so far."""
+        return "".join(text for channel, text in self.texts if channel == "content")
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning so far."""
+        return "".join(text for channel, text in self.texts if channel == "reasoning")
 
     def take(self, event: Event | Finished) -> list[Item]:
         """Return what one event brings."""
@@ -71,11 +82,11 @@ class Reader:
                 return [Noted({"event": "superseded", "turn": index + 1})]
             case Finished(trajectory):
                 final = trajectory.final.text.strip()
-                rest = final if not self.content else final.removeprefix(self.content)
+                content = self.content
                 texts: list[Item] = []
-                if not self.stopped and not (self.content and rest == final):
+                if not self.stopped and final != content and final.startswith(content):
                     self._part, self._held = ("answer", len(trajectory.attempts) - 1), ""
-                    texts = self._put("content", rest, None if self.content else "answer", last=True)
+                    texts = self._put("content", final[len(content) :], None if content else "answer", last=True)
                 return [*texts, event]
         return []
 
@@ -99,12 +110,11 @@ class Reader:
             text, self.stopped = text[: min(found)].rstrip(), True
         kept = len(text) if self.stopped or last else _sure(text, self._stops if channel == "content" else ())
         text, self._held = text[:kept], text[kept:]
-        if channel == "content":
-            self.content += text
-        else:
-            if begins and self.reasoning:
-                text = SEPARATOR + text
-            self.reasoning += text
+        if channel == "reasoning" and begins and self._reasons:
+            text = SEPARATOR + text
+        if text:
+            self.texts.append((channel, text))
+            self._reasons |= channel == "reasoning"
         return [Text(channel, text, begins, turn)] if text or begins else []
 
 

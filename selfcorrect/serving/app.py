@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,17 +17,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import Send
 
 from selfcorrect import __version__
-from selfcorrect.serving.answers import Reader
+from selfcorrect.serving.answers import Item, Reader
 from selfcorrect.serving.asking import FIRST, Order
-from selfcorrect.serving.chat_wire import ALIVE, DONE, ChatRequest, Chunks, completion, failure
-from selfcorrect.serving.chosen import chosen
+from selfcorrect.serving.chat_wire import ChatRequest, Chunks, completion
+from selfcorrect.serving.chosen import Choice, chosen
 from selfcorrect.serving.errors import ApiError
 from selfcorrect.serving.guard import Guard, Places
 from selfcorrect.serving.keys import Keys
 from selfcorrect.serving.metrics import Clock, Metrics
+from selfcorrect.serving.responses_wire import ResponseEvents, ResponseRequest
 from selfcorrect.serving.settings import ServeRecipe
-from selfcorrect.serving.sources import Finished, Source
+from selfcorrect.serving.sources import Finished, Source, Usage
 from selfcorrect.serving.streams import Samples, Shutdown, unless_gone
+
+ALIVE = b": waiting\n\n"
+"""A comment, which clients pass over."""
 
 GONE = Response(status_code=499)
 """Where there is nobody to answer; nothing is sent."""
@@ -90,6 +94,7 @@ def make_app(server: Server) -> Any:
     api.add_exception_handler(HTTPException, _http_error)
     _add_about(api, server)
     _add_chat(api, server)
+    _add_responses(api, server)
     guarded: Any = Guard(api, server.recipe, server.keys, server.metrics)
     if server.recipe.cors:
         guarded = CORSMiddleware(
@@ -143,7 +148,8 @@ def _add_chat(api: FastAPI, server: Server) -> None:
         order = body.order(server.name, server.source.settings, server.recipe.limits)
         answer_id = "chatcmpl-" + secrets.token_hex(12)
         if body.stream:
-            return await event_stream(request, server, _chat_events(request, server, order, answer_id, body))
+            wire = Chunks(answer_id, order, body.wants_usage)
+            return await event_stream(request, server, _events(request, server, order, wire))
         found = await server.whole(request, order)
         if found is None:
             return GONE
@@ -151,11 +157,50 @@ def _add_chat(api: FastAPI, server: Server) -> None:
         return JSONResponse(completion(answer_id, order.model, choices, total))
 
 
-async def _chat_events(
-    request: Request, server: Server, order: Order, answer_id: str, body: ChatRequest
-) -> AsyncGenerator[bytes, None]:
-    """Give the events of a streamed chat completion; ApiError before the first one, an error event after it."""
-    chunks, begun = Chunks(answer_id, order.model), False
+def _add_responses(api: FastAPI, server: Server) -> None:
+    """OpenAI's responses."""
+
+    @api.post("/v1/responses")
+    async def responses(request: Request, body: ResponseRequest) -> Response:
+        """Answer a conversation: a reasoning item and a message."""
+        order = body.order(server.name, server.source.settings, server.recipe.limits)
+        wire = ResponseEvents(body, order)
+        if body.stream:
+            return await event_stream(request, server, _events(request, server, order, wire))
+        found = await server.whole(request, order)
+        if found is None:
+            return GONE
+        choices, total = chosen(order, *found)
+        return JSONResponse(wire.whole(choices, total))
+
+
+class Wire(Protocol):
+    """Turns what arrives into the bytes of one kind of stream."""
+
+    def opening(self) -> bytes:
+        """Return the first events."""
+        ...
+
+    def items(self, index: int, items: Sequence[Item]) -> bytes:
+        """Return the events of what arrived at one choice."""
+        ...
+
+    def winner(self, index: int, reader: Reader) -> bytes:
+        """Return the events of an answer that was voted for: all of it at once."""
+        ...
+
+    def closing(self, choices: Sequence[Choice], total: Usage) -> bytes:
+        """Return the last events."""
+        ...
+
+    def failed(self, error: ApiError, request_id: str) -> bytes:
+        """Return the events that end a stream whose answer failed."""
+        ...
+
+
+async def _events(request: Request, server: Server, order: Order, wire: Wire) -> AsyncGenerator[bytes, None]:
+    """Give the events of a streamed answer; ApiError before the first one, an error event after it."""
+    begun = False
     async with server.samples(order, request.state.client) as samples:
         try:
             async with aclosing(samples.items(server.streams(order))) as arriving:
@@ -163,25 +208,20 @@ async def _chat_events(
                     if not arrived:
                         yield ALIVE
                         continue
-                    sent = bytearray()
-                    if not begun:
-                        sent += b"".join(map(chunks.opening, range(order.choices)))
-                        begun = True
+                    sent = bytearray(b"" if begun else wire.opening())
+                    begun = True
                     if order.votes == 1:
                         for place in sorted({place for place, _ in arrived}):
-                            sent += chunks.items(place, [item for at, item in arrived if at == place])
+                            sent += wire.items(place, [item for at, item in arrived if at == place])
                     if sent:
                         yield bytes(sent)
             choices, total = chosen(order, samples.readers, [one for one in samples.finished if one is not None])
-            last = bytearray()
-            for index, choice in enumerate(choices):
-                last += chunks.winner(index, choice) if order.votes > 1 else b""
-                last += chunks.closing(index, choice)
-            yield bytes(last + (chunks.usage(total) if body.wants_usage else b"") + DONE)
+            won = [wire.winner(index, choice.reader) for index, choice in enumerate(choices) if order.votes > 1]
+            yield b"".join(won) + wire.closing(choices, total)
         except ApiError as error:
             if not begun:
                 raise
-            yield failure(error, request.state.request_id)
+            yield wire.failed(error, request.state.request_id)
 
 
 class EventStream(StreamingResponse):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from selfcorrect.correction.loop import LoopSettings
-from selfcorrect.serving.answers import Item, Noted, Text
+from selfcorrect.serving.answers import Item, Noted, Reader, Text
 from selfcorrect.serving.asking import (
     ANY,
     Extension,
@@ -147,9 +147,9 @@ def completion(answer_id: str, model: str, choices: Sequence[Choice], total: Usa
                 "index": index,
                 "message": {
                     "role": "assistant",
-                    "content": choice.content,
-                    "reasoning": choice.reasoning,
-                    "reasoning_content": choice.reasoning,
+                    "content": choice.reader.content,
+                    "reasoning": choice.reader.reasoning,
+                    "reasoning_content": choice.reader.reasoning,
                 },
                 "logprobs": None,
                 "finish_reason": choice.finish_reason,
@@ -165,13 +165,14 @@ def completion(answer_id: str, model: str, choices: Sequence[Choice], total: Usa
 class Chunks:
     """Makes the events of one stream, as the bytes that are sent."""
 
-    def __init__(self, answer_id: str, model: str) -> None:
-        self._head = {"id": answer_id, "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
-        self._text = json.dumps(self._head)[:-1]
+    def __init__(self, answer_id: str, order: Order, wants_usage: bool) -> None:
+        head = {"id": answer_id, "object": "chat.completion.chunk", "created": int(time.time()), "model": order.model}
+        self._choices, self._wants_usage = order.choices, wants_usage
+        self._head = json.dumps(head)[:-1]
 
-    def opening(self, index: int) -> bytes:
-        """Return the first event of a choice: the role."""
-        return self._event(index, {"role": "assistant", "content": ""})
+    def opening(self) -> bytes:
+        """Return the first event of each choice: the role."""
+        return b"".join(self._event(index, {"role": "assistant", "content": ""}) for index in range(self._choices))
 
     def items(self, index: int, items: Sequence[Item]) -> bytes:
         """Return the events of what arrived at one choice: neighbouring pieces of one part share an event."""
@@ -197,26 +198,27 @@ class Chunks:
             return self._event(index, {"content": text}, extension=extension)
         return self._event(index, {"reasoning": text, "reasoning_content": text}, extension=extension)
 
-    def winner(self, index: int, choice: Choice) -> bytes:
+    def winner(self, index: int, reader: Reader) -> bytes:
         """Return the events of an answer that was voted for: all of it at once."""
-        return self._delta(index, "reasoning", choice.reasoning, None) + self._delta(
-            index, "content", choice.content, None
-        )
+        return b"".join(self._delta(index, channel, text, None) for channel, text in reader.texts)
 
-    def closing(self, index: int, choice: Choice) -> bytes:
-        """Return the last event of a choice: why it ended, and its whole trajectory."""
-        return self._event(index, {}, choice.finish_reason, choice.path)
+    def closing(self, choices: Sequence[Choice], total: Usage) -> bytes:
+        """Return the last event of each choice (why it ended, its trajectory), the tokens if wanted, and the end."""
+        last = [self._event(index, {}, one.finish_reason, one.path) for index, one in enumerate(choices)]
+        if self._wants_usage:
+            last.append(f'data: {self._head}, "choices": [], "usage": {json.dumps(usage(total))}}}\n\n'.encode())
+        return b"".join([*last, DONE])
 
-    def usage(self, total: Usage) -> bytes:
-        """Return the event with the tokens, which has no choices."""
-        return sse(self._head | {"choices": [], "usage": usage(total)})
+    def failed(self, error: ApiError, request_id: str) -> bytes:
+        """Return the events that end a stream whose answer failed."""
+        return sse(error.body(request_id)) + DONE
 
     def _event(
         self, index: int, delta: dict[str, Any], finish: str | None = None, extension: dict[str, Any] | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
         more = f', "selfcorrect": {json.dumps(extension)}' if extension is not None else ""
-        return f'data: {self._text}, "choices": [{json.dumps(choice)}]{more}}}\n\n'.encode()
+        return f'data: {self._head}, "choices": [{json.dumps(choice)}]{more}}}\n\n'.encode()
 
 
 def sse(value: Any, event: str | None = None) -> bytes:
@@ -226,9 +228,3 @@ def sse(value: Any, event: str | None = None) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
-ALIVE = b": waiting\n\n"
-
-
-def failure(error: ApiError, request_id: str) -> bytes:
-    """Return the events that end a stream whose answer failed."""
-    return sse(error.body(request_id)) + DONE

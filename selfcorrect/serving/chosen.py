@@ -13,10 +13,9 @@ from selfcorrect.serving.sources import Finished, Usage
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer: its text, what came before it, why it ended, and the extension object ``selfcorrect``."""
+    """One answer: its texts, why it ended, and the extension object ``selfcorrect``."""
 
-    content: str
-    reasoning: str
+    reader: Reader
     finish_reason: str
     path: dict[str, Any]
 
@@ -39,7 +38,7 @@ def chosen(order: Order, readers: Sequence[Reader], finished: Sequence[Finished]
         path = path_of(finished[place], seeds[place])
         if order.votes > 1:
             path["votes"] = votes
-        choices.append(Choice(readers[place].content, readers[place].reasoning, finish_reason(finished[place]), path))
+        choices.append(Choice(readers[place], finish_reason(finished[place]), path))
     return choices, total
 
 
