@@ -25,6 +25,7 @@ from selfcorrect.serving.errors import ApiError
 from selfcorrect.serving.guard import Guard, Places
 from selfcorrect.serving.keys import Keys
 from selfcorrect.serving.metrics import Clock, Metrics
+from selfcorrect.serving.page_files import KINDS, PAGE, page_files
 from selfcorrect.serving.responses_wire import ResponseEvents, ResponseRequest
 from selfcorrect.serving.settings import ServeRecipe
 from selfcorrect.serving.sources import Finished, Source, Usage
@@ -95,6 +96,8 @@ def make_app(server: Server) -> Any:
     _add_about(api, server)
     _add_chat(api, server)
     _add_responses(api, server)
+    if server.recipe.page:
+        _add_page(api)
     guarded: Any = Guard(api, server.recipe, server.keys, server.metrics)
     if server.recipe.cors:
         guarded = CORSMiddleware(
@@ -172,6 +175,23 @@ def _add_responses(api: FastAPI, server: Server) -> None:
             return GONE
         choices, total = chosen(order, *found)
         return JSONResponse(wire.whole(choices, total))
+
+
+def _add_page(api: FastAPI) -> None:
+    """The page at / and the files that it loads, each read once."""
+    files = {name: (path.read_bytes(), KINDS[path.suffix]) for name, path in page_files().items()}
+    html = (PAGE / "page.html").read_bytes()
+
+    @api.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(html, media_type=KINDS[".html"])
+
+    @api.get("/page/{name:path}", include_in_schema=False)
+    async def page_file(name: str) -> Response:
+        if name not in files:
+            raise ApiError(404, "no such file of the page", code="not_found")
+        content, kind = files[name]
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
 
 class Wire(Protocol):

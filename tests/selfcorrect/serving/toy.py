@@ -144,10 +144,10 @@ def joined(events: Sequence[Any], field: str, index: int = 0) -> str:
 @contextmanager
 def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
     """Serve a source on a free port of this machine, in a thread."""
-    limits = Limits(**settings.pop("limits", {}))
+    limits, port = Limits(**settings.pop("limits", {})), settings.pop("port", 0)
     recipe = ServeRecipe(name=NAME, limits=limits, **settings)
     server = Server(source or ScriptedSource(), NAME, recipe, Keys(keys))
-    listening = bound("127.0.0.1", 0, limits.unread_s)
+    listening = bound("127.0.0.1", port, limits.unread_s)
     listening.listen(2048)
     listener = Listener(server)
     thread = threading.Thread(target=lambda: asyncio.run(listener.serve(sockets=[listening])), daemon=True)
