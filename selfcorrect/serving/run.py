@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -31,20 +29,16 @@ AFTER_GRACE_S = 5.0
 def serve(recipe: ServeRecipe, open_source: Callable[[], Source]) -> None:
     """Serve until a signal. Before anything is loaded, InputError for a port or a key file that cannot be had."""
     keys = read_keys(recipe.key_file, recipe.key_env)
-    with bound(recipe.host, recipe.port, recipe.limits.unread_s) as listening:
+    with bound(recipe.host, recipe.port, recipe.limits.unread_s) as listening, asyncio.Runner() as runner:
         source = open_source()
-        server = Server(source, recipe.name or name_of(recipe.engine.model), recipe, keys)
-        _say_where(server, listening)
-        listener = Listener(server)
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        with asyncio.Runner() as runner:
-            try:
-                listening.listen(2048)
-                runner.run(listener.serve(sockets=[listening]))
-            except KeyboardInterrupt:
-                pass
-            finally:
-                runner.run(source.close())
+        try:
+            server = Server(source, recipe.name or runner.run(source.meet()), recipe, keys)
+            listener = Listener(server)
+            _say_where(server, listening)
+            listening.listen(2048)
+            runner.run(listener.serve(sockets=[listening]))
+        finally:
+            runner.run(source.close())
 
 
 class Listener(uvicorn.Server):
@@ -105,11 +99,6 @@ def bound(host: str, port: int, unread_s: float) -> socket.socket:
             what.get(error.errno or 0, f"cannot listen on {host} port {port}: {error.strerror}")
         ) from error
     return listening
-
-
-def name_of(model: str) -> str:
-    """Return what clients call a model: the last part of its path or hub id."""
-    return Path(model).name or "model"
 
 
 def _say_where(server: Server, listening: socket.socket) -> None:

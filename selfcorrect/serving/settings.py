@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
+from selfcorrect.redaction import redacted_text
 from selfcorrect.runs.recipes import build_recipe
 
 
@@ -36,6 +37,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamRecipe:
+    """Chat servers before which this one stands as a proxy, and how they are asked."""
+
+    endpoints: tuple[str, ...] = ()  # base URLs, such as http://localhost:8001/v1; --endpoint
+    model: str | None = None  # the servers' name of the model; needed where they serve several
+    api_key_env: str = "OPENAI_API_KEY"  # environment variable with the key for these servers
+    most: int = 64  # messages under way at once at each server
+    retries: int = 6  # of a message, before its first text
+    backoff_s: float = 0.5  # the pauses between them double from here to a minute
+    silence_s: float = 120.0  # without a byte
+    total_s: float = 600.0  # for one message
+    max_tokens_name: str = "max_tokens"  # max_completion_tokens where servers refuse the older name
+    extra: dict[str, Any] = field(default_factory=dict)  # further fields of every request
+
+    def __post_init__(self) -> None:
+        if not all(url.startswith(("http://", "https://")) for url in self.endpoints):
+            shown = [redacted_text(url) for url in self.endpoints]
+            raise RecipeError(f"upstream.endpoints: expected URLs like http://localhost:8001/v1, got {shown}")
+        if self.most < 1 or self.retries < 0 or min(self.backoff_s, self.silence_s, self.total_s) <= 0:
+            raise RecipeError("upstream: most is at least 1, retries at least 0, backoff_s, silence_s, total_s above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeRecipe:
     """Where to listen, what to serve and to whom."""
 
@@ -49,6 +73,7 @@ class ServeRecipe:
     page: bool = True  # the page at /
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     loop: dict[str, Any] = field(default_factory=dict)  # what differs from the settings of `LoopSettings`
+    upstream: UpstreamRecipe = field(default_factory=UpstreamRecipe)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -60,6 +85,10 @@ class ServeRecipe:
         for origin in self.cors:
             if not re.fullmatch(r"https?://[^/\s*]+", origin):
                 raise RecipeError(f"cors: expected origins like https://example.org, got {origin!r:.80}")
+
+    def settings(self) -> LoopSettings:
+        """Return the settings of the loop, without what a model folder would add."""
+        return build_recipe(LoopSettings, {"method": "asked", **self.loop}, where="loop")
 
     @property
     def is_local(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from selfcorrect.correction.loop import LoopSettings
@@ -58,6 +59,10 @@ class Source(Protocol):
         """What holds where a request sets nothing."""
         ...
 
+    async def meet(self) -> str:
+        """Return what clients call the model, once it can answer; raises SelfCorrectError where it cannot."""
+        ...
+
     def stream(self, messages: Sequence[Message], asked: Asked) -> AsyncIterator[Event | Finished]:
         """Give the events of one trajectory, `Finished` at last. Raises SelfCorrectError."""
         ...
@@ -74,9 +79,14 @@ class Source(Protocol):
 class ModelSource:
     """A `SelfCorrectModel`, whatever its engine."""
 
-    def __init__(self, model: SelfCorrectModel) -> None:
+    def __init__(self, model: SelfCorrectModel, name: str) -> None:
         self.model = model
         self.settings = model.settings
+        self._name = Path(name).name or "model"
+
+    async def meet(self) -> str:
+        """Return the last part of the model's path or hub id."""
+        return self._name
 
     async def stream(self, messages: Sequence[Message], asked: Asked) -> AsyncIterator[Event | Finished]:
         """Give the events of `SelfCorrectModel.astream`, and the tokens at the end."""

@@ -98,7 +98,7 @@
       const judged = this.part;
       this.end();
       if (!judged) return;
-      judged.head.append(el("span", "verdict " + (verdict || "none"), verdict ? "judged " + verdict : "no verdict"));
+      judged.head.append(el("span", "verdict is-" + (verdict || "missing"), verdict ? "judged " + verdict : "no verdict"));
       if (p !== null && p !== undefined) judged.head.append(gauge(p), el("span", "dim", "P(correct) " + p.toFixed(p > 0.0005 && p < 0.9995 ? 3 : 4)));
       say(verdict ? "judged " + verdict : "no verdict");
     }

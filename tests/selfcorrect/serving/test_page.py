@@ -213,7 +213,9 @@ def test_hostile_text_stays_text(browser: Any) -> None:
         forbidden = "a[href^=javascript], img, iframe, object, [onerror], [onload]"
         assert browser.run(f"document.querySelectorAll('main :is({forbidden})').length") == 0
         inline = "script.textContent = 'document.documentElement.dataset.pwned = 4'"
-        evil = f"(() => {{ const script = document.createElement('script'); {inline}; document.body.append(script); }})()"
+        evil = (
+            f"(() => {{ const script = document.createElement('script'); {inline}; document.body.append(script); }})()"
+        )
         browser.run(evil)  # the policy: no inline script, whatever puts it there
         assert browser.run("Object.keys(document.documentElement.dataset)") == []
 

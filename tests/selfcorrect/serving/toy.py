@@ -101,6 +101,9 @@ class ScriptedSource:
                 await asyncio.sleep(self.pause_s)
                 yield piece + self.padding
 
+    async def meet(self) -> str:
+        return NAME
+
     async def health(self) -> dict[str, object]:
         return {"ok": self.is_up}
 
@@ -144,9 +147,10 @@ def joined(events: Sequence[Any], field: str, index: int = 0) -> str:
 @contextmanager
 def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
     """Serve a source on a free port of this machine, in a thread."""
+    source = source or ScriptedSource()
     limits, port = Limits(**settings.pop("limits", {})), settings.pop("port", 0)
     recipe = ServeRecipe(name=NAME, limits=limits, **settings)
-    server = Server(source or ScriptedSource(), NAME, recipe, Keys(keys))
+    server = Server(source, NAME, recipe, Keys(keys))
     listening = bound("127.0.0.1", port, limits.unread_s)
     listening.listen(2048)
     listener = Listener(server)
