@@ -38,7 +38,7 @@ from selfcorrect.types import Message
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "background": (None, False),
     "conversation": (None,),
-    "include": (None, []),
+    "include": (None, [], ["reasoning.encrypted_content"]),  # the reasoning is here in clear
     "max_tool_calls": ANY,
     "metadata": ANY,
     "parallel_tool_calls": ANY,

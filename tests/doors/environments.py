@@ -39,6 +39,7 @@ DOORS: dict[str, Door] = {
     "verifiers": Door(packages=("environments/selfcorrect_math",)),
     "inspect_ai": Door(),
     "lm_eval": Door(),
+    "serve": Door(extras="serve"),
 }
 
 
