@@ -21,6 +21,7 @@ from selfcorrect.serving.answers import Item, Reader
 from selfcorrect.serving.asking import FIRST, Order
 from selfcorrect.serving.chat_wire import ChatRequest, Chunks, completion
 from selfcorrect.serving.chosen import Choice, chosen
+from selfcorrect.serving.described import described
 from selfcorrect.serving.errors import ApiError
 from selfcorrect.serving.guard import Guard, Places
 from selfcorrect.serving.keys import Keys
@@ -90,6 +91,7 @@ def make_app(server: Server) -> Any:
     api = FastAPI(
         title="selfcorrect", version=__version__, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json"
     )
+    api.openapi = lambda: described(api, server.name)  # type: ignore[method-assign]
     api.add_exception_handler(ApiError, _api_error)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http_error)

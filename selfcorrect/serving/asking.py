@@ -137,7 +137,8 @@ def refuse(fields: Mapping[str, JsonValue], neutral: Mapping[str, Sequence[Any]]
             raise wrong(field[:80], f"unknown{nearest(field[:80], [*known, *neutral])}")
         if neutral[field] is ANY:
             continue
-        if not any((value == nothing and type(value) is not bool) or value is nothing for nothing in neutral[field]):
+        same = lambda nothing, value=value: nothing == value and isinstance(nothing, bool) == isinstance(value, bool)
+        if not any(map(same, neutral[field])):
             raise wrong(field, f"not done here, so it may only be left out; got {value!r:.80}")
 
 

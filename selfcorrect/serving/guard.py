@@ -27,6 +27,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OPEN = ("/", "/health")
 """Addresses that need no key; so do those below ``/page/``. They tell nothing and start no work."""
 
+TAKE_JSON = ("/v1/chat/completions", "/v1/responses")
+"""Addresses that read a body, and only one that says that it is JSON: a form of another site cannot say so."""
+
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; "
@@ -95,7 +98,7 @@ class Guard:
                 "this server is called localhost; name others by hosts=[…] (a page of another site may have sent this)"
             )
             raise ApiError(403, said, code="unknown_host")
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] == "POST" and path in TAKE_JSON:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise ApiError(415, f"expected content-type: application/json, got {kind!r:.80}", code="content_type")

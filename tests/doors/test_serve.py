@@ -1,12 +1,14 @@
-"""`selfcorrect serve` through clients as they are: openai, LiteLLM, curl, lm-evaluation-harness, inspect_ai."""
+"""`selfcorrect serve` by clients as they are: openai, LiteLLM, curl, lm_eval, inspect_ai; fuzzed by its own schema."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +168,19 @@ def test_inspect_ai(running: Running, tmp_path: Path, provider: str, model: str,
     assert log.status == "success", log.error
     scores = [sample.scores["final_answer"].value for sample in log.samples]
     assert [score in ("C", 1) for score in scores].count(True) == right
+
+
+def test_fuzzed_by_its_own_schema(running: Running, tmp_path: Path) -> None:
+    """At least 1,000 requests: no 5xx, only documented answers, what breaks the schema is refused."""
+    program = Path(sys.executable).with_name("st")
+    words = [program, "run", f"{running.url}/v1/openapi.json", "-H", f"Authorization: Bearer {KEY}", "--seed", "1"]
+    words += ["--phases", "coverage,fuzzing", "--max-examples", "100", "--continue-on-failure", "--no-color"]
+    words += ["--exclude-checks", "positive_data_acceptance,ignored_auth"]  # the last message must be the user's
+    ended = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-1000:]
+    found = re.search(r"(\d+) generated", ended.stdout)
+    assert found
+    assert int(found[1]) >= 1000
+    assert len(running.server.source.seen) > 100  # they reach the model
+    assert running.server.places.taken == {}
+    assert running.client.get("/health").status_code == 200

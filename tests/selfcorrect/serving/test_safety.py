@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import signal
 import socket
 import subprocess
@@ -225,6 +226,30 @@ def test_work_ends_when_the_client_leaves(streamed: bool, fields: dict[str, Any]
         assert until(lambda: source.open == 0 and not running.server.places.taken, 1.0)
         assert source.whole == 0
         assert until(lambda: "clients_left_total 1.0" in running.client.get("/metrics").text)
+
+
+def test_nothing_is_left_of_clients_that_vanish_at_random_points() -> None:
+    chance = random.Random(0)
+    source = ScriptedSource(pause_s=0.01)
+    with serving(source) as running:
+        running.chat(CORRECT_FIRST)
+        assert until(lambda: not running.server.places.taken)
+        tasks = running.tasks()
+        lines = []
+        for _ in range(120):
+            body = json.dumps(asking(WRONG_FIRST, stream=chance.random() < 0.7)).encode()
+            whole = head(running, len(body)) + body
+            line = raw(running)
+            line.sendall(whole[: chance.randrange(1, 2 * len(whole))])  # half of them before the request is whole
+            lines.append(line)
+            if chance.random() < 0.5:
+                lines.pop(chance.randrange(len(lines))).close()
+        for line in lines:
+            line.close()
+        assert until(lambda: not running.server.places.taken and source.open == 0)
+        assert until(lambda: running.tasks() == tasks)
+        assert until(lambda: len(running.listener.server_state.connections) == 1)
+        assert running.chat(CORRECT_FIRST).status_code == 200
 
 
 def test_a_client_that_does_not_read_is_left() -> None:

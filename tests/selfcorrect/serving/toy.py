@@ -118,10 +118,14 @@ def said(n: int, value: int) -> str:
 class Running:
     """A server under way: its address and its client."""
 
-    def __init__(self, server: Server, port: int, listener: Listener) -> None:
-        self.server, self.listener = server, listener
+    def __init__(self, server: Server, port: int, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self.server, self.listener, self.loop = server, listener, loop
         self.url = f"http://127.0.0.1:{port}"
         self.client = httpx2.Client(base_url=self.url, timeout=30)
+
+    def tasks(self) -> int:
+        """Return how many tasks the server has."""
+        return len([task for task in asyncio.all_tasks(self.loop) if not task.done()])
 
     def chat(self, question: str, **fields: Any) -> httpx2.Response:
         return self.client.post("/v1/chat/completions", json=asking(question, **fields))
@@ -154,9 +158,11 @@ def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> It
     listening = bound("127.0.0.1", port, limits.unread_s)
     listening.listen(2048)
     listener = Listener(server)
-    thread = threading.Thread(target=lambda: asyncio.run(listener.serve(sockets=[listening])), daemon=True)
+    runner = asyncio.Runner()
+    loop = runner.get_loop()
+    thread = threading.Thread(target=lambda: runner.run(listener.serve(sockets=[listening])), daemon=True)
     thread.start()
-    running = Running(server, listening.getsockname()[1], listener)
+    running = Running(server, listening.getsockname()[1], listener, loop)
     try:
         yield running
     finally:
@@ -164,6 +170,7 @@ def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> It
         listener.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+        runner.close()
 
 
 def until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
