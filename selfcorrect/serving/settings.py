@@ -17,11 +17,11 @@ from selfcorrect.runs.recipes import build_recipe
 class Limits:
     """What one request, one client and all of them may take. Times are in seconds."""
 
-    body_bytes: int = 1_000_000
+    body_bytes: int = 1_000_000  # of one request
     messages: int = 256  # of one conversation
     characters: int = 200_000  # of all messages of a conversation together
     max_tokens: int = 8192  # the most that a request may ask for, all attempts and self-evaluations together
-    horizon: int = 8
+    horizon: int = 8  # the most attempts that a request may ask for
     samples: int = 16  # n times votes
     per_client: int = 256  # samples under way at once for one key, or one address where there are no keys
     in_all: int = 1024  # for all clients together
