@@ -12,7 +12,8 @@ processor time (the clients' is not in it: on two cores they take from the serve
 
 At temperature 0 a question has one trajectory, whatever else is in the batch. So ``mixed`` counts answers that are not
 what the same question got alone, ``lost`` streams that did not end whole, ``stalled`` those without a byte for 10 s,
-and ``disordered`` those whose first text is content, or whose parts are not in order. The last line is JSON for machines.
+and ``disordered`` those whose first text is content, or whose parts are not in order. The
+last line is JSON for machines.
 """
 
 from __future__ import annotations

@@ -71,10 +71,10 @@ class ServeRecipe:
     cors: tuple[str, ...] = ()  # origins whose pages may ask, such as https://example.org; none by default
     hosts: tuple[str, ...] = ()  # further names that this server is called by, where it listens on loopback alone
     page: bool = True  # the page at /
-    engine: EngineRecipe = field(default_factory=EngineRecipe)
+    engine: EngineRecipe = field(default_factory=EngineRecipe)  # what samples; its model is MODEL of the command
     loop: dict[str, Any] = field(default_factory=dict)  # what differs from the settings of `LoopSettings`
-    upstream: UpstreamRecipe = field(default_factory=UpstreamRecipe)
-    limits: Limits = field(default_factory=Limits)
+    upstream: UpstreamRecipe = field(default_factory=UpstreamRecipe)  # chat servers behind; none: the engine samples
+    limits: Limits = field(default_factory=Limits)  # of requests, clients and waits
 
     def __post_init__(self) -> None:
         build_recipe(LoopSettings, self.loop, where="loop")
