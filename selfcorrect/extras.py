@@ -45,6 +45,7 @@ ENGINE_EXTRAS = {"transformers": "train", "openai": "openai"}
 
 BROUGHT_ALONG = {
     "markupsafe": "report",
+    "anyio": "serve",
     "pydantic": "serve",
     "starlette": "serve",
     "huggingface_hub": "train",

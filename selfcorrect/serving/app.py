@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
+from anyio import CancelScope
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -30,7 +31,7 @@ from selfcorrect.serving.page_files import KINDS, PAGE, page_files
 from selfcorrect.serving.responses_wire import ResponseEvents, ResponseRequest
 from selfcorrect.serving.settings import ServeRecipe
 from selfcorrect.serving.sources import Finished, Source, Usage
-from selfcorrect.serving.streams import Samples, Shutdown, unless_gone
+from selfcorrect.serving.streams import Samples, UnderWay, unless_gone
 
 ALIVE = b": waiting\n\n"
 """A comment, which clients pass over."""
@@ -47,7 +48,7 @@ class Server:
         self.keys = keys or Keys()
         self.metrics = Metrics()
         self.places = Places(recipe.limits, self.metrics)
-        self.shutdown = Shutdown()
+        self.under_way = UnderWay()
         self.started = int(time.time())
 
     @asynccontextmanager
@@ -55,7 +56,7 @@ class Server:
         """Hold places for an order and give its samples, which are not begun yet; counts what is finished."""
         with self.places.take(client, order.samples):
             readers = [Reader(order.horizon, order.stops) for _ in range(order.samples)]
-            samples = Samples(readers, self.shutdown, self.recipe.limits.request_s)
+            samples = Samples(readers, self.under_way, self.recipe.limits.request_s)
             clock = Clock(self.metrics)
             samples.on_text = clock.spoke
             try:
@@ -119,7 +120,7 @@ def _add_about(api: FastAPI, server: Server) -> None:
     async def health() -> Response:
         """Say whether the server can answer: 200, or 503 where it stops or its engine is away."""
         found = await server.source.health()
-        ok = bool(found["ok"]) and not server.shutdown.ended.is_set()
+        ok = bool(found["ok"]) and not server.under_way.ended
         return JSONResponse({"status": "ok" if ok else "unavailable"}, 200 if ok else 503)
 
     @api.get("/v1/models")
@@ -247,30 +248,48 @@ async def _events(request: Request, server: Server, order: Order, wire: Wire) ->
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events to a client that reads them; one that does not, for too long, is left."""
+    """Server-sent events to a client that reads them; one that reads nothing for ``limits.unread_s`` is left."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], server: Server) -> None:
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None], server: Server) -> None:
         super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        self._events, self._server = events, server
+        self._first, self._events, self._server = first, events, server
+        self._sending = False  # while a piece waits for the client to read
+        self._sent = 0
 
     async def stream_response(self, send: Send) -> None:
         """Send the events; whatever ends it, the work behind them ends with it."""
         whole = False
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for chunk in self._events:
-                async with asyncio.timeout(self._server.recipe.limits.unread_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            whole = True
-        except TimeoutError:
-            pass
-        finally:
-            if not whole:
-                self._server.metrics.left.inc()
-            await self._events.aclose()
+        with CancelScope() as scope:
+            watch = asyncio.create_task(self._watch(scope))
+            try:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await self._piece(send, self._first)
+                async for piece in self._events:
+                    await self._piece(send, piece)
+                await self._piece(send, b"", more=False)
+                whole = True
+            finally:
+                watch.cancel()
+                if not whole:
+                    self._server.metrics.left.inc()
+                await self._events.aclose()
+
+    async def _piece(self, send: Send, piece: bytes, more: bool = True) -> None:
+        self._sending = True
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
+        self._sending = False
+        self._sent += 1
+
+    async def _watch(self, sending: CancelScope) -> None:
+        """End the sending where one piece waits so long; a timer of its own for each piece would cost more."""
+        before = -1
+        while True:
+            await asyncio.sleep(self._server.recipe.limits.unread_s)
+            if self._sending and self._sent == before:
+                sending.cancel()
+            before = self._sent
 
 
 async def event_stream(request: Request, server: Server, events: AsyncGenerator[bytes, None]) -> Response:
@@ -283,14 +302,7 @@ async def event_stream(request: Request, server: Server, events: AsyncGenerator[
     if not await unless_gone(request, begin):
         server.metrics.left.inc()
         return GONE
-
-    async def all_events() -> AsyncGenerator[bytes, None]:
-        async with aclosing(events):
-            yield first[0]
-            async for event in events:
-                yield event
-
-    return EventStream(all_events(), server)
+    return EventStream(first[0], events, server)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,8 @@ def order(
         raise wrong(
             "max_tokens", f"at most {limits.max_tokens} here, got {max(filter(None, (*budgets, extension.budget)))}"
         )
+    if any(re.search("[\ud800-\udfff]", message["content"]) for message in messages):
+        raise wrong("messages", "half of a surrogate pair is no character")
     if sum(len(message["content"]) for message in messages) > limits.characters:
         raise wrong("messages", f"at most {limits.characters} characters here")
     check_conversation(messages, limits)

@@ -194,9 +194,12 @@ class Chunks:
         return bytes(events)
 
     def _delta(self, index: int, channel: str, text: str, extension: dict[str, Any] | None) -> bytes:
-        if channel == "content":
-            return self._event(index, {"content": text}, extension=extension)
-        return self._event(index, {"reasoning": text, "reasoning_content": text}, extension=extension)
+        """Return the event of a text, put together from what all such events share: there are as many as tokens."""
+        said = json.dumps(text)
+        delta = f'"content": {said}' if channel == "content" else f'"reasoning": {said}, "reasoning_content": {said}'
+        more = f', "selfcorrect": {json.dumps(extension)}' if extension is not None else ""
+        choice = f'{{"index": {index}, "delta": {{{delta}}}, "logprobs": null, "finish_reason": null}}'
+        return f'data: {self._head}, "choices": [{choice}]{more}}}\n\n'.encode()
 
     def winner(self, index: int, reader: Reader) -> bytes:
         """Return the events of an answer that was voted for: all of it at once."""

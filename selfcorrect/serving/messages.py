@@ -133,7 +133,7 @@ class EndpointSource:
     async def stream(self, messages: Sequence[Message], asked: Asked) -> AsyncIterator[Event | Finished]:
         """Give the events of one trajectory. Raises EngineError, RequestRefused where the first message is refused."""
         problem = Problem("", str(messages[-1]["content"]), "", "math")
-        talk = [*messages[:-1], {"role": "user", "content": prompts.solve(problem.question)}]
+        talk = [_asking(message) for message in messages]
         loop, horizon = self.settings, 1 if asked.first_only else asked.horizon or self.settings.horizon
         room = min(asked.budget or loop.path_tokens or math.inf, loop.path_tokens or math.inf)
         attempts: list[Attempt] = []
@@ -262,6 +262,12 @@ class EndpointSource:
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text
+
+
+def _asking(message: Message) -> dict[str, str]:
+    """Return a message as the loop says it: each question with the instruction that a first attempt is asked with."""
+    content = prompts.solve(message["content"]) if message["role"] == "user" else message["content"]
+    return {"role": message["role"], "content": content}
 
 
 async def _events(response: httpx2.Response) -> AsyncGenerator[Any, None]:

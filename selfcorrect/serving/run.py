@@ -62,7 +62,7 @@ class Listener(uvicorn.Server):
         """Wait for answers under way; after the grace they end with an error."""
         if self._server.places.taken:
             note(f"stopping: {self._server.places.taken.total()} answers under way")
-        end = asyncio.get_running_loop().call_later(self._server.recipe.limits.grace_s, self._server.shutdown.ended.set)
+        end = asyncio.get_running_loop().call_later(self._server.recipe.limits.grace_s, self._server.under_way.end)
         try:
             await super().shutdown(sockets)
         finally:

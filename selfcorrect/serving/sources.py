@@ -6,7 +6,8 @@ A source gives the events of one trajectory, ended by a `Finished`. Closing the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -90,26 +91,22 @@ class ModelSource:
 
     async def stream(self, messages: Sequence[Message], asked: Asked) -> AsyncIterator[Event | Finished]:
         """Give the events of `SelfCorrectModel.astream`, and the tokens at the end."""
-        loop = self.settings
-        if asked.temperature is not None or asked.top_p is not None:
-            temperature = loop.temperature if asked.temperature is None else asked.temperature
-            loop = replace(loop, temperature=temperature, top_p=loop.top_p if asked.top_p is None else asked.top_p)
-        model = SelfCorrectModel(self.model.engine, self.model.codec, loop)
-        events = model.astream(
+        events = self.model.astream(
             list(messages),
             seed=asked.seed,
             horizon=asked.horizon,
             path_tokens=asked.budget,
             threshold=asked.threshold,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
             first_only=asked.first_only,
         )
-        try:
+        async with aclosing(events):
             async for event in events:
-                yield event
                 if isinstance(event, Final):
                     yield Finished(event.trajectory, usage_of(event.trajectory))
-        finally:
-            await events.aclose()
+                else:
+                    yield event
 
     async def health(self) -> dict[str, object]:
         """The engine is in this process: it answers, or the process is gone."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -25,7 +24,9 @@ from selfcorrect.serving.sources import Finished
 from selfcorrect.types import StopReason
 
 PER_STREAM_S = 0.0005
-"""A stream sends at most every so many seconds for each stream that is under way."""
+"""A stream sends at most every so many seconds for each stream that is under way, where they are more than `FEW`."""
+
+FEW = 8
 
 QUIET_S = 15.0
 """After so long without a token a comment is sent, so that nobody on the way takes the connection for dead."""
@@ -34,28 +35,36 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class Shutdown:
-    """How the server ends: ``wait`` returns when answers under way must end now."""
+class UnderWay:
+    """All trajectories of a server that are being sampled: how many, and how they are told to end."""
 
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    under_way: int = 0
+    def __init__(self) -> None:
+        self.requests: set[Samples] = set()
+        self.count = 0
+        self.ended = False
+
+    def end(self) -> None:
+        """End all that is under way with an error, and whatever is asked from now on."""
+        self.ended = True
+        for request in self.requests:
+            request.wake()
 
     @property
     def interval_s(self) -> float:
         """How long a stream waits from one event to the next."""
-        return 0.0 if self.under_way <= 4 else self.under_way * PER_STREAM_S
+        return 0.0 if self.count <= FEW else self.count * PER_STREAM_S
 
 
 class Samples:
     """The trajectories of one request. ``readers`` hold what each has said so far, ``finished`` its end."""
 
-    def __init__(self, readers: Sequence[Reader], shutdown: Shutdown, limit_s: float) -> None:
+    def __init__(self, readers: Sequence[Reader], under_way: UnderWay, limit_s: float) -> None:
         self.readers = list(readers)
         self.finished: list[Finished | None] = [None] * len(self.readers)
-        self._shutdown, self._limit_s = shutdown, limit_s
+        self._under_way, self._limit_s = under_way, limit_s
         self._arrived: list[tuple[int, Item]] = []
         self._news = asyncio.Event()
+        self.wake = self._news.set
         self._error: ApiError | None = None
         self._left = len(self.readers)
         self.on_text: Callable[[], None] = lambda: None
@@ -70,16 +79,13 @@ class Samples:
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._limit_s
+        alarm = loop.call_at(min(ends_at, loop.time() + QUIET_S), self.wake)  # one timer: tokens are many
         tasks = [asyncio.create_task(self._read(place, stream)) for place, stream in enumerate(streams)]
-        stop = asyncio.create_task(self._shutdown.ended.wait())
-        stop.add_done_callback(lambda _: self._news.set())
-        self._shutdown.under_way += len(tasks)
+        self._under_way.requests.add(self)
+        self._under_way.count += len(tasks)
         try:
             while True:
-                wait_s = min(QUIET_S, ends_at - loop.time())
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, wait_s)):
-                        await self._news.wait()
+                await self._news.wait()
                 self._news.clear()
                 arrived, self._arrived = self._arrived, []
                 if arrived:
@@ -89,19 +95,27 @@ class Samples:
                     raise self._error
                 if self._left == 0:
                     return
-                if self._shutdown.ended.is_set():
-                    raise ApiError(503, "the server is stopping; ask again", kind="server_error", code="stopping")
-                if loop.time() >= ends_at:
-                    said = f"no whole answer within {self._limit_s:g} s (limits.request_s)"
-                    raise ApiError(504, said, kind="server_error", code="timeout")
-                if not arrived:
-                    yield []
-                elif (pause_s := self._shutdown.interval_s) > 0:
+                self._may_go_on(ends_at)
+                if loop.time() >= alarm.when():
+                    alarm = loop.call_at(min(ends_at, loop.time() + QUIET_S), self.wake)
+                    if not arrived:
+                        yield []
+                if arrived and (pause_s := self._under_way.interval_s) > 0:
                     await asyncio.sleep(pause_s)
         finally:
-            self._shutdown.under_way -= len(tasks)
-            for task in (*tasks, stop):
+            alarm.cancel()
+            self._under_way.requests.discard(self)
+            self._under_way.count -= len(tasks)
+            for task in tasks:
                 task.cancel()
+
+    def _may_go_on(self, ends_at: float) -> None:
+        """Raise ApiError where the server stops or the time is over."""
+        if self._under_way.ended:
+            raise ApiError(503, "the server is stopping; ask again", kind="server_error", code="stopping")
+        if asyncio.get_running_loop().time() >= ends_at:
+            said = f"no whole answer within {self._limit_s:g} s (limits.request_s)"
+            raise ApiError(504, said, kind="server_error", code="timeout")
 
     async def _read(self, place: int, stream: AsyncIterator[Event | Finished]) -> None:
         reader = self.readers[place]

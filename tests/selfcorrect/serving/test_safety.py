@@ -145,17 +145,16 @@ BODIES = [
     (b'{"model": "toy", "messages": [], "n": 1' + b"0" * 5000 + b"}", 400),
     (b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400),
     (b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "seed": 1e400}', 400),
-    (b'{"model": "toy", "messages": [{"role": "user", "content": "\\ud800 What is 2 + 2?"}]}', (200, 400)),
+    (b'{"model": "toy", "messages": [{"role": "user", "content": "\\ud800 What is 2 + 2?"}]}', 400),
     (b" " * 2_000_000, 413),
 ]
 
 
 @pytest.mark.parametrize(("body", "status"), BODIES, ids=range(len(BODIES)))
-def test_a_body_that_is_no_request_is_an_error_in_openais_shape(running: Running, body: bytes, status: Any) -> None:
+def test_a_body_that_is_no_request_is_an_error_in_openais_shape(running: Running, body: bytes, status: int) -> None:
     answer = running.client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code in ((status,) if isinstance(status, int) else status)
-    if answer.status_code != 200:
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code", "request_id"}
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code", "request_id"}
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(running: Running) -> None:
