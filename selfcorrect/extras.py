@@ -45,7 +45,6 @@ ENGINE_EXTRAS = {"transformers": "train", "openai": "openai"}
 
 BROUGHT_ALONG = {
     "markupsafe": "report",
-    "anyio": "serve",
     "pydantic": "serve",
     "starlette": "serve",
     "huggingface_hub": "train",

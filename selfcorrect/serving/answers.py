@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from selfcorrect.serving.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
+from selfcorrect.correction.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.serving.sources import Finished
 from selfcorrect.types import StopReason
 

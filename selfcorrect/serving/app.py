@@ -7,15 +7,15 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
-from anyio import CancelScope
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from selfcorrect import __version__
 from selfcorrect.serving.answers import Item, Reader
@@ -81,7 +81,7 @@ class Server:
                     async for _ in arriving:
                         pass
 
-            if not await unless_gone(request, read):
+            if not await unless_gone(request.receive, read):
                 self.metrics.left.inc()
                 return None
             return samples.readers, [one for one in samples.finished if one is not None]
@@ -258,23 +258,27 @@ class EventStream(StreamingResponse):
         self._sending = False  # while a piece waits for the client to read
         self._sent = 0
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events for as long as the client is there.
+
+        Not by Starlette's task group: its cancellation waits for a moment at which the task waits for something, and
+        with a busy engine there need be none.
+        """
+        if not await unless_gone(receive, partial(self.stream_response, send)):
+            self._server.metrics.left.inc()
+
     async def stream_response(self, send: Send) -> None:
         """Send the events; whatever ends it, the work behind them ends with it."""
-        whole = False
-        with CancelScope() as scope:
-            watch = asyncio.create_task(self._watch(scope))
-            try:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await self._piece(send, self._first)
-                async for piece in self._events:
-                    await self._piece(send, piece)
-                await self._piece(send, b"", more=False)
-                whole = True
-            finally:
-                watch.cancel()
-                if not whole:
-                    self._server.metrics.left.inc()
-                await self._events.aclose()
+        watch = asyncio.create_task(self._watch(asyncio.current_task()))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._piece(send, self._first)
+            async for piece in self._events:
+                await self._piece(send, piece)
+            await self._piece(send, b"", more=False)
+        finally:
+            watch.cancel()
+            await self._events.aclose()
 
     async def _piece(self, send: Send, piece: bytes, more: bool = True) -> None:
         self._sending = True
@@ -282,10 +286,10 @@ class EventStream(StreamingResponse):
         self._sending = False
         self._sent += 1
 
-    async def _watch(self, sending: CancelScope) -> None:
+    async def _watch(self, sending: asyncio.Task[Any] | None) -> None:
         """End the sending where one piece waits so long; a timer of its own for each piece would cost more."""
         before = -1
-        while True:
+        while sending is not None:
             await asyncio.sleep(self._server.recipe.limits.unread_s)
             if self._sending and self._sent == before:
                 sending.cancel()
@@ -299,7 +303,7 @@ async def event_stream(request: Request, server: Server, events: AsyncGenerator[
     async def begin() -> None:
         first.append(await anext(events))
 
-    if not await unless_gone(request, begin):
+    if not await unless_gone(request.receive, begin):
         server.metrics.left.inc()
         return GONE
     return EventStream(first[0], events, server)

@@ -24,6 +24,7 @@ from typing import Any
 import httpx2
 
 from selfcorrect import prompts
+from selfcorrect.correction.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.correction.parsing import read_attempt
 from selfcorrect.correction.stop_rule import StopRule
@@ -41,7 +42,6 @@ from selfcorrect.engines.server.wire import LONGEST_TOKEN
 from selfcorrect.errors import EngineError, InputError, RequestRefused
 from selfcorrect.printing import clean
 from selfcorrect.redaction import HIDDEN
-from selfcorrect.serving.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.serving.settings import UpstreamRecipe
 from selfcorrect.serving.sources import Asked, Finished, Usage
 from selfcorrect.types import Attempt, Message, Problem, SelfEvaluation, StopReason, Trajectory, Verdict

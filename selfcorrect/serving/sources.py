@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from selfcorrect.correction.events import Event, Final
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.model import SelfCorrectModel
-from selfcorrect.serving.events import Event, Final
 from selfcorrect.types import Message, Role, Trajectory
 
 

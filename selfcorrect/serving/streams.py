@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
-from starlette.requests import Request
+from starlette.types import Receive
 
+from selfcorrect.correction.events import Event
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.serving.answers import Item, Reader
 from selfcorrect.serving.errors import ApiError, api_error, fault
-from selfcorrect.serving.events import Event
 from selfcorrect.serving.sources import Finished
 from selfcorrect.types import StopReason
 
@@ -32,7 +32,6 @@ QUIET_S = 15.0
 """After so long without a token a comment is sent, so that nobody on the way takes the connection for dead."""
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class UnderWay:
@@ -151,20 +150,21 @@ def _answered(finished: Finished) -> Finished:
     return finished
 
 
-async def unless_gone(request: Request, work: Callable[[], Awaitable[Any]]) -> bool:
+async def unless_gone(receive: Receive, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
     """Do the work, or drop it when the client leaves; return whether it was done. Raises what it raises."""
 
     async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
 
-    doing, leaving = asyncio.ensure_future(work()), asyncio.create_task(gone())
+    doing, leaving = asyncio.create_task(work()), asyncio.create_task(gone())
     try:
         await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
+        if not doing.done() or doing.cancelled():
             return False
         doing.result()
         return True
     finally:
         for task in (doing, leaving):
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # both may fail: one is told
             task.cancel()

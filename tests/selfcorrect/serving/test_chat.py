@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.correction.events import AttemptText
 from selfcorrect.serving.answers import Reader
-from selfcorrect.serving.events import AttemptText
 from tests.selfcorrect.serving.toy import (
     CORRECT_FIRST,
     NAME,

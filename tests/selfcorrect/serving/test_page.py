@@ -198,7 +198,7 @@ HOSTILE = (
 def test_hostile_text_stays_text(browser: Any) -> None:
     class Hostile(ScriptedSource):
         async def _events(self, question: str, asked: Asked) -> AsyncIterator[Any]:
-            from selfcorrect.serving.events import AttemptText
+            from selfcorrect.correction.events import AttemptText
             from selfcorrect.serving.sources import Finished, Usage
             from selfcorrect.types import Attempt, Problem, Trajectory
 

@@ -18,10 +18,10 @@ for _module in ("fastapi", "uvicorn", "prometheus_client", "httpx2"):
 
 import httpx2
 
+from selfcorrect.correction.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.errors import EngineError
 from selfcorrect.serving.app import Server
-from selfcorrect.serving.events import AttemptText, EvaluationText, Event, Judged, RevisionText, Superseded
 from selfcorrect.serving.keys import Keys
 from selfcorrect.serving.run import Listener, bound
 from selfcorrect.serving.settings import Limits, ServeRecipe
