@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | reproduce | push | chat | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | push | chat | serve | grade | compare | recipes | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -26,6 +26,7 @@ from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
 from selfcorrect.cli.reproduce import reproduce
+from selfcorrect.cli.serve import serve
 from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
@@ -145,6 +146,7 @@ def demo(
 app.command("reproduce")(reproduce)
 app.command("push")(push)
 app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")
