@@ -50,8 +50,7 @@ def relaunch(config: str, arguments: Sequence[str]) -> NoReturn:
     folder = Path(tempfile.mkdtemp(prefix="selfcorrect-launch-"))
     sys.stdout.flush()
     with (folder / "launcher.log").open("w") as log, _way_out(folder) as out:
-        environment = os.environ | SAFE | {ERRORS: str(folder), TERMINAL: out}
-        environment[EXPECTED] = str(_read(path)["num_processes"])
+        environment = os.environ | SAFE | {ERRORS: str(folder), TERMINAL: out} | launch_environment(path)
         code = _wait(subprocess.Popen(command, env=environment, stderr=log))
     message = _message(folder, code) if code else ""
     if not code or "launcher.log" not in message:
@@ -138,7 +137,7 @@ def config_path(config: str) -> Path:
 def launch_command(path: Path, arguments: Sequence[str]) -> list[str]:
     """Return the launcher's command line for a configuration file."""
     settings = _read(path)
-    if settings.get("use_cpu") or settings["distributed_type"] == "MULTI_CPU":
+    if _on_cpu(settings):
         torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(settings["num_processes"])]
         torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port()), "--no-python"]
         return [*PYTHON, *torchrun, "--", *selfcorrect_command(arguments)]  # it would read our --run as its own
@@ -150,6 +149,23 @@ def launch_command(path: Path, arguments: Sequence[str]) -> list[str]:
         str(path),
         *selfcorrect_command(arguments)[2:],
     ]
+
+
+def _on_cpu(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("use_cpu")) or settings["distributed_type"] == "MULTI_CPU"
+
+
+def launch_environment(path: Path) -> dict[str, str]:
+    """Return what the processes of a configuration are told beside the command line.
+
+    ``accelerate launch`` tells them of FSDP by itself; torchrun, which starts those of a CPU, does not.
+    """
+    settings = _read(path)
+    told = {EXPECTED: str(settings["num_processes"])}
+    if _on_cpu(settings) and settings["distributed_type"] == "FSDP":
+        options = {name.upper(): str(value).lower() for name, value in settings.get("fsdp_config", {}).items()}
+        told |= {"ACCELERATE_USE_FSDP": "true", **options}
+    return told
 
 
 def _free_port() -> int:

@@ -1,6 +1,7 @@
 """Where RL samples its trajectories: from the trainer's own model, or from vLLM with its weights.
 
-``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``vllm`` runs vLLM in a
+``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``replica`` keeps a
+whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs vLLM in a
 process of its own and hands it the weights before every rollout, through a folder in memory; its prefix cache is
 emptied with them. Either way the canary compares the sampler's log-probabilities with the trainer's
 (``max_logprob_gap``), and weights that were not handed over are found by it.
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.errors import RecipeError
-from selfcorrect.train.common.distributed import has_gpu, process_count
+from selfcorrect.train.common.distributed import fsdp_asked, has_gpu, process_count, zero3_asked
 from selfcorrect.train.common.lora import is_adapted, unwrapped
-from selfcorrect.train.common.models import save_merged
+from selfcorrect.train.common.models import load_model, save_merged
+from selfcorrect.train.common.weights import hand_over
 from selfcorrect.train.rl.rollouts import BatchSampler
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from selfcorrect.engines.local.engine import TransformersEngine
 
-SamplerKind = Literal["live", "vllm"]
+SamplerKind = Literal["live", "replica", "vllm"]
 
 
 class Sampler(BatchSampler, Protocol):
@@ -44,14 +46,26 @@ class Sampler(BatchSampler, Protocol):
         """Free what only sampling needs."""
 
 
-def open_sampler(kind: SamplerKind, codec: ChatCodec, model: str, max_batch: int, options: dict[str, Any]) -> Sampler:
-    """Return the sampler of a recipe; ``options`` are vLLM's engine arguments, ``dtype`` and ``threads``."""
+def open_sampler(
+    kind: SamplerKind, codec: ChatCodec, model: str, max_batch: int, options: dict[str, Any], bf16: bool = False
+) -> Sampler:
+    """Return the sampler of a recipe; ``options`` are vLLM's engine arguments, ``dtype`` and ``threads``.
+
+    ``bf16``: the policy is trained in bf16, so a copy of it on a GPU is held in bf16.
+    """
     if kind == "vllm":
         if process_count() > 1:
-            raise RecipeError("sampler=vllm trains in one process; use sampler=live with --launch")
+            raise RecipeError("sampler=vllm trains in one process; use sampler=live or replica with --launch")
         return VllmSampler(model, max_batch, options)
     if options:
         raise RecipeError(f"sampler_options are vLLM's engine arguments, and sampler={kind}: {', '.join(options)}")
+    if kind == "replica":
+        return ReplicaSampler(codec, model, max_batch, "bfloat16" if bf16 and has_gpu() else "float32")
+    if fsdp_asked() or zero3_asked():
+        raise RecipeError(
+            "sampler=live reads whole weights where they are trained, and FSDP and ZeRO-3 hold them in parts: set "
+            "sampler=replica (a whole copy beside the parts), or --launch ddp or zero2"
+        )
     return LiveSampler(codec, max_batch)
 
 
@@ -84,6 +98,33 @@ class LiveSampler:
     def close(self) -> None:
         """Let the module go."""
         self._engine = None
+
+
+class ReplicaSampler:
+    """Our transformers engine on a whole copy of the policy."""
+
+    def __init__(self, codec: ChatCodec, model: str, max_batch: int, dtype: str) -> None:
+        from selfcorrect.engines.local.engine import TransformersEngine
+
+        copy = load_model(model, "auto", dtype).to("cuda" if has_gpu() else "cpu").eval()
+        self._engine = TransformersEngine(copy, codec.tokenizer, max_batch=max_batch)
+
+    def follow(self, model: Any) -> None:
+        """Renew the copy."""
+        hand_over(model, self._engine.model)
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+        return self._engine.sample_many(requests)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together."""
+        return self._engine.context
+
+    def close(self) -> None:
+        """Let the copy go."""
+        del self._engine
 
 
 class VllmSampler:
