@@ -40,12 +40,19 @@ from selfcorrect.runs.folder import finished, mark_done
 from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
-from selfcorrect.train.common.distributed import process_count
+from selfcorrect.train.common.distributed import (
+    fsdp_asked,
+    gathered,
+    process_count,
+    process_rank,
+    wait_for_everyone,
+)
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.sharding import Sharding, shard
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.pairs import Pair, Side, load_pairs, mix_pairs
 from selfcorrect.train.data.rows import made_by_gen, training_problems
@@ -165,8 +172,6 @@ def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
 
 def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], folder: Path) -> dict[str, Any]:
     """Generate, pair and train ``iterations`` times; copy the best iteration's model to the stage's folder."""
-    if process_count() > 1:
-        raise RecipeError("iterations run in one process; with several, make pairs with `gen` and set pairs=<file>")
     order = random.Random(f"dpo-{recipe.seed}").sample(list(problems), len(problems))
     validation, training = order[: recipe.validation], order[recipe.validation :]
     policy = recipe.model
@@ -181,17 +186,21 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
             pairs = _fresh_pairs(recipe, codec, policy, lap, here, iteration)
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
             done = train_on(recipe, codec, pairs, policy, reference, here)
-            mark_done(here, done)
-        forget_resume(here)
+            wait_for_everyone()  # the model folder is whole
+            if process_rank() == 0:
+                mark_done(here, done)
+        if process_rank() == 0:
+            forget_resume(here)
         trained.append(done)
         policy = str(here)
         scores.append(_validate(recipe, codec, policy, validation, here))
     best = best_iteration(scores)
-    if scores[best]["final"] < scores[0]["final"]:
-        complain("the start model has the better final accuracy on validation", style="bold red")
-    for file in (folder / f"iteration-{best}").iterdir():
-        if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
-            shutil.copy2(file, folder / file.name)
+    if process_rank() == 0:
+        if scores[best]["final"] < scores[0]["final"]:
+            complain("the start model has the better final accuracy on validation", style="bold red")
+        for file in (folder / f"iteration-{best}").iterdir():
+            if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
+                shutil.copy2(file, folder / file.name)
     return {"selected": best, "validation": scores, "iterations": trained}
 
 
@@ -208,17 +217,22 @@ def _rolled(
     sampling: SamplingSettings,
     what: str,
 ) -> list[Rollout]:
-    """Return graded rollouts of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
+    """Return graded rollouts of (problem, seed) jobs, in their order; each process samples its share of them.
+
+    A few batches at a time, so that the meter moves.
+    """
     from selfcorrect.engines.local.engine import TransformersEngine
 
     engine = TransformersEngine.load(model, max_batch=recipe.max_batch)
+    places = range(process_rank(), len(jobs), process_count())
     rollouts: list[Rollout] = []
-    with meter(what, len(jobs)) as progress:
-        for start in range(0, len(jobs), 4 * recipe.max_batch):
-            part = jobs[start : start + 4 * recipe.max_batch]
+    with meter(what, len(places)) as progress:
+        for start in range(0, len(places), 4 * recipe.max_batch):
+            part = [jobs[place] for place in places[start : start + 4 * recipe.max_batch]]
             rollouts += roll_out(engine, codec, [problem for problem, _ in part], [seed for _, seed in part], sampling)
             progress.advance(len(part))
-    return graded(rollouts)
+    found = dict(gathered(list(zip(places, graded(rollouts), strict=True))))
+    return [found[place] for place in range(len(jobs))]
 
 
 def _fresh_pairs(
@@ -241,7 +255,8 @@ def _fresh_pairs(
     )
     if not pairs:
         raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")
-    write_jsonl(path, [pair.to_json() for pair in pairs])
+    if process_rank() == 0:
+        write_jsonl(path, [pair.to_json() for pair in pairs])
     return pairs
 
 
@@ -289,8 +304,9 @@ def _validate(
         "delta": scored.delta,
     }
     row["final_interval"] = list(scored.final.interval or ())
-    write_json(path, row)
-    note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
+    if process_rank() == 0:
+        write_json(path, row)
+        note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
     return row
 
 
@@ -352,11 +368,22 @@ def build_trainer(
     from datasets import Dataset
     from trl import DPOTrainer
 
-    class PairTrainer(DPOTrainer):
+    class PairTrainer(Sharding, DPOTrainer):
         """DPOTrainer whose rows are token ids with a mask each."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:
+            if not fsdp_asked():  # TRL hashes the weights first, which it can of whole ones alone
+                super()._move_model_to_device(model, device)
+
+        def _precompute_ref_logps(self, *args: Any) -> Any:
+            if fsdp_asked():
+                for model in (self.model, self.ref_model):
+                    if model is not None:
+                        shard(model, self.args.bf16)
+            return super()._precompute_ref_logps(*args)
 
     columns = {
         f"{name}_{what}": [list(getattr(getattr(pair, name), what)) for pair in pairs]
@@ -369,10 +396,29 @@ def build_trainer(
         ref_model=load_model(reference, recipe.attention) if reference else None,
         args=dpo_config(recipe, folder),
         data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=_for_all_processes(Dataset.from_dict(columns), folder / "resume" / "pairs"),
         processing_class=codec.tokenizer,
         peft_config=peft_config(recipe.lora),
     )
+
+
+def _for_all_processes(dataset: Any, folder: Path) -> Any:
+    """Return the rows from a folder that all processes read, where there are several.
+
+    TRL's main process writes the reference's log-probabilities beside the rows; of rows in memory the others would
+    look for them in a temporary folder of their own.
+    """
+    from datasets import load_from_disk
+
+    if process_count() == 1:
+        return dataset
+    if process_rank() == 0 and not folder.exists():
+        started = folder.with_name(f"{folder.name}-started")
+        shutil.rmtree(started, ignore_errors=True)
+        dataset.save_to_disk(str(started))
+        started.rename(folder)
+    wait_for_everyone()
+    return load_from_disk(str(folder))
 
 
 @dataclass(frozen=True, slots=True)

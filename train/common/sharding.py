@@ -1,8 +1,9 @@
 """FSDP 2: weights, gradients and optimizer spread over the processes by torch's `fully_shard`, on GPUs and on CPUs.
 
-``--launch fsdp`` (and any accelerate configuration of FSDP) asks for it. accelerate itself shards on GPUs alone and makes
-plain DDP of the same configuration on a CPU without a word, so its request is taken over (`distributed.fsdp_asked`)
-and its plugin is never made: one path serves both devices, and what the tests run on two CPU processes is what GPUs run.
+``--launch fsdp`` (and any accelerate configuration of FSDP) asks for it. accelerate itself shards on GPUs alone and
+makes plain DDP of the same configuration on a CPU without a word, so its request is taken over
+(`distributed.fsdp_asked`) and its plugin is never made: one path serves both devices, and what the tests run on two
+CPU processes is what GPUs run.
 
 Each decoder layer is one group, what is left (embedding, head, last norm) is the root's. A group is whole only while
 it computes, in the forward and in the backward pass. Weights and AdamW's moments are float32; on a GPU in bf16 the
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from selfcorrect.errors import ModelError, RecipeError
 from selfcorrect.train.common.distributed import fsdp_asked, has_gpu
 from selfcorrect.train.common.lora import unwrapped
-from selfcorrect.train.common.weights import checkpoint_weights, is_sharded
+from selfcorrect.train.common.weights import checkpoint_weights, holds_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHARDS = "shards"
-"""Folder of a checkpoint: what learns and its optimizer, each process's part, as torch.distributed.checkpoint has it."""
+"""Folder in a checkpoint: what learns and its optimizer, by parts, as torch.distributed.checkpoint writes them."""
 
 
 def shard(model: Any, bf16: bool = False) -> None:
@@ -89,7 +90,7 @@ def _layers(model: Any) -> list[Any]:
 
 
 class Sharding:
-    """Put before a trainer of transformers: where FSDP is asked for, its model is sharded, saved whole and resumed in parts.
+    """Put before a trainer of transformers: where FSDP is asked for, its model is sharded.
 
     Without it asked for, nothing differs. Gradients are clipped by their norm over all processes. A checkpoint to
     resume from holds each process's part and can be read by any number of processes; a finished model is gathered.
@@ -110,7 +111,7 @@ class Sharding:
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """Let accelerate add autocast and no DDP."""
-        if training and is_sharded(model) and not getattr(model, "_is_accelerate_prepared", False):
+        if training and holds_parts(model) and not getattr(model, "_is_accelerate_prepared", False):
             self.accelerator.prepare_model(model, evaluation_mode=True)
             model._is_accelerate_prepared = True
         return super()._wrap_model(model, training, dataloader)  # type: ignore[misc]

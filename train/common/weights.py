@@ -1,9 +1,9 @@
 """Whole weights out of a model that may be sharded: the one place that gathers, parameter by parameter.
 
 Who shards is asked of the parameters themselves, not of accelerate, which makes plain DDP of an FSDP plugin on a CPU
-without a word: a DTensor is whole after ``full_tensor()``, a parameter of ZeRO-3 after DeepSpeed's gather, any other is
-whole already. Every process must go through the same call: gathering is done by all of them, in the order of the model's
-parameters. So gather first and talk to an engine after, or the processes wait for one another.
+without a word: a DTensor is whole after ``full_tensor()``, a parameter of ZeRO-3 after DeepSpeed's gather, any other
+is whole already. Every process must go through the same call: gathering is done by all of them, in the order of the
+model's parameters. So gather first and talk to an engine after, or the processes wait for one another.
 
 One parameter is whole at a time, so a process needs no more than its shards and the largest parameter (with LoRA: and
 that parameter's update). A head that is tied to the embedding is one parameter and comes once.
@@ -25,9 +25,21 @@ if TYPE_CHECKING:
 _BESIDE_THE_POLICY = "value_model."
 
 
-def is_sharded(model: Any) -> bool:
-    """True where a process holds only a part of some parameter."""
-    return any(_is_dtensor(p) or _is_zero3(p) for p in model.parameters())
+def is_sharded(weight: Tensor) -> bool:
+    """True where a process holds only a part of a weight."""
+    return _is_dtensor(weight) or _is_zero3(weight)
+
+
+def holds_parts(model: Any) -> bool:
+    """True where a process holds only a part of some weight of a model."""
+    return any(map(is_sharded, model.parameters()))
+
+
+def local_part(weight: Tensor) -> Tensor:
+    """Return what this process holds of a weight, detached; of one that is not sharded, all of it."""
+    part = weight.detach()
+    found: Tensor = part.to_local() if _is_dtensor(part) else part  # type: ignore[attr-defined]
+    return found
 
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:

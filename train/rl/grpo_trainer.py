@@ -34,7 +34,7 @@ from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.models import detach_from_file, load_model
 from selfcorrect.train.common.recipe import trl_config
 from selfcorrect.train.common.sharding import Sharding, shard
-from selfcorrect.train.common.weights import is_sharded
+from selfcorrect.train.common.weights import holds_parts
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, weigh
@@ -347,7 +347,7 @@ def build(
     if trainer.ref_model is not None and not has_gpu():
         detach_from_file(trainer.ref_model)
         lean_cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
-    if trainer.ref_model is not None and is_sharded(trainer.model):
+    if trainer.ref_model is not None and holds_parts(trainer.model):
         shard(trainer.ref_model, trainer.args.bf16)
     return trainer
 

@@ -99,7 +99,7 @@ class PpoTrainer(TrajectoryTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if is_adapted(self.model) and hasattr(self.model, "value_model"):
+        if is_adapted(self.model) and hasattr(self.model, "value_model") and not fsdp_asked():
             self.model.value_model.load_state_dict(load_file(Path(resume_from_checkpoint) / _VALUES), strict=False)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -114,6 +114,8 @@ class PpoTrainer(TrajectoryTrainer):
             settings = {name: value for name, value in group.items() if name != "params"}
             if theirs:
                 optimizer.add_param_group(settings | {"params": theirs, "lr": self.value_learning_rate})
+        if fsdp_asked():  # the settings of a group are saved with its parameters, so an empty one would lose them
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def _values(self, ids: Tensor, mask: Tensor, kept: int) -> Tensor:
