@@ -176,7 +176,7 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
     pad = codec.tokenizer.pad_token_id
     model.config.pad_token_id = codec.turn_end if pad is None else pad  # the score is read before the padding
     model.config.problem_type = "single_label_classification"  # transformers would write it at the first loss alone
-    return JudgeTrainer(
+    trainer = JudgeTrainer(
         model=model,
         args=trl_config(
             TrainingArguments,
@@ -191,3 +191,7 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
         data_collator=DataCollatorWithPadding(codec.tokenizer),
         processing_class=codec.tokenizer,
     )
+    # Its loss is the mean over a micro-batch, whatever it is told of the others; transformers would take the number of
+    # all rows as counted in, and neither divide by the micro-batches nor leave the processes' mean alone.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer

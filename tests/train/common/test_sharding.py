@@ -45,7 +45,9 @@ def cases(guesser: Path) -> dict[str, Case]:
     of_ppo = ppo.PpoRecipe(**(shared | {"beta": 0.01, "updates": 1, "value_learning_rate": 1e-2}))
     common: dict[str, Any] = {"model": start.model, "precision": "fp32", "learning_rate": 1e-3}
     of_sft = sft.SftRecipe(**common, epochs=3, batch_rows=4, micro_rows=2, log_every=1, save_every=2)
-    of_orm = orm.OrmRecipe(**common, data="data/attempts.jsonl", epochs=2, batch_rows=4, log_every=1)
+    of_orm = orm.OrmRecipe(
+        **common, data="data/attempts.jsonl", validation=1 / 3, epochs=2, batch_rows=4, micro_rows=1, log_every=1
+    )
     of_dpo = dpo.DpoRecipe(
         **common, pairs=None, iterations=2, problems_per_iteration=4, generations=8, validation=2, max_tokens=48,
         epochs=2, batch_pairs=2, save_every=1,
@@ -81,6 +83,7 @@ def world(guesser: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "jobs.json").write_text(json.dumps(jobs))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     environment = os.environ | launch_environment(config_path("fsdp-cpu")) | {"OMP_NUM_THREADS": "1"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed leaves the process, so that its peak is of use
     command = [*launcher, "--standalone", "--no-python", "--", sys.executable, "-m", "tests.train.common.sharded_world"]
     done = subprocess.run(
         [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
