@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from selfcorrect.errors import RecipeError
 from selfcorrect.runs.jsonl import write_jsonl
@@ -26,6 +28,9 @@ from tests.train.common.test_distributed import ROOT, moved_apart
 from tests.train.conftest import make_recipe, write_prompts
 
 TIMINGS = ("rollout_s", "grading_s", "update_s", "seconds", "logprob_gap", "logprob_gap_max")
+
+
+STOPPING = GuardRecipe(action="stop", window=1, min_observed=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +62,17 @@ def cases(guesser: Path) -> dict[str, Case]:
         "grpo": Case("grpo", replace(rl, sampler="replica", beta=0.01, trainer=checkpointed), die_at=4),
         "grpo-lora": Case("grpo", replace(rl, sampler="replica", lora=lora, beta=0.01), die_at=4),
         "grpo-trl-head": Case("grpo", replace(rl, sampler="replica", steps=2, trainer={"entropy_coef": 0.01}), 1e-3),
+        "grpo-stopped": Case("grpo", replace(rl, sampler="replica", guard=STOPPING, learning_rate=1e-2)),
         "ppo": Case("ppo", replace(of_ppo, sampler="replica"), 1e-4, die_at=4),  # whitening sums over processes
         "ppo-head-lora": Case("ppo", replace(of_ppo, sampler="replica", critic="head", lora=lora), 1e-4, die_at=4),
-        "sft": Case("sft", replace(of_sft, trainer=checkpointed), 1e-4, die_at=6),
-        "sft-lora": Case("sft", replace(of_sft, lora=lora), 1e-4, die_at=6),
-        "orm": Case("orm", of_orm, 1e-3),
+        "sft": Case("sft", replace(of_sft, trainer=checkpointed), die_at=6),
+        "sft-lora": Case("sft", replace(of_sft, lora=lora), die_at=6),
+        "orm": Case("orm", of_orm, 1e-4),
         "dpo": Case("dpo", of_dpo, 1e-3, die_at=2),
     }
 
 
-NAMES = list(cases(Path()))
+NAMES = [name for name in cases(Path()) if name != "grpo-stopped"]
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +145,15 @@ def test_interrupted_equals_uninterrupted(world: Path, name: str) -> None:
     whole, torn = (result(world / kind / name) for kind in ("two", "torn"))
     assert logged(whole) == logged(torn)
     assert (whole / "model.safetensors").read_bytes() == (torn / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_returns_the_start_model(world: Path, guesser: Path) -> None:
+    folder = result(world / "two" / "grpo-stopped")
+    summary = json.loads((folder / "DONE").read_text())
+    assert summary["result_step"] == 0, summary
+    start, end = (load_file(path / "model.safetensors") for path in (guesser / "checkpoints/ift", folder))
+    assert all(torch.equal(start[name], end[name]) for name in start)
 
 
 @pytest.mark.slow
