@@ -108,16 +108,19 @@ def _wait(launcher: subprocess.Popen[bytes]) -> int:
 
 
 def _message(folder: Path, code: int) -> str:
-    """Return what the process that failed first said, or what the launcher knows of one that could say nothing."""
+    """Return what the process that failed first said, or what the launcher knows of one that could say nothing.
+
+    Of one that was killed the launcher knows; what the others then say, that it left them, is no cause.
+    """
     said = sorted(folder.glob("*.txt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    if said:
-        return said[0].read_text(encoding="utf-8")
     log = (folder / "launcher.log").read_text(encoding="utf-8", errors="replace")
-    ended = re.search(r"exitcode\s*:\s*-(\d+)", log)
-    how = f"a process was ended by signal {ended[1]}" if ended else f"the launcher ended with exit code {code}"
-    hint = (
-        "; signal 9 is often the system's, for want of memory: fewer rows a batch" if ended and ended[1] == "9" else ""
-    )
+    signals = re.findall(r"exitcode\s*:\s*-(\d+)", log)
+    killed = str(int(signal.SIGKILL)) in signals
+    if said and not killed:
+        return said[0].read_text(encoding="utf-8")
+    ended = str(int(signal.SIGKILL)) if killed else signals[0] if signals else None
+    how = f"a process was ended by signal {ended}" if ended else f"the launcher ended with exit code {code}"
+    hint = "; signal 9 is often the system's, for want of memory: fewer rows a batch" if killed else ""
     return f"{how} before it could say why{hint}.\nThe launcher's log: {folder / 'launcher.log'}"
 
 
