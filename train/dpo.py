@@ -48,7 +48,7 @@ from selfcorrect.train.common.distributed import (
     wait_for_everyone,
 )
 from selfcorrect.train.common.lora import peft_config
-from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
@@ -136,7 +136,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     """Return what the training would do: resolved recipe, memory, pairs, steps."""
     rows = 2 * (recipe.micro_pairs or recipe.batch_pairs)
     later = recipe.iterations > 1 and recipe.reference == "start"  # the reference is not what the policy starts as
-    shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), reference=later)
+    shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), Models(int(later)))
     codec, without = codec_for_plan(recipe.model, recipe.thinking)
     try:
         if recipe.pairs is None:

@@ -31,7 +31,7 @@ from selfcorrect.engines import EngineRecipe, context_of, length_note
 from selfcorrect.errors import DataError
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
-from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import save_model
 from selfcorrect.train.common.recipe import use_bf16
@@ -108,7 +108,8 @@ def run(
 def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> RenderableType:
     """Return what the training would do: resolved recipe, memory, steps, samples, tokens, first prompt."""
     batch = Batch(recipe.micro_rows, recipe.sampling.budget, recipe.checkpointing)
-    shown = describe(recipe, batch, recipe.beta > 0, value_model)
+    replica = recipe.sampler == "replica"
+    shown = describe(recipe, batch, Models(int(recipe.beta > 0), value_model, replica))
     samples = recipe.prompts_per_step * recipe.generations
     shown.append(
         f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "
