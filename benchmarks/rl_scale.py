@@ -5,7 +5,8 @@
 
 Both runs are `train grpo` in fp32 on the same problems, 5 steps of 8 × 8 paths: one process that samples from the live
 module, then ``--launch fsdp-cpu`` with ``sampler: replica``. `loss_abs_diff` is the largest difference of a step's
-loss; `weights_apart` is the distance of the final weights as a share of the one-process run's update.
+loss; `weights_apart` is the distance of the final weights as a share of the one-process run's update. What the order
+of sums alone does to it is `weights_apart_reordered`: one process again, with micro-batches half as long.
 
 The hand-over is measured on a Llama of random weights, ``--layers`` of ``--width``, sharded over the same processes:
 `handover_equal` says whether the sampler's copy has bit for bit the weights that were sharded, `handover_s` is the
@@ -60,7 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         one = trained(Path(folder) / "one", arguments.steps)
         two = trained(Path(folder) / "two", arguments.steps, "sampler=replica", "--launch", "fsdp-cpu")
-        figures = compared(one, two) | handed_over(Path(folder), arguments.layers, arguments.width)
+        again = trained(Path(folder) / "reordered", arguments.steps, "micro_rows=4")
+        reordered = {"weights_apart_reordered": compared(one, again)["weights_apart"]}
+        figures = compared(one, two) | reordered | handed_over(Path(folder), arguments.layers, arguments.width)
     print(json.dumps({"processes": 2} | figures | {"servers_lost": None, "paths_lost": None}))
 
 
