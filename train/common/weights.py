@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import ModelError
@@ -81,6 +82,16 @@ def policy_weights(model: Any, dtype: torch.dtype | None = None) -> Iterator[tup
         else:
             merged = whole(tensor) + update()
             yield shown, merged if dtype is None else merged.to(dtype)
+
+
+def save_policy(model: Any, folder: Path, dtype: torch.dtype | None = None, writes: bool = True) -> None:
+    """Write the policy as a plain model folder; every process must call it, the one that ``writes`` holds it whole."""
+    found = {}
+    for name, tensor in policy_weights(model, dtype):
+        if writes:
+            found[name] = tensor.cpu().clone()
+    if writes:
+        unwrapped(_undistributed(model)).save_pretrained(str(folder), state_dict=found)
 
 
 def hand_over(model: Any, copy: Any) -> None:
