@@ -50,7 +50,7 @@ class RlRecipe(TrainerRecipe):
     max_tokens: int = 320  # of a whole trajectory (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # trajectories sampled at once
-    sampler: SamplerKind = "live"  # from the trained module itself; vllm: from vLLM with its weights
+    sampler: SamplerKind = "live"  # from the trained module itself; replica: from a whole copy; vllm: from vLLM
     sampler_options: dict[str, Any] = field(default_factory=dict)  # vllm: its engine arguments, unchanged
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
