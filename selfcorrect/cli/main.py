@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | reproduce | push | chat | serve | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | chat | serve | push | grade | compare | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.

@@ -146,7 +146,7 @@ class Plan:
         for benchmark, recipe in self.study.evaluation.items():
             name = f"{benchmark}{row.name}"
             judge = (f"judge.engine.model={self.run / 'checkpoints' / row.judge}",) if row.judge else ()
-            words = ("eval", "calibrate", "calibration") if row.command else ("eval", recipe)
+            words: tuple[str, ...] = ("eval", "calibrate", "calibration") if row.command else ("eval", recipe)
             words += (f"row={name}", f"label={row.label}", f"method={row.method}", f"engine.model={model}")
             everywhere = () if row.command else self.study.everywhere
             steps.append(

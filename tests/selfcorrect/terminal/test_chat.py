@@ -24,7 +24,7 @@ from selfcorrect.types import Trajectory
 for _module in ("torch", "httpx2"):
     pytest.importorskip(_module, reason="comes with the extra train")
 
-from selfcorrect.chat import ChatCodec
+from selfcorrect.chat import ChatCodec  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("engine_test_server", Path(__file__).parents[1] / "engines" / "server.py")
 assert spec
