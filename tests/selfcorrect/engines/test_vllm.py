@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from selfcorrect.chat import EMBEDDED, ChatCodec
-from selfcorrect.engines import Engine, EngineRecipe, SampleRequest, open_engine, sample_all, sample_seed
+from selfcorrect.engines import Engine, EngineRecipe, SamplePart, SampleRequest, open_engine, sample_all, sample_seed
 from selfcorrect.engines.finish import text_end
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.problems.arithmetic import problems
@@ -340,3 +340,22 @@ def test_weights_that_do_not_fit_are_refused(engine, tmp_path) -> None:
     with pytest.raises(EngineError, match="could not load"):
         engine.load_weights(tmp_path / "nowhere")
     engine.load_weights(EMBEDDED)
+
+
+def test_a_stream_gives_the_sample_token_by_token(engine, ours, codec) -> None:
+    asked = [*solves(codec, 6, temperature=1.0), *evaluations(codec, ours, 6, temperature=0.0)]
+
+    async def parts_of(request: SampleRequest) -> list[SamplePart]:
+        return [part async for part in engine.stream(request)]
+
+    async def gather() -> list[list[SamplePart]]:
+        return list(await asyncio.gather(*map(parts_of, asked)))
+
+    assert engine.streams
+    for parts, sample in zip(asyncio.run(gather()), sample_all(engine, asked), strict=True):
+        whole = parts[-1].sample
+        assert whole is not None
+        assert (whole.token_ids, whole.finish, whole.stop_id) == (sample.token_ids, sample.finish, sample.stop_id)
+        assert sum((part.token_ids for part in parts), ()) == whole.token_ids
+        assert sum((part.watched for part in parts), ()) == whole.watched
+        assert len(parts) > len(whole.token_ids) / 4
