@@ -32,7 +32,7 @@ def unchanged(step: Step) -> None:
 def _stage_of(step: Step) -> tuple[Stage[Any, Any], list[str], Path]:
     """Return the stage of a step, the words after its command without options, and its run folder."""
     from selfcorrect.cli import evaluate, train
-    from selfcorrect.cli.main import generation
+    from selfcorrect.cli.gen import generation
 
     words = list(step.args)
     options = {}
