@@ -36,8 +36,9 @@ from selfcorrect.metrics import score
 from selfcorrect.printing import complain, note
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.rewards import final_correctness
+from selfcorrect.runs.compute import Compute, compute_of_data
 from selfcorrect.runs.folder import finished, mark_done
-from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
+from selfcorrect.runs.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
 from selfcorrect.train.common.distributed import (
@@ -62,6 +63,7 @@ from selfcorrect.types import Problem
 if TYPE_CHECKING:
     from trl import DPOConfig, DPOTrainer
 
+SAMPLED = "sampled.json"  # of an iteration: how many tokens were sampled for its pairs
 _FROM_TRL = {
     "rewards/accuracies": "preferred",
     "rewards/margins": "margin",
@@ -127,7 +129,10 @@ def run(recipe: DpoRecipe, run_folder: Path) -> dict[str, Any]:
         pairs = mix_pairs(
             load_pairs(made_by_gen(recipe.pairs, run_folder, recipe.model, pairs=True), codec), recipe.mix, recipe.seed
         )
-        return train_on(recipe, codec, pairs, recipe.model, None, folder)
+        summary = train_on(recipe, codec, pairs, recipe.model, None, folder)
+        taken = compute_of_data(run_folder / Path(recipe.pairs).expanduser())
+        own = taken and taken + Compute(trained_tokens=summary["trained_tokens"])
+        return summary | {"compute": own}
 
     return run_stage("dpo", recipe, run_folder, train)
 
@@ -187,6 +192,7 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
             done = train_on(recipe, codec, pairs, policy, reference, here)
             wait_for_everyone()  # the model folder is whole
+            done |= read_json(here / SAMPLED, missing_ok=True)
             if process_rank() == 0:
                 mark_done(here, done)
         if process_rank() == 0:
@@ -201,7 +207,20 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
         for file in (folder / f"iteration-{best}").iterdir():
             if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
                 shutil.copy2(file, folder / file.name)
-    return {"selected": best, "validation": scores, "iterations": trained}
+    seen = len({problem.id for problem in training[: recipe.iterations * recipe.problems_per_iteration]})
+    own = _compute([*scores, *trained], recipe.validation + seen)
+    return {"selected": best, "validation": scores, "iterations": trained, "compute": own}
+
+
+def _compute(parts: Sequence[dict[str, Any]], problems: int) -> Compute | None:
+    """Return what all iterations and their validations took, that which was chosen and the others."""
+    if any(part.get("sampled_tokens") is None for part in parts):
+        return None  # begun by a version that did not count
+    return Compute(
+        problems,
+        sum(part["sampled_tokens"] for part in parts),
+        sum(part.get("trained_tokens", 0) for part in parts),
+    )
 
 
 def best_iteration(scores: Sequence[dict[str, Any]]) -> int:
@@ -250,9 +269,11 @@ def _fresh_pairs(
         (problem, sample_seed(recipe.seed, "dpo", iteration, problem.id, place))
         for problem, place in zip(wanted, places_of([problem.id for problem in wanted]), strict=True)
     ]
-    pairs = outcome_pairs(
-        _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling"), recipe.seed
-    )
+    rollouts = _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling")
+    if process_rank() == 0:
+        sampled = sum(rollout.trajectory.sampled_tokens for rollout in rollouts)
+        write_json(folder / SAMPLED, {"sampled_tokens": sampled})
+    pairs = outcome_pairs(rollouts, recipe.seed)
     if not pairs:
         raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")
     if process_rank() == 0:
@@ -304,6 +325,7 @@ def _validate(
         "delta": scored.delta,
     }
     row["final_interval"] = list(scored.final.interval or ())
+    row["sampled_tokens"] = sum(rollout.trajectory.sampled_tokens for rollout in rollouts)
     if process_rank() == 0:
         write_json(path, row)
         note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
@@ -335,8 +357,13 @@ def train_on(
         "kinds": dict(sorted(Counter(pair.kind for pair in short).items())),
         "too_long": len(pairs) - len(short),
         "steps": trainer.state.global_step,
+        "trained_tokens": round(trainer.state.epoch * sum(_length(pair) for pair in short)),
         **ends,
     }
+
+
+def _length(pair: Pair) -> int:
+    return len(pair.chosen.ids) + len(pair.rejected.ids)
 
 
 def dpo_config(recipe: DpoRecipe, folder: Path) -> DPOConfig:

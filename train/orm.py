@@ -22,6 +22,7 @@ from rich.console import Group, RenderableType
 from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import DataError, ModelError, RecipeError
 from selfcorrect.metrics import Share
+from selfcorrect.runs.compute import Compute, compute_of_data
 from selfcorrect.runs.progress import meter
 from selfcorrect.shipped import made_by
 from selfcorrect.train.common.checkpoints import fit, open_metrics
@@ -82,12 +83,15 @@ def run(recipe: OrmRecipe, run_folder: Path) -> dict[str, Any]:
             fit(trainer, folder)
         save_model(trainer, codec, folder)
         logits = trainer.predict(_dataset(validation)).predictions
+        taken = compute_of_data(run_folder / Path(recipe.data).expanduser())
+        tokens = sum(len(row.ids) for row in training)
         return {
             "rows": len(training),
             "right": sum(row.right for row in training),
             "too_long": len(rows) - len(short),
             "validation": accuracy(logits.argmax(-1).tolist(), [row.right for row in validation]),
             "steps": trainer.state.global_step,
+            "compute": taken and taken + Compute(trained_tokens=round(tokens * trainer.state.epoch)),
         }
 
     return run_stage("orm", recipe, run_folder, train)

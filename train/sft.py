@@ -28,6 +28,7 @@ from rich.panel import Panel
 
 from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import RecipeError, RunFolderError
+from selfcorrect.runs.compute import Compute, compute_of_data
 from selfcorrect.runs.progress import meter
 from selfcorrect.shipped import made_by
 from selfcorrect.train.common.checkpoints import fit, open_metrics
@@ -82,7 +83,9 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
             trainer.add_callback(reports(metrics, progress, {"mean_token_accuracy": "token_accuracy"}, share))
             fit(trainer, folder)
             save_model(trainer, codec, folder)
-        return _summary(data, metrics, trainer.state.global_step)
+        taken = compute_of_data(_data_path(recipe, run_folder))
+        own = taken and taken + Compute(trained_tokens=round(data.tokens * trainer.state.epoch))
+        return _summary(data, metrics, trainer.state.global_step) | {"compute": own}
 
     return run_stage("sft", recipe, run_folder, train)
 

@@ -70,7 +70,7 @@ class GuardCallback(TrainerCallback):
         row |= trainer.figures | {"used_rows": trainer.used_rows, "logprob_gap": trainer.gap.mean}
         row |= {"logprob_gap_max": trainer.gap.largest, "update_s": logs.get("step_time", 0.0)}
         if scored is not None and scored is not self._logged:
-            row |= scored.figures
+            row |= {**scored.figures, "trained_tokens": trainer.trained_tokens}
             row["update_s"] -= row["rollout_s"] + row["grading_s"]
             self._logged = scored
         row = self.metrics.add(state.global_step, **row)

@@ -37,7 +37,7 @@ class RlRecipe(TrainerRecipe):
 
     learning_rate: float = 1e-4  # peak; the embedded model takes 3e-4 and is harmed by 5e-4
     schedule: str = "constant"  # a name of transformers' SchedulerType
-    warmup: float = 0.0  # share of the steps until the peak
+    warmup: float = 0.0  # share of the steps until the peak; the first update is not at 0
     prompts: str | None = "data/prompts.jsonl"  # problems that gen set aside, relative to the run folder
     problems: ProblemsRecipe = field(default_factory=ProblemsRecipe)  # used where prompts is null
     steps: int = 40  # rollouts; each is followed by `updates` optimizer steps

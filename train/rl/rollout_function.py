@@ -25,6 +25,9 @@ from selfcorrect.train.rl.samplers import Sampler
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, score
 from selfcorrect.types import Problem
 
+START_TOKENS = "start-tokens.json"
+"""Beside the start model's shares: how many tokens it sampled for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampledRollout:
@@ -93,7 +96,9 @@ class RolloutFunction:
             rollouts = graded(roll_out(self.sampler, self.codec, problems, seeds, self.recipe.sampling))
             shares = [share for _, share in turn1_by_problem([rollout.trajectory for rollout in rollouts], attempts)]
             found = sorted(gathered(list(zip(places, shares, strict=True))))
+            sampled = sum(gathered([rollout.trajectory.sampled_tokens for rollout in rollouts]))
             if process_rank() == 0:
+                write_json(path.with_name(START_TOKENS), {"sampled_tokens": sampled})
                 write_json(path, [share for _, share in found])
             wait_for_everyone()
         shares = json.loads(path.read_text(encoding="utf-8"))

@@ -91,6 +91,11 @@ class ContinuousBatch:
         """True while any row is live or waiting."""
         return bool(self.live or self.waiting)
 
+    @property
+    def rows(self) -> int:
+        """How many rows are live or waiting."""
+        return len(self.live) + len(self.waiting)
+
     def clear(self) -> list[Row]:
         """Forget and return every row, and free the cache."""
         rows = [*self.live, *self.waiting]

@@ -23,16 +23,18 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
 
 import httpx2
 
 from selfcorrect.chat import ChatCodec, vocabulary_size
-from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
+from selfcorrect.engines.arrivals import Heard
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.finish import finished
+from selfcorrect.engines.finish import UNKNOWN, certain, finished
 from selfcorrect.engines.server.endpoints import Endpoint, Endpoints, pause_s
 from selfcorrect.engines.server.faults import (
     LONGEST_LIST,
@@ -43,7 +45,7 @@ from selfcorrect.engines.server.faults import (
     read_api_key,
     refusal,
 )
-from selfcorrect.engines.server.wire import Completion, body
+from selfcorrect.engines.server.wire import STREAM_INTERVAL, Completion, body
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.printing import clean
 from selfcorrect.redaction import HIDDEN, redacted_text, secrets_in
@@ -100,6 +102,7 @@ class OpenAIEngine(Engine):
         self.endpoints = self._endpoints.all
         self.name = f"openai:{served_model or ', '.join(endpoint.shown for endpoint in self.endpoints)}"
         self._retokenize = token_ids == "retokenize"
+        self.streams = not self._retokenize  # a text is tokenised once it is whole
         self._server_stops = server_stops and not self._retokenize
         self._model = served_model
         self._retries = retries
@@ -148,8 +151,24 @@ class OpenAIEngine(Engine):
         Raises RequestRefused where the request itself cannot be served, else EngineError; no secret is in either.
         """
         check_request(request, self.name, self.context)
+        return await self._hidden(self._sample(request))
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give one sample as the server streams it. Closing it ends the request.
+
+        Where a stream is cut and asked for again, the new one must begin as the old one did: else EngineError.
+        """
+        check_request(request, self.name, self.context)
+        heard = Heard(bool(request.watch_ids))
+        work = self._hidden(self._sample(request, heard if self.streams else None))
+        async with aclosing(heard.parts_of(work)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _hidden(self, work: Coroutine[Any, Any, Sample]) -> Sample:
+        """Return a sample that is asked for in the loop of the connections; no secret is in its errors."""
         try:
-            return await self._loop.run(self._sample(request))
+            return await self._loop.run(work)
         except RequestRefused as error:
             raise RequestRefused(self._hide(str(error)), error.outcome) from None
         except EngineError as error:  # without its cause, which may show what the server sent
@@ -285,14 +304,20 @@ class OpenAIEngine(Engine):
 
     # -- one request -------------------------------------------------------------------------------
 
-    async def _sample(self, request: SampleRequest) -> Sample:
-        fields = body(request, self._model or "", token_ids=not self._retokenize, server_stops=self._server_stops)
+    async def _sample(self, request: SampleRequest, heard: Heard | None = None) -> Sample:
+        fields = body(
+            request,
+            self._model or "",
+            token_ids=not self._retokenize,
+            server_stops=self._server_stops,
+            interval=1 if heard else STREAM_INTERVAL,
+        )
         failures, asked_s = 0, 0.0
         while True:
             async with self._endpoints.place() as endpoint:
                 asked_at = time.monotonic()
                 try:
-                    sample = await self._ask(endpoint, request, fields | self._extra, self._total_s - asked_s)
+                    sample = await self._ask(endpoint, request, fields | self._extra, self._total_s - asked_s, heard)
                 except ServerFault as fault:
                     if not fault.passes:
                         self._count(endpoint, f"errors: {fault.name}")
@@ -328,13 +353,20 @@ class OpenAIEngine(Engine):
             return  # it tells nothing of the request
         endpoint.answered()
 
-    async def _ask(self, endpoint: Endpoint, request: SampleRequest, fields: dict[str, Any], limit_s: float) -> Sample:
+    async def _ask(
+        self,
+        endpoint: Endpoint,
+        request: SampleRequest,
+        fields: dict[str, Any],
+        limit_s: float,
+        heard: Heard | None = None,
+    ) -> Sample:
         """Return the sample of one streamed answer that came whole; raises ServerFault or RequestRefused."""
         completion = Completion(self._vocabulary, request.max_tokens)
         ends_at = asyncio.get_running_loop().time() + limit_s
         try:
             async with asyncio.timeout(min(limit_s, self._stall_s)) as deadline:
-                await self._stream(endpoint, request, fields, completion, deadline, ends_at)
+                await self._stream(endpoint, request, fields, completion, deadline, ends_at, heard)
         except TimeoutError as error:
             if asyncio.get_running_loop().time() >= ends_at and completion.finish_reason is None:
                 raise broken(
@@ -369,6 +401,7 @@ class OpenAIEngine(Engine):
         completion: Completion,
         deadline: asyncio.Timeout,
         ends_at: float,
+        heard: Heard | None,
     ) -> None:
         """Read a streamed answer into ``completion``; each token puts the deadline off, its end brings it near."""
         now = asyncio.get_running_loop().time
@@ -388,11 +421,25 @@ class OpenAIEngine(Engine):
                 ended = completion.finish_reason is not None
                 if completion.take(content):
                     deadline.reschedule(min(ends_at, now() + self._stall_s))
+                    if heard:
+                        self._tell(heard, request, completion)
                 if not self._server_stops and any(text in completion.text for text in request.stop_texts):
                     completion.finish_reason = completion.finish_reason or "stop"
                     return
                 if completion.finish_reason is not None and not ended:
                     deadline.reschedule(min(ends_at, now() + GRACE_S))
+
+    def _tell(self, heard: Heard, request: SampleRequest, completion: Completion) -> None:
+        """Tell the reader of a stream what is certain of a completion so far."""
+        ids, known = completion.token_ids or [], len(heard.ids)
+        if completion.prompt_ids is not None and tuple(completion.prompt_ids) != request.prompt_ids:
+            return  # an error, once it is whole
+        end = certain(request, ids, self.codec.decode)
+        watched: list[tuple[float, ...]] = []
+        if request.watch_ids:
+            watched = completion.watched(request.watch_ids, self.codec.decode, known)[: max(0, end - known)]
+            watched += [(UNKNOWN,) * len(request.watch_ids)] * (end - known - len(watched))
+        heard.hear(ids[:end], heard.rows[:known] + watched)
 
     def _read(self, request: SampleRequest, completion: Completion, endpoint: Endpoint) -> Sample:
         ids, stop_id = completion.token_ids, completion.stop_reason
