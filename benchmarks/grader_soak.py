@@ -10,7 +10,7 @@ does; and graders that are killed by SIGKILL, or ended by one SIGINT, at random 
 
 ``wrong`` counts grades that differ from what is written here, and errors; ``hung`` ways from which nothing came back
 for 120 seconds, and processes that did not end 10 seconds after a SIGINT; ``orphans`` processes that were still there 5
-seconds after the one that graded had gone; ``rss_growth_mb`` is how much the largest process of a way, grader or worker,
+seconds after the one that graded had gone; ``rss_growth_mb`` is how much the largest process of a way, or worker,
 grew between the fifth tenth of the samples and the last (medians; the way with the most); null where no way ran for a
 minute. What the grader remembers fills up in the first 100,000 gradings of a process or so.
 """
