@@ -10,21 +10,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from selfcorrect import __version__, printing
-from selfcorrect.cli import closing
 from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
+from selfcorrect.cli.generation import generation
 from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
 from selfcorrect.cli.reproduce import reproduce
-from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
+from selfcorrect.cli.stages import needs_engine, resolve, resumable, run_stage, with_engine
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.explained import explained
@@ -32,9 +32,6 @@ from selfcorrect.extras import needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
 from selfcorrect.runs.progress import loading
-
-if TYPE_CHECKING:
-    from selfcorrect.data_gen.recipe import GenRecipe
 
 app = typer.Typer(
     help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
@@ -65,16 +62,6 @@ def everywhere(
     ] = False,
 ) -> None:
     """Options of every command; `main` has read them."""
-
-
-def generation() -> Stage[GenRecipe, dict[str, Any]]:
-    """Return the stage that makes the data."""
-    with importing():
-        from selfcorrect.data_gen import pipeline as program
-    return Stage(
-        "gen", "data_gen", "embedded", program.GenRecipe, program.plan, program.run, closing.gen_folder,
-        closing.close_gen,
-    )  # fmt: skip
 
 
 @app.command()
