@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfcorrect.cli import closing
+from selfcorrect.cli.generation import generation
 from selfcorrect.cli.options import DryRun, EngineOption, RecipeArgs, RunOption
-from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, run_stage, with_engine
+from selfcorrect.cli.stages import needs_engine, resolve, run_stage, with_engine
 from selfcorrect.printing import show
 
 if TYPE_CHECKING:
-    from selfcorrect.data_gen.recipe import GenRecipe
-
-
-def generation() -> Stage[GenRecipe, dict[str, Any]]:
-    """Return the stage that makes the data."""
-    with importing():
-        from selfcorrect.data_gen import pipeline as program
-    return Stage(
-        "gen", "data_gen", "embedded", program.GenRecipe, program.plan, program.run, closing.gen_folder,
-        closing.close_gen,
-    )  # fmt: skip
+    pass
 
 
 def gen(

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -35,9 +35,6 @@ from selfcorrect.extras import needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
 from selfcorrect.runs.progress import loading
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
