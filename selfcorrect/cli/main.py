@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | serve | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | chat | serve | push | grade | compare | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -17,12 +17,15 @@ from rich.text import Text
 
 from selfcorrect import __version__, printing
 from selfcorrect.cli import closing
+from selfcorrect.cli.chat import chat
 from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
 from selfcorrect.cli.grade import compare, grade
 from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
+from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
+from selfcorrect.cli.reproduce import reproduce
 from selfcorrect.cli.serve import serve
 from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
 from selfcorrect.cli.train import train_app
@@ -116,19 +119,23 @@ app.add_typer(report_app, name="report")
 def demo(
     run: RunOption = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of every stage.")] = 0,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also IFT with GRPO's compute, GRPO with a random reward, with a KL.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect.cli import plan
+    from selfcorrect.cli.unchanged import unchanged
     from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
-    steps = plan.demo_steps(run, seed)
+    steps = plan.demo_steps(run, seed) + (plan.control_steps(run, seed) if controls else [])
     if dry_run:
         show(plan.show_plan(steps))
         return
     needs("train", "report")
     with resumable():
-        seconds = plan.run_steps(steps, run)
+        seconds = plan.run_steps(steps, run, check=unchanged)
     demo_tables(run, seconds)
     show(show_rows_of(run))
     from selfcorrect.eval.page.page import write_report
@@ -136,6 +143,9 @@ def demo(
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
+app.command("reproduce")(reproduce)
+app.command("push")(push)
+app.command("chat")(chat)
 app.command("serve")(serve)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)

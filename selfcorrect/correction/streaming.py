@@ -164,8 +164,8 @@ def _reader(turns: Turns, request: SampleRequest, told: _Told) -> _Read:
     if settings.method == "two-turn":
         return lambda written: told.attempt(index, _before(written.text, prompts.SELF_QUESTION))
     if settings.method == "asked" and len(evaluations) < len(attempts):
-        decided = settings.stop != "sampled"
-        return lambda written: told.evaluation(index - 1, _undecided(written.text) if decided else written.text)
+        certain = before_mark if settings.stop == "sampled" else _undecided
+        return lambda written: told.evaluation(index - 1, certain(written.text))
     return lambda written: told.attempt(index, written.text)
 
 

@@ -53,6 +53,9 @@ from selfcorrect.redaction import HIDDEN, redacted_text, secrets_in
 GRACE_S = 2.0
 """How long the rest of a stream is waited for once its sample is whole."""
 
+LOST = {"no connection", "silence", "no progress", "cut stream"}
+"""Faults after which a server that was given weights may not have them any more."""
+
 SHORTEST_SECRET = 4
 """Characters: a shorter password would hide parts of words in messages."""
 
@@ -117,6 +120,8 @@ class OpenAIEngine(Engine):
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         )
         self._loop = BackgroundLoop(self.name)
+        self._weights: str | None = None  # see `use`
+        self._offers: set[asyncio.Task[None]] = set()
 
     @classmethod
     def connect(cls, model: str, endpoints: Sequence[str], max_batch: int = 256, **options: Any) -> OpenAIEngine:
@@ -168,6 +173,75 @@ class OpenAIEngine(Engine):
             raise RequestRefused(self._hide(str(error)), error.outcome) from None
         except EngineError as error:  # without its cause, which may show what the server sent
             raise EngineError(self._hide(str(error))) from None
+
+    def load_weights(self, folder: str) -> list[bool]:
+        """Let the servers sample from the weights of a model folder that they see; return which of them do, in order.
+
+        For vLLM (``VLLM_SERVER_DEV_MODE=1``, ``--worker-extension-cls selfcorrect.engines.vllm_worker.NewWeights``).
+        Call it while nothing is sampled: what is cached of prompts is forgotten. Servers that did not take the weights
+        are left out until the next call. The folder is to stay until then, see `use`.
+        """
+
+        async def load() -> list[str | None]:
+            return list(await asyncio.gather(*(self._load(one, folder) for one in self.endpoints)))
+
+        said = self._loop.call(load())
+        for message in filter(None, said):
+            log.warning("%s; it is left out until it takes weights again", self._hide(message))
+        which = [message is None for message in said]
+        self.use(which, folder)
+        return which
+
+    def use(self, which: Sequence[bool], folder: str) -> None:
+        """Ask the endpoints that have the weights of a folder, alone; for a process beside the one that loaded them.
+
+        One that is lost from here on may come back with others, so it is offered these again before it is asked.
+        """
+        for endpoint, used in zip(self.endpoints, which, strict=True):
+            if used:
+                endpoint.take_in()
+            endpoint.left_out = not used
+        self._weights = folder
+
+    def _lose(self, endpoint: Endpoint, fault: ServerFault) -> None:
+        endpoint.left_out = endpoint.expected = True
+        self._count(endpoint, "lost")
+        log.warning("%s is lost (%s); its requests go to the others", endpoint.shown, fault.name)
+        offer = asyncio.get_running_loop().create_task(self._offer_again(endpoint))
+        self._offers.add(offer)
+        offer.add_done_callback(self._offers.discard)
+
+    async def _offer_again(self, endpoint: Endpoint) -> None:
+        """Take a lost server in once it has the weights; give it up after ``stall_s``."""
+        folder, started, attempts = self._weights, time.monotonic(), 0
+        while time.monotonic() - started < self._stall_s and folder == self._weights:
+            attempts += 1
+            await asyncio.sleep(pause_s(self._backoff_s, attempts))
+            if folder == self._weights and await self._load(endpoint, str(folder)) is None:
+                endpoint.take_in()
+                self._count(endpoint, "taken back")
+                break
+        endpoint.expected = False
+        self._endpoints.look_again()
+
+    async def _load(self, endpoint: Endpoint, folder: str) -> str | None:
+        """Return None where a server took the weights, else what went wrong."""
+        root = endpoint.url.removesuffix("/v1")
+        steps = {"/collective_rpc": {"method": "load_new_weights", "args": [folder]}, "/reset_prefix_cache": {}}
+        try:
+            async with asyncio.timeout(self._stall_s):
+                for route, fields in steps.items():
+                    post = self._http.stream(
+                        "POST", root + route, json=fields, auth=endpoint.auth, timeout=self._stall_s
+                    )
+                    async with post as response:
+                        answer = await beginning(response)
+                    if response.status_code != 200 or '"success":false' in answer.replace(" ", ""):
+                        hint = " (vLLM has this route with VLLM_SERVER_DEV_MODE=1)" * (response.status_code == 404)
+                        return f"{endpoint.shown}{route}: HTTP {response.status_code} {clean(answer[:300])}{hint}"
+        except (httpx2.HTTPError, TimeoutError) as error:
+            return f"{endpoint.shown}: {type(error).__name__}: {clean(str(error))[:300]}"
+        return None
 
     async def close(self) -> None:
         """Close the connections; samples under way fail with EngineError."""
@@ -251,6 +325,8 @@ class OpenAIEngine(Engine):
                     failures += 1
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
                     self._count(endpoint, f"retries: {fault.name}")
+                    if self._weights and fault.name in LOST and not endpoint.left_out:
+                        self._lose(endpoint, fault)
                     if failures > self._retries:
                         raise EngineError(f"gave up after {failures} failures; {endpoint.shown}: {fault}") from fault
                 except RequestRefused as refused:
