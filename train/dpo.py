@@ -271,7 +271,8 @@ def _fresh_pairs(
     ]
     rollouts = _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling")
     if process_rank() == 0:
-        write_json(folder / SAMPLED, {"sampled_tokens": sum(rollout.trajectory.sampled_tokens for rollout in rollouts)})
+        sampled = sum(rollout.trajectory.sampled_tokens for rollout in rollouts)
+        write_json(folder / SAMPLED, {"sampled_tokens": sampled})
     pairs = outcome_pairs(rollouts, recipe.seed)
     if not pairs:
         raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")

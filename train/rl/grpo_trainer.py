@@ -333,16 +333,16 @@ def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -
     return micro
 
 
-def _next(share_of_peak: Callable[[int], float], step: int) -> float:
-    """Return the share of the peak learning rate one step later."""
-    return share_of_peak(step + 1)
-
-
 def no_loss(model: Any) -> Tensor:
     """Return a loss of zero that gives every weight that learns a gradient of zero."""
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in learning]
     return sum((part.sum() for part in parts), start=torch.zeros((), device=parts[0].device)) * 0.0
+
+
+def _next(share_of_peak: Callable[[int], float], step: int) -> float:
+    """Return the share of the peak learning rate one step later."""
+    return share_of_peak(step + 1)
 
 
 def _final_reward(prompts: Any, completions: Any, final_reward: list[float | None], **_: Any) -> list[float | None]:

@@ -77,7 +77,7 @@ class SlotCache(Cache):
         return self._slots[0].keys.shape[2] if self._slots else 0
 
     def free(self) -> None:
-        """Let the storage go now: layers and cache refer to one another, and Python collects such rings when it likes."""
+        """Let the storage go now: layers and cache refer to one another, and Python collects rings when it likes."""
         self._slots.clear()
         self.layers.clear()
 

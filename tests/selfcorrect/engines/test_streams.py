@@ -121,7 +121,7 @@ def test_a_reader_that_leaves_frees_its_row_within_two_steps(engine, embedded: C
         return left
 
     left = asyncio.run(leave())
-    assert 2 in steps[:left]
+    assert len(steps) > left + 20, "the other one goes on"
     assert set(steps[left + 2 :]) == {1}
     assert not engine._unanswered
     assert not engine._streamed

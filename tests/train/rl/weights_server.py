@@ -57,17 +57,22 @@ class Handler(BaseHTTPRequestHandler):
         request = SampleRequest(
             tuple(body["prompt"]), body["max_tokens"], body["seed"], body["temperature"],
             stop_ids=tuple(body["stop_token_ids"]), stop_texts=tuple(body.get("stop", ())),
+            watch_ids=tuple(body.get("logprob_token_ids", ())),
         )  # fmt: skip
         sample = asyncio.run(self.engine.sample(request))
         ids, scores = list(sample.token_ids), list(sample.logprobs)
+        names = [f"token_id:{token}" for token in request.watch_ids]
+        likeliest: list[dict[str, float]] = [dict(zip(names, watched, strict=True)) for watched in sample.watched]
         if sample.stop_id is not None:
             ids, scores = [*ids, sample.stop_id], [*scores, sample.stop_logprob]
+            likeliest.append({})
+        tokens = [f"token_id:{token}" for token in ids]
         choice = {
             "text": "",
             "token_ids": ids,
             "finish_reason": "length" if sample.finish == "length" else "stop",
             "stop_reason": sample.stop_id,
-            "logprobs": {"tokens": [f"token_id:{token}" for token in ids], "token_logprobs": scores},
+            "logprobs": {"tokens": tokens, "token_logprobs": scores, "top_logprobs": likeliest},
         }
         content = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
         self.answer_bytes(content, "text/event-stream")
