@@ -106,7 +106,7 @@ def test_a_reader_that_sleeps_gets_longer_parts_and_loses_nothing(engine, embedd
 
 
 def test_a_reader_that_leaves_frees_its_row_within_two_steps(engine, embedded: ChatCodec) -> None:
-    request = SampleRequest(requests(embedded, 1)[0].prompt_ids, 90)  # no end but its length
+    request = SampleRequest(requests(embedded, 1)[0].prompt_ids, 700)  # no end but its length
     steps = []
     step = engine._batch.step
     engine._batch.step = lambda: steps.append(len(engine._batch.live)) or step()
@@ -121,7 +121,7 @@ def test_a_reader_that_leaves_frees_its_row_within_two_steps(engine, embedded: C
         return left
 
     left = asyncio.run(leave())
-    assert len(steps) > left + 20, "the other one goes on"
+    assert len(steps) > left + 2, "the other one goes on"
     assert set(steps[left + 2 :]) == {1}
     assert not engine._unanswered
     assert not engine._streamed
