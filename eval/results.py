@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from selfcorrect.errors import DataError
 from selfcorrect.keys import Keys
 from selfcorrect.metrics import Scores, Share, power_note
 from selfcorrect.problems import ProblemsRecipe
+from selfcorrect.runs.compute import Compute
 from selfcorrect.runs.folder import finished
 from selfcorrect.runs.jsonl import read_journal, read_json
 from selfcorrect.runs.recipes import to_values
@@ -186,7 +187,8 @@ class EvalResult:
     ``method``, ``stop`` and ``judge`` are those of the recipe (`correction.loop`, `correction.stop_rule`,
     ``"orm: runs/x/checkpoints/orm"``); ``method`` is empty where a file of the first versions does not say it.
     ``dropped`` counts the problems that were left out, by reason; ``budget`` is the error budget as `Budget.row` gives
-    it; ``imported`` the log of another tool that the row was read from.
+    it; ``imported`` the log of another tool that the row was read from; ``compute`` is what it took to make the model,
+    and the judge where there is one, None where that is not recorded.
     """
 
     label: str
@@ -208,11 +210,12 @@ class EvalResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str | None = None
     imported: str | None = None
+    compute: Compute | None = None
 
     @property
     def title(self) -> str:
         """What tables call the row; one that is not of the synthetic test split says so: it is another result."""
-        is_other = self.benchmark == "arithmetic" and self.split in ("validation", "ood")
+        is_other = self.benchmark == "arithmetic" and self.split in ("validation", "ood", "wording")
         return f"{self.label} ({self.split})" if is_other else self.label
 
     @property
@@ -261,7 +264,8 @@ class EvalResult:
         }
         made |= {"thinking_tokens_per_problem": self.thinking_tokens_per_problem}
         made |= {name: getattr(self.fingerprints, name) for name in ("template", "tokenizer")}
-        return made | ({} if self.imported is None else {"imported": self.imported})
+        made |= {} if self.imported is None else {"imported": self.imported}
+        return made | ({} if self.compute is None else {"compute": asdict(self.compute)})
 
     @classmethod
     def from_json(cls, row: Row, where: str = SCORES) -> EvalResult:
@@ -303,7 +307,13 @@ class EvalResult:
             versions=keys.object("versions") or {},
             machine=keys.text("machine"),
             imported=keys.text("imported"),
+            compute=_compute(keys),
         )
+
+
+def _compute(keys: Keys) -> Compute | None:
+    found = keys.object("compute")
+    return None if found is None else Compute(**keys.counts("compute"))
 
 
 def _plain(value: Any) -> Any:

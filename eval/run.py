@@ -51,6 +51,7 @@ from selfcorrect.inputs import hold
 from selfcorrect.metrics import score
 from selfcorrect.problems import PUBLISHED_COUNTS, Loaded, ProblemsRecipe, load_problems
 from selfcorrect.redaction import redacted_text
+from selfcorrect.runs.compute import Compute, compute_of_model
 from selfcorrect.runs.folder import (
     finished,
     is_reopened,
@@ -161,6 +162,7 @@ def run(recipe: EvalRecipe, run_folder: Path) -> EvalResult:
             result,
             problem_set=loaded.record(),
             thinking_tokens_per_problem=round(thinking, 1),
+            compute=_compute(recipe),
             fingerprints=replace(
                 result.fingerprints, template=template_fingerprint(codec), tokenizer=codec.fingerprint()
             ),
@@ -168,6 +170,13 @@ def run(recipe: EvalRecipe, run_folder: Path) -> EvalResult:
         write_json(folder / SCORES, result.to_json())
         mark_done(folder, {"seconds": round(seconds, 2), "n": result.scores.n})
         return result
+
+
+def _compute(recipe: EvalRecipe) -> Compute | None:
+    """Return what it took to make the model, and the judge where another one judges."""
+    models = [recipe.engine.model, *([recipe.judge.engine.model] if recipe.judge.kind != "none" else [])]
+    found = [compute_of_model(model_path(model)) for model in models]
+    return None if None in found else sum(filter(None, found), Compute())
 
 
 def _hold(folder: Path, recipe: EvalRecipe, loaded: Loaded | None = None) -> None:

@@ -86,7 +86,8 @@ def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, floa
 class Scores:
     """What was measured on a row's trajectories. Shares are of the ``n`` scored ones unless they have their own n.
 
-    ``p_c2i`` is the share of correct first attempts that end wrong: the paper's p c→i where the method misleads.
+    ``p_c2i`` is the share of those correct first attempts that end wrong after which a revision was asked for: by the
+    model's own verdict "wrong", or by whoever told it that it was wrong. Those that were left alone are not in its n.
     ``faults`` counts by name what is odd about trajectories (`faults_of`).
     """
 
@@ -154,6 +155,7 @@ def score(label: str, trajectories: Sequence[Trajectory]) -> Scores:
     if n == 0:
         raise InputError(f"{label!r}: the grader failed on all {len(trajectories)} problems")
     pairs = [(t.problem.id, bool(is_correct(t.first)), bool(is_correct(t.final))) for t in scored]
+    doubted = [(t.problem.id, not is_correct(t.final)) for t in scored if is_correct(t.first) and len(t.attempts) > 1]
     turn1, final = share_of((p, first) for p, first, _ in pairs), share_of((p, last) for p, _, last in pairs)
     i2c = share_of((p, not first and last) for p, first, last in pairs)
     c2i = share_of((p, first and not last) for p, first, last in pairs)
@@ -176,7 +178,7 @@ def score(label: str, trajectories: Sequence[Trajectory]) -> Scores:
         rm_C=share_of((p, v is Verdict.CORRECT) for p, correct, v in judged if correct),
         rm_W=share_of((p, v is Verdict.WRONG) for p, correct, v in judged if not correct),
         no_verdict=share_of((t.problem.id, first_verdict(t) is None) for t in scored),
-        p_c2i=share_of((p, not last) for p, first, last in pairs if first),
+        p_c2i=share_of(doubted),
         unanswered=sum(t.final.grade is not None and t.final.grade.unanswered for t in trajectories),
         ungradable=len(trajectories) - n,
         truncated=stops[StopReason.LENGTH],

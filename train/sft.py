@@ -28,6 +28,7 @@ from rich.panel import Panel
 
 from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import RecipeError, RunFolderError
+from selfcorrect.runs.compute import Compute, compute_of_data
 from selfcorrect.runs.progress import meter
 from selfcorrect.shipped import made_by
 from selfcorrect.train.common.checkpoints import fit, open_metrics
@@ -36,6 +37,7 @@ from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics, reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.sharding import Sharding
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import SftData, load_sft_data, made_by_gen, show_mask
 
@@ -81,7 +83,9 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
             trainer.add_callback(reports(metrics, progress, {"mean_token_accuracy": "token_accuracy"}, share))
             fit(trainer, folder)
             save_model(trainer, codec, folder)
-        return _summary(data, metrics, trainer.state.global_step)
+        taken = compute_of_data(_data_path(recipe, run_folder))
+        own = taken and taken + Compute(trained_tokens=round(data.tokens * trainer.state.epoch))
+        return _summary(data, metrics, trainer.state.global_step) | {"compute": own}
 
     return run_stage("sft", recipe, run_folder, train)
 
@@ -157,7 +161,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
 
     from selfcorrect.train.common import lean_cpu
 
-    class OrderedSftTrainer(SFTTrainer):
+    class OrderedSftTrainer(Sharding, SFTTrainer):
         """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""
 
         model: Any
@@ -178,7 +182,10 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
             mode = "train" if model.training else "eval"
             hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
             self._metrics[mode]["mean_token_accuracy"].append(hits)
-            return -log_probs_N.sum() / (len(log_probs_N) if num_items_in_batch is None else num_items_in_batch)
+            if num_items_in_batch is None:
+                return -log_probs_N.mean()
+            # Of all processes' tokens; their gradients will be averaged.
+            return -log_probs_N.sum() * self.accelerator.num_processes / num_items_in_batch
 
     rows = {
         "input_ids": [list(row.tokens.token_ids) for row in data.rows],

@@ -31,6 +31,7 @@ from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.data_gen.sampling.lookahead import Work, in_order
 from selfcorrect.data_gen.sampling.order import Order
 from selfcorrect.data_gen.sampling.rejection import (
+    CorrectAttempt,
     JudgedRevision,
     PreferencePairs,
     SequentialRejection,
@@ -58,6 +59,7 @@ class GatheredRows:
     sampled: Counter[str] = field(default_factory=Counter)  # samples of this run, by stage, used or not
     tokens: Counter[str] = field(default_factory=Counter)  # of the same
     resumed: int = 0  # samples that an earlier, interrupted run had recorded
+    resumed_tokens: int = 0  # of these, as they are kept
     _counted: set[str] = field(default_factory=set)  # keys of the samples in ``used``: the passes share some
 
     def count(self, result: BaseSampleResult) -> None:
@@ -167,6 +169,11 @@ async def sample(
         gathered.sampled, gathered.tokens = sampler.sampled, sampler.tokens
         resumed = {stage: len(journal.rows) for stage, journal in sampler.journals.items()}
         gathered.resumed = sum(resumed.values())
+        gathered.resumed_tokens = sum(
+            len(row.get("token_ids", ())) + len(row.get("after", ()))
+            for journal in sampler.journals.values()
+            for row in journal.rows.values()
+        )
         listener.opened(gathered, resumed)
         await Passes(recipe, problems, sampler, gathered, listener).run()
     return gathered
@@ -202,6 +209,9 @@ class Passes:
             baselines: Selection[Candidate] = Selection(quota, cap, recipe.blind_per_attempt)
             revision = JudgedRevision if recipe.baseline_revisions == "judged" else UnjudgedRevision
             gathered.baselines, _ = await self.fill("baseline rows", baselines, revision(recipe, sampler), visited)
+            attempts: Selection[Candidate] = Selection({Kind.SINGLE_TURN: len(gathered.kept)}, cap)
+            found, _ = await self.fill("single-turn rows", attempts, CorrectAttempt(recipe, sampler), visited)
+            gathered.baselines += found
 
     async def fill(
         self, name: str, selection: Selection[Candidate], work: Work, visited: Sequence[BaseSample] = ()

@@ -6,8 +6,10 @@ Every problem is in exactly one of six parts (shares of all problems add up to o
     correct at turn 1 = flagged, broken + flagged, kept + left alone
 
 *Flagged* is judged wrong, or revised whatever was judged (methods that revise without judging flag everything).
-The ceilings change one part and hold the other: a perfect judge flags all wrong attempts and no correct one, and the
-fixer fixes the same share of what is flagged; a perfect fixer makes everything correct that the judge flags.
+The ceilings change one part and assume that the other stays: *perfect judge, fixing as now* flags all wrong attempts
+and no correct one, and the share that is fixed of those flagged now is fixed of all; *perfect fixer, judging as now*
+makes everything correct that is flagged now. Neither is a bound on what can be measured: an attempt that was never
+flagged may be harder to fix than those that were, or easier.
 
 `published` builds the same budget from the paper's tables: accuracy, transitions and reward-model accuracy are enough.
 """
@@ -72,12 +74,15 @@ class Budget:
 
     @property
     def perfect_judge(self) -> float | None:
-        """Final accuracy if all wrong attempts were flagged, and no correct one; None where nothing was flagged."""
+        """Final accuracy if all wrong attempts were flagged, no correct one, and as large a share fixed as now.
+
+        None where nothing was flagged, so that the share is not known.
+        """
         return self.right + self.wrong * self.fixed / self.flagged if self.flagged > 0 else None
 
     @property
     def perfect_fixer(self) -> float:
-        """Final accuracy if every revision were correct."""
+        """Final accuracy if every revision were correct, of the attempts that are flagged now."""
         return self.right + self.flagged
 
     @property

@@ -81,8 +81,13 @@ def claims_of(rows: Rows) -> list[Claim]:
         _ratio(rows),
         *_reinforced(rows),
         *(_untested(claim, paper, how) for claim, paper, how in ELSEWHERE),
-        *(_control(rows, name) for name in ("ift", "grpo")),
+        *(_above(rows, "asked", name, f"{name} ends above {UNTRAINED}") for name in ("ift", "grpo")),
+        _above(rows, "ift-longer", "grpo", "grpo ends above IFT that had grpo's compute"),
+        _above(rows, "random", "ift", "a random reward ends below IFT: the gain is not from training as such"),
     ]
+
+
+UNTRAINED = "the untrained model that is asked for each part"
 
 
 ELSEWHERE = (
@@ -179,14 +184,21 @@ def _reinforced(rows: Rows) -> list[Claim]:
     ]
 
 
-def _control(rows: Rows, name: str) -> Claim:
-    claim = f"control: {name} ends above the untrained model that is asked for each part"
-    if not {"asked", name} <= rows.keys():
-        return Claim(claim, "", f"no row asked and {name}", None, 0, Found.MISSING, control=True)
-    (asked, untrained), (result, trained) = rows["asked"], rows[name]
-    test = compare(untrained, trained)
-    found = _paired(claim, "", test, asked.scores.final.value, result.scores.final.value)
-    return Claim(claim, "", found.ours, found.interval, found.n, found.verdict, control=True)
+def _above(rows: Rows, lower: str, upper: str, statement: str) -> Claim:
+    """Return a control: that one row ends above another, with what it took to make the model of each."""
+    claim = f"control: {statement}"
+    if not {lower, upper} <= rows.keys():
+        missing = " and ".join(name for name in (lower, upper) if name not in rows)
+        return Claim(claim, "", f"no row {missing}", None, 0, Found.MISSING, control=True)
+    (before, of_lower), (after, of_upper) = rows[lower], rows[upper]
+    test = compare(of_lower, of_upper)
+    found = _paired(claim, "", test, before.scores.final.value, after.scores.final.value)
+    said = f"{found.ours}; tokens sampled to make them {_sampled(before)} and {_sampled(after)}"
+    return Claim(claim, "", said, found.interval, found.n, found.verdict, control=True)
+
+
+def _sampled(result: EvalResult) -> str:
+    return "unknown" if result.compute is None else f"{result.compute.sampled_tokens:,}"
 
 
 def _paired(claim: str, paper: str, test: PairedTest, before: float | None, after: float | None) -> Claim:

@@ -18,24 +18,27 @@ from selfcorrect.correction.loop import JUDGES_ITSELF
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SCORES, Estimate, EvalResult, EvaluatedRow, RowScores, read_row
 from selfcorrect.eval.tables.claims import Claim, Found, claims_of
-from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell, headings
+from selfcorrect.eval.tables.columns import COMPUTE, COUNTED, JUDGED, REACHED, cell, headings
 from selfcorrect.metrics import compare, is_correct
 from selfcorrect.runs.jsonl import read_json, write_json, write_whole
 from selfcorrect.table import Table
 from selfcorrect.types import Trajectory, to_json
 
 DEMO_ROWS = ("intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo")
+CONTROL_ROWS = ("ift-longer", "random", "grpo-kl")
+"""Rows of `demo --controls`; shown where they are."""
 MARKS = {"holds": ("✓ ", "green"), "does not hold": ("✗ ", "bold red"), "cannot be told": ("? ", "yellow")}
 FIRST = (15, 16)  # characters of the first column on a terminal
 
 
 def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Write ``tables/demo.json`` and ``tables/demo.md`` of a finished demo run and return the former."""
-    rows = {name: demo_row(run, name) for name in DEMO_ROWS}
+    controls = [name for name in CONTROL_ROWS if (run / "eval" / name / SCORES).exists()]
+    rows = {name: demo_row(run, name) for name in (*DEMO_ROWS, *controls)}
     results = {name: row.result for name, row in rows.items()}
     trajectories = {name: row.trajectories() for name, row in rows.items()}
     gain = compare(trajectories["ift"], trajectories["grpo"])
-    claims = claims_of({name: (results[name], trajectories[name]) for name in DEMO_ROWS})
+    claims = claims_of({name: (results[name], trajectories[name]) for name in rows})
     first = results[DEMO_ROWS[0]]
     table = {
         "rows": [result.to_json() for result in results.values()],
@@ -48,7 +51,7 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     }
     write_json(run / "tables" / "demo.json", table)
     write_json(run / "tables" / "claims.json", {"claims": [claim.to_json() for claim in claims]})
-    shares = ("n", *REACHED, *JUDGED)
+    shares = ("n", *REACHED, *JUDGED, *COMPUTE)
     write_whole(run / "tables" / "demo.md", [result_table(list(results.values()), shares).to_markdown()])
     return table
 
@@ -140,10 +143,18 @@ def claims(results: Sequence[EvalResult]) -> list[dict[str, Any]]:
 
 
 def show_rows(results: Sequence[EvalResult]) -> RenderableType:
-    """Return results as two narrow terminal tables: what was reached, and how it was judged and counted."""
+    """Return results as narrow terminal tables: what was reached, how it was judged and counted, and what it took."""
     table = result_table(results)
     reached = 2 + len(REACHED)
-    return Group(table.narrow(range(reached), FIRST), table.narrow([0, *range(reached, len(table.head))], FIRST))
+    shown = [table.narrow(range(reached), FIRST), table.narrow([0, *range(reached, len(table.head))], FIRST)]
+    if taken := compute_table(results):
+        shown.append(taken.narrow(range(1 + len(COMPUTE)), FIRST))
+    return Group(*shown)
+
+
+def compute_table(results: Sequence[EvalResult]) -> Table | None:
+    """Return what it took to make the model of each row, None where no row says so."""
+    return result_table(results, tuple(COMPUTE)) if any(result.compute for result in results) else None
 
 
 def show_rows_of(run: Path) -> RenderableType:

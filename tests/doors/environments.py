@@ -53,6 +53,7 @@ DOORS: dict[str, Door] = {
         extras="logs",
         interface_only="lighteval is not installed, it needs torch; logs that the tools wrote are read",
     ),
+    "serve": Door(extras="serve"),
 }
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from selfcorrect.cli import main
-from selfcorrect.cli.plan import Step, demo_steps, run_steps, show_plan
+from selfcorrect.cli.plan import Step, control_steps, demo_steps, run_steps, show_plan
 from selfcorrect.errors import RunFolderError, SelfCorrectError
+from selfcorrect.eval.tables.demo_table import CONTROL_ROWS
 from selfcorrect.runs.jsonl import write_json
 
 
@@ -133,5 +134,10 @@ def test_the_demo_plan_is_closed() -> None:
     assert all(set(step.after) <= set(names[: names.index(step.name)]) for step in steps)
     rows = {step.folder.name for step in steps if step.name.startswith("eval ")}
     assert rows == {"intrinsic", "gold", "asked", "raft", "raft-plus", "ift", "grpo"}  # also the untrained model's best
+    controls = control_steps(Path("runs/demo"), seed=0)
+    names += [step.name for step in controls]
+    assert len(set(names)) == len(names)
+    assert all(set(step.after) <= set(names[: names.index(step.name)]) for step in controls)
+    assert {step.folder.name for step in controls if step.name.startswith("eval ")} == set(CONTROL_ROWS)
     assert show_plan(steps)
     json.dumps([step.args for step in steps])

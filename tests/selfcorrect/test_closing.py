@@ -13,7 +13,7 @@ import pytest
 
 from selfcorrect.cli import main, train
 from selfcorrect.cli.closing import show_closing, without_rows
-from selfcorrect.cli.main import generation
+from selfcorrect.cli.generation import generation
 from selfcorrect.cli.stages import Stage
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe

@@ -63,6 +63,18 @@ def test_a_hand_counted_table() -> None:
     assert scores.stops == {"horizon": 3, "verdict": 4}
 
 
+def test_p_c2i_is_of_the_correct_attempts_that_were_told_they_are_wrong() -> None:
+    """Ten correct attempts: six left alone, three doubted and kept, one doubted and broken; wrong ones do not count."""
+    paths = [path(i, RIGHT, None, Verdict.CORRECT) for i in range(6)]
+    paths += [path(i, RIGHT, RIGHT, Verdict.WRONG) for i in range(6, 9)] + [path(9, RIGHT, WRONG, Verdict.WRONG)]
+    paths += [path(i, WRONG, WRONG, Verdict.WRONG) for i in range(10, 15)]
+    scores = score("m", paths)
+    assert (scores.p_c2i.hits, scores.p_c2i.n, scores.p_c2i.percent) == (1, 4, 25.0)
+    assert (scores.c2i.hits, scores.c2i.n) == (1, 15)
+    silent = [path(0, RIGHT, None, Verdict.CORRECT)]
+    assert score("m", silent).p_c2i.percent is None
+
+
 def test_answers_too_large_to_grade_are_wrong_and_counted_by_name() -> None:
     """70 wrong answers of 100 written as 9^{9^{9^9}}: accuracy stays 30% of n = 100 (it was 100% of n = 30)."""
     too_large = Grade(Outcome.UNGRADABLE, method="limit")
@@ -164,9 +176,9 @@ def test_a_row_of_the_table_in_full() -> None:
         "no_verdict": 33.33,
         "no_verdict_interval": [6.15, 79.23],
         "no_verdict_n": 3,
-        "p_c2i": 0.0,
-        "p_c2i_interval": [0.0, 65.76],
-        "p_c2i_n": 2,
+        "p_c2i": None,
+        "p_c2i_interval": None,
+        "p_c2i_n": 0,
         "delta": 33.33,
         "delta_interval": [-32.59, 72.59],
         "unanswered": 0,

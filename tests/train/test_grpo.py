@@ -51,7 +51,7 @@ def test_smoke_run_learns_the_right_guess(recipe: GrpoRecipe, tmp_path: Path) ->
 def test_interrupted_equals_uninterrupted(recipe: GrpoRecipe, tmp_path: Path, killed_at: Any) -> None:
     import shutil
 
-    recipe = replace(recipe, steps=5, save_every=2)
+    recipe = replace(recipe, steps=5, save_every=2, warmup=0.4, schedule="cosine")
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     for folder in (whole, torn):
         shutil.copytree(tmp_path / "data", folder / "data")
@@ -82,6 +82,32 @@ def test_guard_stops_and_returns_the_last_healthy_weights(recipe: GrpoRecipe, tm
     assert all(path.evaluations[0].verdict is Verdict.CORRECT and not is_correct(path.first) for path in saved)
     start = (Path(recipe.model) / "model.safetensors").read_bytes()
     assert (tmp_path / "checkpoints/grpo/model.safetensors").read_bytes() == start
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
+def test_every_update_has_a_learning_rate(recipe: GrpoRecipe, tmp_path: Path, schedule: str) -> None:
+    """transformers' warm-up begins at 0, and a rollout of which nothing is learned is lost."""
+    recipe = replace(recipe, steps=10, warmup=0.3, schedule=schedule)
+    trainer = build_trainer(recipe, rollout_function_of(recipe), tmp_path)
+    trainer.create_optimizer()
+    scheduler, rates = trainer.create_scheduler(10), []
+    for _ in range(10):
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / recipe.learning_rate)
+        trainer.optimizer.step()
+        scheduler.step()
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert all(rate > 0.01 for rate in rates)
+
+
+def test_without_a_warm_up_the_schedule_is_transformers_own(recipe: GrpoRecipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, steps=10, warmup=0.0, schedule="linear")
+    trainer = build_trainer(recipe, rollout_function_of(recipe), tmp_path)
+    trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(10)
+    assert set(scheduler.get_last_lr()) == {recipe.learning_rate}
+    trainer.optimizer.step()
+    scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.9 * recipe.learning_rate)
 
 
 class Paying(RolloutFunction):

@@ -29,7 +29,7 @@ PROGRAMS: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_recipe_serves_its_program(path: Path, tmp_path: Path) -> None:
-    program = max((name for name in PROGRAMS if path.stem.removesuffix("-lora").endswith(name)), key=len)
+    program = max((name for name in PROGRAMS if f"-{name}-" in f"-{path.stem}-"), key=len)
     schema, config = PROGRAMS[program]
     recipe = load_recipe(schema, path)
     if config is not None:

@@ -30,7 +30,7 @@ class Metrics:
         if self._writes:
             write_jsonl(path, self.rows)
 
-    def add(self, step: int, **values: float | int | str | None) -> dict[str, Any]:
+    def add(self, step: int, **values: float | int | str | list[float] | None) -> dict[str, Any]:
         """Append one row; NaN becomes null."""
         row = {"step": step} | {name: _finite(value) for name, value in values.items()}
         if self._writes:
@@ -39,7 +39,7 @@ class Metrics:
         return row
 
 
-def _finite(value: float | int | str | None) -> float | int | str | None:
+def _finite(value: float | int | str | list[float] | None) -> float | int | str | list[float] | None:
     if not isinstance(value, float):
         return value
     return round(value, 6) if math.isfinite(value) else None

@@ -13,8 +13,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.chat import model_path
 from selfcorrect.inputs import hold
 from selfcorrect.problems import load_problems
+from selfcorrect.runs.compute import compute_of_model, recorded_compute
 from selfcorrect.runs.folder import finished, mark_done, plain_name, stage_folder
 from selfcorrect.train.common.checkpoints import forget_resume
 from selfcorrect.train.common.distributed import process_rank, wait_for_everyone
@@ -28,7 +30,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """Open ``<run>/checkpoints/<name>``, ``train`` into it and return its summary; a finished folder is only read.
 
-    The main process locks the folder (`runs.stage_folder`) and writes its card; the others wait for that.
+    ``train`` returns the summary with the stage's own `Compute` under ``compute``. The main process locks the folder
+    (`runs.stage_folder`) and writes its card; the others wait for that.
     """
     from transformers import set_seed
 
@@ -48,6 +51,7 @@ def run_stage(
             set_seed(recipe.seed)  # for weights that start at random: adapters, heads
             with named_targets() if recipe.lora else nullcontext():
                 summary = train(folder)
+            summary |= {"compute": recorded_compute(summary["compute"], compute_of_model(model_path(recipe.model)))}
             summary |= {"seconds": round(time.perf_counter() - started, 2)}
             if main:
                 write_card(folder, program, summary)

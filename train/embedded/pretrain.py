@@ -35,6 +35,7 @@ from selfcorrect import prompts, verdicts
 from selfcorrect.chat import model_path
 from selfcorrect.errors import GuardError, ModelError, RecipeError
 from selfcorrect.loading import model_loading
+from selfcorrect.runs.compute import Compute, recorded_compute
 from selfcorrect.runs.files import append_lines, make_folder, whole_file
 from selfcorrect.runs.folder import finished, mark_done, stage_folder
 from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl
@@ -105,7 +106,7 @@ def run(recipe: PretrainRecipe, run_folder: Path) -> dict[str, Any]:
     with stage_folder(folder, recipe):
         summary: dict[str, Any] | None = finished(folder)
         if summary is None:
-            summary = pretrain(recipe, folder)
+            summary = pretrain(recipe, folder) | {"compute": recorded_compute(Compute(), Compute())}  # it is a base
             mark_done(folder, summary)
         shutil.rmtree(folder / "pretraining", ignore_errors=True)
         return summary

@@ -23,6 +23,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
 from trl import GRPOConfig, GRPOTrainer
 
 from selfcorrect.errors import GuardError, RecipeError
@@ -32,6 +35,8 @@ from selfcorrect.train.common.lean_cpu import has_plain_head, log_probs_of
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.models import detach_from_file, load_model
 from selfcorrect.train.common.recipe import trl_config
+from selfcorrect.train.common.sharding import Sharding, shard
+from selfcorrect.train.common.weights import holds_parts
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, weigh
@@ -93,7 +98,7 @@ class Gap:
         self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
 
 
-class TrajectoryTrainer(GRPOTrainer):
+class TrajectoryTrainer(Sharding, GRPOTrainer):
     """TRL's GRPOTrainer on trajectories that are sampled and scored here; GRPO and its relatives.
 
     ``step(trainer, prompts)`` is `program.step` of a run: TRL's loop asks for the inputs of each micro-batch, and where
@@ -113,9 +118,31 @@ class TrajectoryTrainer(GRPOTrainer):
         self.max_logprob_gap = recipe.max_logprob_gap
         self.scored: ScoredRollout | None = None  # the latest
         self.used_rows = 0
+        self.trained_tokens = 0  # of the latest rollout, in all of its updates and processes
         self.figures: dict[str, float] = {}  # of the update, beside TRL's own
         self.gap = Gap()
         self._latest_logps: Tensor | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule, one place ahead where it warms up: the first update is not at learning rate 0.
+
+        transformers warms up from 0, which would sample a rollout and learn nothing from it. Here an update k of a
+        warm-up of w has k/w of the peak, and the last update is where transformers' would be, above 0.
+        """
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if self.lr_scheduler is None and warmup:
+            optimizer = optimizer or self.optimizer
+            from_zero = get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=warmup,
+                num_training_steps=num_training_steps + 1,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+            if isinstance(from_zero, LambdaLR):
+                self.lr_scheduler = LambdaLR(optimizer, [partial(_next, share) for share in from_zero.lr_lambdas])
+                self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def release(self) -> None:
         """Take off what only the training needed, before the model is saved as the result."""
@@ -172,6 +199,9 @@ class TrajectoryTrainer(GRPOTrainer):
         loss_mask = batch["completion_mask"] * batch.get("tool_mask", 1)
         tokens_B = loss_mask.sum(1)
         lengths_B = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
+        learned_from = sum(length for length, use in zip(lengths_B, used, strict=True) if use)
+        all_processes = self._sum_over_processes(torch.tensor([learned_from], device=self.accelerator.device))
+        self.trained_tokens = int(all_processes) * self.num_iterations
 
         accumulation = self.args.gradient_accumulation_steps
         updates = self.args.steps_per_generation // accumulation
@@ -259,7 +289,7 @@ class TrajectoryTrainer(GRPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         if "completion_ids" not in inputs and self.model.training:  # fewer rows than micro-batches
-            return sum((p.sum() for p in model.parameters() if p.requires_grad), start=torch.zeros(())) * 0.0
+            return no_loss(model)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         fresh = (
             self._step % (self.args.steps_per_generation * self.num_iterations) < self.args.gradient_accumulation_steps
@@ -303,6 +333,18 @@ def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -
     return micro
 
 
+def no_loss(model: Any) -> Tensor:
+    """Return a loss of zero that gives every weight that learns a gradient of zero."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in learning]
+    return sum((part.sum() for part in parts), start=torch.zeros((), device=parts[0].device)) * 0.0
+
+
+def _next(share_of_peak: Callable[[int], float], step: int) -> float:
+    """Return the share of the peak learning rate one step later."""
+    return share_of_peak(step + 1)
+
+
 def _final_reward(prompts: Any, completions: Any, final_reward: list[float | None], **_: Any) -> list[float | None]:
     """TRL's reward function: the rewards that came with the rollout."""
     return final_reward
@@ -337,6 +379,8 @@ def build(
     if trainer.ref_model is not None and not has_gpu():
         detach_from_file(trainer.ref_model)
         lean_cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
+    if trainer.ref_model is not None and holds_parts(trainer.model):
+        shard(trainer.ref_model, trainer.args.bf16)
     return trainer
 
 

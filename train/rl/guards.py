@@ -15,11 +15,12 @@ its guard off; a figure that was not measured (no wrong attempt in the window, n
 
 The **turn-1 floor is a sequential test**, for a rollout's problems differ by chance by far more than a model does from
 step to step. Before training the start model attempts every problem of every rollout (``start_paths`` times), so each
-rollout measures a change on ITS problems (``turn1_change``, with a standard error over problems). After each rollout
-the mean changes of the last ``window`` rollouts, of twice as many, four times ... are tested against the permitted one
-(-``max_turn1_drop``) by Student's t, one-sided, at ``false_alarm`` / (rollouts x windows): by Bonferroni's inequality a
-run whose turn 1 never lies lower than permitted is stopped with at most that probability.
-tests/train/rl/test_guards.py simulates it, and the power.
+rollout measures a change on each of ITS problems (``turn1_changes``, between -1 and 1). The test bets against "turn 1
+lies no lower than permitted" (-``max_turn1_drop``): each problem multiplies a wager of ``stake`` by
+1 + stake (-max_turn1_drop - change), which under that hypothesis is 1 or less on average whatever the distribution of
+the changes; so is the mean over several stakes and over every rollout from which the fall may have begun. By Ville's
+inequality the mean ever exceeds 1 / ``false_alarm`` with at most that probability, however often it is looked at, for
+any number of problems (arXiv 2010.09686, section 4). benchmarks/guard.py measures it, and the power that is left.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from scipy.special import stdtr
+import numpy as np
+from numpy.typing import NDArray
 
 from selfcorrect.errors import RecipeError
 from selfcorrect.metrics import first_verdict, is_correct, is_over_limits
 from selfcorrect.types import Trajectory, Verdict
 
 Rows = Sequence[Mapping[str, Any]]
+Floats = NDArray[np.float64]
 _UNJUDGED = (
     "only {} of first attempts are judged (correctness pays a right attempt the same without a verdict; "
     "reward.format=0.2 pays for one)"
@@ -53,9 +56,9 @@ class GuardRecipe:
     action: Literal["warn", "stop", "ignore"] = "warn"  # stop: the last healthy checkpoint becomes the result
     min_verdict_rate: float | None = 0.95  # share of first attempts that get a well-formed verdict
     max_turn1_drop: float | None = 0.05  # turn 1 may fall so far below the start model's, and by chance further
-    false_alarm: float = 0.05  # probability that a run is stopped whose turn 1 stays within that
+    false_alarm: float = 0.05  # at most the probability that a run is stopped whose turn 1 stays within that
     start_paths: int = 1  # attempts of the start model at each problem of each rollout, before training
-    window: int = 3  # rollouts averaged; turn 1 is also looked at over twice, four times ... as many
+    window: int = 3  # rollouts averaged; turn 1 is looked at from every rollout on
     min_observed: int = 20  # attempts or revisions in the window, below which their shares raise no finding
     min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
     min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
@@ -112,7 +115,10 @@ def healthy_steps(rows: Rows, recipe: GuardRecipe, rollouts: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Fall:
-    """A fall of turn 1 that chance does not explain: its mean over the last ``window`` rollouts, as shares of 1."""
+    """A fall of turn 1 that chance does not explain: its mean over the last ``window`` rollouts, as shares of 1.
+
+    ``window`` begins where the fall most likely did. ``p_value`` holds at whatever rollout one looks.
+    """
 
     window: int
     change: float
@@ -130,26 +136,45 @@ class Fall:
         )
 
 
+STAKES = (0.03, 0.06, 0.125, 0.25, 0.5, 0.9)
+"""Shares of the largest wager that cannot be overdrawn: small ones see small falls, large ones see large falls soon."""
+
+
 def turn1_fall(rows: Rows, recipe: GuardRecipe, rollouts: int) -> Fall | None:
-    """Return the clearest fall of turn 1 below the permitted one, None where chance may explain them all."""
-    changes = [row for row in rows if row.get("turn1_change") is not None]
-    if recipe.max_turn1_drop is None or not changes:
+    """Return the fall of turn 1 below the permitted one, None where chance may explain it.
+
+    A row that holds no changes by problem (of a run that an older version began) is one observation, its mean.
+    """
+    measured = [row for row in rows if row.get("turn1_change") is not None]
+    if recipe.max_turn1_drop is None or not measured:
         return None
-    windows = [recipe.window * 2**n for n in range((rollouts // recipe.window).bit_length())]
-    falls = [_fall(changes[-window:], recipe.max_turn1_drop) for window in windows if window <= len(changes)]
-    clearest = min(falls, key=lambda fall: fall.p_value, default=None)
-    tests = rollouts * len(windows)
-    return clearest if clearest and clearest.p_value < recipe.false_alarm / tests else None
+    changes = [row.get("turn1_changes") or [row["turn1_change"] / 100] for row in measured]
+    capital = log_capital(changes, recipe.max_turn1_drop)
+    not_begun = max(0, rollouts - len(capital))
+    p_value = (len(capital) + not_begun) / (float(np.exp(capital.clip(max=600)).sum()) + not_begun)
+    if p_value >= recipe.false_alarm:
+        return None
+    return _fall(measured[int(capital.argmax()) :], p_value)
 
 
-def _fall(rows: Rows, permitted: float) -> Fall:
-    """Test the mean change of some rollouts against the permitted fall."""
+def log_capital(changes: Sequence[Sequence[float]], permitted: float) -> Floats:
+    """Return, for each rollout, the log of what betting against "the mean is at least -permitted" from there on made.
+
+    ``changes`` are those of each rollout's problems, between -1 and 1.
+    """
+    wagers = np.array(STAKES) / (1 + permitted)
+    growth = np.log1p(np.outer(-permitted - np.concatenate(changes), wagers))
+    of_rollouts = np.add.reduceat(growth, np.cumsum([0, *map(len, changes[:-1])]), axis=0)
+    since = np.cumsum(of_rollouts[::-1], axis=0)[::-1]
+    capital: Floats = np.logaddexp.reduce(since, axis=1) - math.log(len(wagers))
+    return capital
+
+
+def _fall(rows: Rows, p_value: float) -> Fall:
+    """Describe the fall that these rollouts show."""
     change = fmean(row["turn1_change"] for row in rows) / 100
     error = math.sqrt(sum(row["turn1_change_se"] ** 2 for row in rows)) / len(rows) / 100
-    problems = sum(row["problems"] for row in rows)
-    excess = -change - permitted
-    t = excess / error if error else math.copysign(math.inf, excess)
-    return Fall(len(rows), change, error, float(stdtr(max(1, problems - len(rows)), -t)), problems)
+    return Fall(len(rows), change, error, p_value, sum(row["problems"] for row in rows))
 
 
 def offenders(trajectories: Sequence[Trajectory], guard: str) -> list[Trajectory]:

@@ -29,18 +29,21 @@ from selfcorrect import prompts as wording
 from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import EngineRecipe, context_of, length_note
 from selfcorrect.errors import DataError
+from selfcorrect.runs.compute import Compute
+from selfcorrect.runs.jsonl import read_json
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
-from selfcorrect.train.common.distributed import hold_whole_weights
-from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import save_model
+from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
 from selfcorrect.train.rl.recipe import RlRecipe
-from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from selfcorrect.train.rl.rollout_function import START_TOKENS, RolloutFunction, problem_order
 from selfcorrect.train.rl.rollouts import within_context
 from selfcorrect.train.rl.samplers import open_sampler
+from selfcorrect.types import Problem
 
 if TYPE_CHECKING:
     from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
@@ -71,7 +74,6 @@ def run(
     def train(folder: Path) -> dict[str, Any]:
         from selfcorrect.train.rl.guard_callback import GuardCallback, fall_back
 
-        hold_whole_weights()
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         problems, too_long = within_context(
             training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model),
@@ -79,7 +81,14 @@ def run(
             recipe.sampling,
             context_of_policy(recipe),
         )
-        sampler = open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
+        sampler = open_sampler(
+            recipe.sampler,
+            codec,
+            recipe.model,
+            recipe.max_batch,
+            recipe.sampler_options,
+            use_bf16(recipe.precision),
+        )
         metrics = open_metrics(folder)
         with closing(sampler), meter(recipe.name, recipe.steps) as progress:
             progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
@@ -93,7 +102,8 @@ def run(
             trainer.release()
             last = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
             save_model(trainer, codec, folder)
-        said = {"result_step": last, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
+        said: dict[str, Any] = {"result_step": last, "stopped_by": watch.stopped_by, "warnings": watch.warnings}
+        said |= {"compute": _compute(recipe, metrics, problem_order(recipe, problems), folder)}
         return _summary(recipe, metrics) | said | {"prompt-too-long": len(too_long)}
 
     return run_stage(program, recipe, run_folder, train)
@@ -102,7 +112,8 @@ def run(
 def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> RenderableType:
     """Return what the training would do: resolved recipe, memory, steps, samples, tokens, first prompt."""
     batch = Batch(recipe.micro_rows, recipe.sampling.budget, recipe.checkpointing)
-    shown = describe(recipe, batch, recipe.beta > 0, value_model)
+    replica = recipe.sampler == "replica"
+    shown = describe(recipe, batch, Models(int(recipe.beta > 0), value_model, replica))
     samples = recipe.prompts_per_step * recipe.generations
     shown.append(
         f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "
@@ -132,6 +143,24 @@ def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> Rende
 def context_of_policy(recipe: RlRecipe) -> int | None:
     """Return the most tokens of a prompt and its completion together."""
     return context_of(EngineRecipe(model=recipe.model, options=recipe.sampler_options))
+
+
+def _compute(recipe: RlRecipe, metrics: Metrics, order: Sequence[Problem], folder: Path) -> Compute | None:
+    """Return what a run took: its rollouts with those of the start model; None where a row of before has no counts."""
+    rollouts = [row for row in metrics.rows if row.get("sampled_at") is not None]
+    start, at_start = folder / START_TOKENS, 0
+    if recipe.guard.watches_turn1:
+        if not start.exists():
+            return None
+        at_start = int(read_json(start)["sampled_tokens"])
+    if any("sampled_tokens" not in row for row in rollouts):
+        return None
+    seen = order if at_start else order[: len(rollouts) * recipe.prompts_per_step]
+    return Compute(
+        problems=len({problem.id for problem in seen}),
+        sampled_tokens=at_start + sum(row["sampled_tokens"] for row in rollouts),
+        trained_tokens=sum(row["trained_tokens"] for row in rollouts),
+    )
 
 
 def _summary(recipe: RlRecipe, metrics: Metrics) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def measure(
         "ungradable": sum(any(is_correct(attempt) is None for attempt in one.attempts) for one in trajectories),
         "without_reward": len(rewards) - len(given),
         "zero_variance": sum(len(group) < 2 for group in groups) / len(groups),
+        "sampled_tokens": sum(one.sampled_tokens for one in trajectories),
         "mean_length": sum(one.sampled_tokens for one in trajectories) / len(trajectories),
         "truncated": 100 * sum(one.stop == "length" for one in trajectories) / len(trajectories),
         "over_limits": 100 * sum(any(map(is_over_limits, one.attempts)) for one in trajectories) / len(trajectories),
@@ -58,6 +59,7 @@ def measure(
         changes = [share - before for share, before in both]
         row |= {"turn1_start": 100 * statistics.fmean(before for _, before in both)}
         row |= {"turn1_change": 100 * statistics.fmean(changes), "turn1_change_se": _standard_error(changes)}
+        row |= {"turn1_changes": [round(change, 4) for change in changes]}
     return row
 
 

@@ -150,7 +150,7 @@ def test_llama_factory_finds_its_files(finished, codec) -> None:
     export(finished, ["llama-factory"], codec)
     folder = finished / "export/llama-factory"
     info = json.loads((folder / "dataset_info.json").read_text())
-    assert set(info) == {"self-rewarding", "raft", "raft-plus", "preferences"}
+    assert set(info) == {"self-rewarding", "single-turn", "raft", "raft-plus", "preferences"}
     for name, described in info.items():
         assert set(described) <= {"file_name", "columns", "ranking"}
         first = next(read_jsonl(folder / described["file_name"]))

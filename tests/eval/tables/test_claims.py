@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from selfcorrect.eval.results import EvalResult
 from selfcorrect.eval.run import EvalRecipe, summary
 from selfcorrect.eval.tables.claims import Claim, Found, Rows, claims_of, judged, opposite
+from selfcorrect.runs.compute import Compute
 from selfcorrect.types import Trajectory, Verdict
 from tests.eval.conftest import make_path
 
@@ -83,8 +85,23 @@ def test_rl_that_improves_the_correction_alone() -> None:
 def test_the_control_is_the_untrained_model_that_is_asked() -> None:
     rows = {"asked": row(200, 4, 600, 196), "ift": row(100, 4, 600, 296), "grpo": row(250, 4, 600, 146)}
     assert one(rows, "control: ift").verdict is FAILS
-    assert one(rows, "control: grpo").verdict is HOLDS
-    assert [claim.control for claim in claims_of(rows)].count(True) == 2
+    assert one(rows, "control: grpo ends above the untrained").verdict is HOLDS
+    assert one(rows, "control: grpo ends above IFT that had").verdict is MISSING
+    assert one(rows, "control: a random reward").verdict is MISSING
+    assert [claim.control for claim in claims_of(rows)].count(True) == 4
+
+
+def test_the_control_of_equal_compute_and_that_of_a_random_reward() -> None:
+    def costing(tokens: int, row: tuple[EvalResult, Sequence[Trajectory]]) -> tuple[EvalResult, Sequence[Trajectory]]:
+        return replace(row[0], compute=Compute(10, tokens, 3)), row[1]
+
+    rows = {"ift": row(100, 4, 600, 296), "grpo": costing(7000, row(150, 4, 600, 246))}
+    rows |= {"ift-longer": costing(7100, row(250, 4, 600, 146)), "random": row(40, 90, 500, 370)}
+    longer = one(rows, "control: grpo ends above IFT that had")
+    assert longer.verdict is FAILS
+    assert longer.ours.endswith("tokens sampled to make them 7,100 and 7,000")
+    assert one(rows, "control: a random reward").verdict is HOLDS
+    assert one(rows, "control: a random reward").ours.endswith("unknown and unknown")
 
 
 def test_what_is_not_there_is_not_tested_and_what_holds_by_construction_is_no_claim() -> None:

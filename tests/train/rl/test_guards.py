@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from selfcorrect.train.rl.guards import GuardRecipe, findings, healthy_steps, offenders, turn1_fall
+from benchmarks.guard import SETTINGS, Setting, stopped
+from selfcorrect.train.rl.guards import GuardRecipe, findings, healthy_steps, log_capital, offenders
 from selfcorrect.types import Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 HEALTHY = {
     "problems": 16,
     "turn1_change": 0.0,
     "turn1_change_se": 3.0,
+    "turn1_changes": [0.1, -0.1] * 8,
     "verdict_rate": 99.0,
     "rm_C": 90.0,
     "rm_W": 80.0,
@@ -102,68 +105,64 @@ def test_rollouts_that_could_not_be_graded_are_left_out() -> None:
     assert healthy_steps(history, GuardRecipe(), 40) == [0, 1, 2]
 
 
-def fallen(change: float, count: int, error: float = 6.0) -> list[dict[str, float | None]]:
-    return [row | {"turn1_change": change, "turn1_change_se": error} for row in rows([70.0] * count)]
+def fallen(change: float, count: int, seed: int = 3) -> list[dict[str, Any]]:
+    """Rollouts whose 16 problems change by ``change`` points on average, each by up to 40 points more or less."""
+    around = 40 * np.linspace(-1, 1, 16)
+    error = float((change + around).std(ddof=1) / 4)
+    measured = {"turn1_change": change, "turn1_change_se": error, "turn1_changes": list((change + around) / 100)}
+    return [row | measured for row in rows([70.0] * count)]
 
 
 def test_a_fall_is_one_where_chance_does_not_explain_it() -> None:
-    """5 points are permitted. Ten more in three rollouts are 2.9 standard errors, in twelve rollouts 5.8."""
+    """5 points are permitted."""
     assert not said(fallen(-15.0, 3))
     assert said(fallen(-15.0, 12)) == [
-        "turn1-floor: turn-1 accuracy is 15.0% ± 3.5% below the start model's on the 192 problems of the last 12 "
-        "rollouts (p = 2e-08)"
+        "turn1-floor: turn-1 accuracy is 15.0% ± 3.7% below the start model's on the 192 problems of the last 12 "
+        "rollouts (p = 0.0009)"
     ]
-    assert not said(fallen(-4.0, 40, error=0.1))
+    assert not said(fallen(-4.0, 40))
     assert not said(fallen(-15.0, 12), GuardRecipe(max_turn1_drop=None))
     assert not said([row | {"turn1_change": None} for row in fallen(-15.0, 12)])
 
 
+def test_rows_without_the_changes_of_problems_are_one_observation_each() -> None:
+    """A run that an older version began is watched on: a fall of 45 points takes some 30 rollouts."""
+    old = [{name: value for name, value in row.items() if name != "turn1_changes"} for row in fallen(-45.0, 30)]
+    assert not said(old[:10])
+    assert said(old)[0].startswith("turn1-floor: turn-1 accuracy is 45.0%")
+
+
 def test_the_weights_from_before_a_fall_are_the_healthy_ones() -> None:
-    history = fallen(0.0, 6) + fallen(-25.0, 3)
+    history = fallen(0.0, 6) + fallen(-30.0, 4)
     history = [row | {"sampled_at": step} for step, row in enumerate(history)]
-    assert said(history)[0].startswith("turn1-floor: turn-1 accuracy is 25.0%")
+    assert said(history)[0].startswith("turn1-floor: turn-1 accuracy is 30.0%")
     assert healthy_steps(history, GuardRecipe(), 40) == [0, 1, 2, 3, 4, 5]
     assert healthy_steps(history[:6], GuardRecipe(), 40) == [0, 1, 2, 3, 4, 5]
 
 
-def simulated(drops: np.ndarray, problems: int, start_paths: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Return a run's rows: problems as different as the embedded model's (mean 0.52, deviation 0.36), 8 paths each.
-
-    ``drops`` are how far the model's turn 1 lies below the start model's in each rollout, as shares of 1.
-    """
-    mean, deviation, paths = 0.52, 0.36, 8
-    spread = mean * (1 - mean) / deviation**2 - 1
-    right_at_start = rng.beta(mean * spread, (1 - mean) * spread, (len(drops), problems))
-    now = rng.binomial(paths, right_at_start * (1 - drops[:, None] / mean)) / paths
-    changes = 100 * (now - rng.binomial(start_paths, right_at_start) / start_paths)
-    errors = changes.std(1, ddof=1) / problems**0.5
-    return [
-        HEALTHY | {"sampled_at": t, "turn1": 50.0, "problems": problems, "turn1_change": c, "turn1_change_se": e}
-        for t, (c, e) in enumerate(zip(changes.mean(1).tolist(), errors.tolist(), strict=True))
-    ]
+@pytest.mark.parametrize("chance", [0.5, 0.05, 0.99])
+def test_a_wager_gains_nothing_on_average_where_the_fall_is_the_permitted_one(chance: float) -> None:
+    """The exact expectation over all outcomes of 4 problems that fall by 1 or rise: what Ville's inequality needs."""
+    rise = (chance - 0.05) / (1 - chance) if chance < 0.525 else (1 - 0.05 / chance) * chance / (1 - chance)
+    rise = min(1.0, rise)
+    fall = (rise * (1 - chance) + 0.05) / chance
+    expected = 0.0
+    for outcome in itertools.product((-fall, rise), repeat=4):
+        probability = np.prod([chance if change < 0 else 1 - chance for change in outcome])
+        expected += probability * np.exp(log_capital([outcome[:2], outcome[2:]], 0.05)[0])
+    assert expected == pytest.approx(1.0)
 
 
-def stopped(drops: np.ndarray, runs: int, problems: int, start_paths: int) -> int:
-    """Return how many of so many simulated runs are stopped."""
-    rng, recipe = np.random.default_rng(7), GuardRecipe(action="stop", start_paths=start_paths)
-    count = 0
-    for _ in range(runs):
-        history = simulated(drops, problems, start_paths, rng)
-        count += any(turn1_fall(history[: t + 1], recipe, len(drops)) for t in range(len(drops)))
-    return count
+@pytest.mark.parametrize("setting", SETTINGS[:-3], ids=str)
+def test_false_alarms_are_rarer_than_stated(setting: Setting) -> None:
+    """5% is stated where turn 1 lies 5 points low in every rollout; Student's t stopped up to 55% of these."""
+    assert stopped(np.full(setting.rollouts, 0.05), setting, runs=200) <= 0.05
 
 
-@pytest.mark.parametrize(("problems", "start_paths"), [(16, 2), (24, 1)])
-def test_false_alarms_are_rarer_than_stated(problems: int, start_paths: int) -> None:
-    """At the worst of what is permitted, 5 points low in every rollout, 5% is stated; less at 2 points."""
-    assert stopped(np.full(40, 0.05), 100, problems, start_paths) <= 5
-    assert stopped(np.full(40, 0.02), 100, problems, start_paths) <= 1
-
-
-@pytest.mark.parametrize(("problems", "start_paths"), [(16, 2), (24, 1)])
-def test_a_drift_of_twenty_points_is_seen(problems: int, start_paths: int) -> None:
-    """Linear over 40 rollouts: 20 points at their end, 10 on average."""
-    assert stopped(np.linspace(0, 0.20, 40), 100, problems, start_paths) >= 95
+@pytest.mark.parametrize("setting", [SETTINGS[0], SETTINGS[4]], ids=str)
+def test_a_drift_of_twenty_points_is_seen(setting: Setting) -> None:
+    """Linear over the run: 20 points at its end, 10 on average."""
+    assert stopped(np.linspace(0, 0.20, setting.rollouts), setting, runs=200) >= 0.95
 
 
 def path(first: str, verdict: Verdict | None, second: str | None = None, stop: str = "verdict") -> Trajectory:

@@ -280,6 +280,7 @@ def test_the_start_model_attempts_the_problems_of_every_rollout(codec: ChatCodec
     assert script.seeds == [sample_seed(5, "start", place, n) for place in range(2) for n in range(2)]
     assert json.loads((tmp_path / "start.json").read_text()) == [0.5, 0.0]
     assert rollout_function.start == [{"p": 0.5}, {"q": 0.0}]
+    assert json.loads((tmp_path / "start-tokens.json").read_text()) == {"sampled_tokens": 150}
     again = RolloutFunction(recipe, codec, PROBLEMS, script)
     again.measure_start(None, tmp_path / "start.json")  # a resumed run reads it
     assert again.start == rollout_function.start
@@ -328,11 +329,13 @@ def test_the_row_of_a_rollout_in_full(codec: ChatCodec) -> None:
     rollouts = scored(codec)
     paths = [rollout.trajectory for rollout in rollouts.rollouts]
     row = measure(paths, rollouts.rewards, 4, start={"p": 0.5, "q": 0.0})
+    assert row.pop("turn1_changes") == [-0.25, 0.5]
     assert {name: value if value is None else round(value, 4) for name, value in row.items()} == {
         "reward": 0.5714,
         "ungradable": 2,
         "without_reward": 1,
         "zero_variance": 0.0,
+        "sampled_tokens": 290,
         "mean_length": 36.25,
         "truncated": 12.5,
         "over_limits": 0.0,
