@@ -340,15 +340,15 @@ def end_suddenly(number: int, first: int) -> dict[str, Any]:
         time.sleep(0.05)
     time.sleep(random.Random(number).uniform(0, 1))
     how = signal.SIGKILL if number % 2 == 0 else signal.SIGINT
+    hung, wrong = 0, said["wrong"]  # what a process says while it ends, its workers gone, is not counted
     process.send_signal(how)
-    hung = 0
     try:
         process.wait(ENDS_S)
     except subprocess.TimeoutExpired:
         hung = 1
         process.kill()
         process.wait()
-    return {"gradings": said["done"], "hung": hung, "orphans": len(remaining(mark)), "wrong": said["wrong"]}
+    return {"gradings": said["done"], "hung": hung, "orphans": len(remaining(mark)), "wrong": wrong}
 
 
 def remaining(mark: str) -> list[int]:

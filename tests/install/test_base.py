@@ -26,7 +26,7 @@ def modules_of(requirements: list[str]) -> set[str]:
     return {MODULES.get(name, name) for name in names}
 
 
-DOORS = {"inspect_ai": {"inspect_ai", "anyio"}, "verifiers": {"verifiers"}}
+DOORS = {"inspect_ai": {"inspect_ai", "anyio"}, "verifiers": {"verifiers"}, "verl": {"verl"}}
 """What an adapter may import beside ours: the tool that calls it, which is there then, and what that tool rests on."""
 
 
