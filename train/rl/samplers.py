@@ -117,8 +117,9 @@ class ReplicaSampler:
     def __init__(self, codec: ChatCodec, model: str, max_batch: int, dtype: str) -> None:
         from selfcorrect.engines.local.engine import TransformersEngine
 
-        copy = load_model(model, "auto", dtype).to("cuda" if has_gpu() else "cpu").eval()
-        self._engine = TransformersEngine(copy, codec.tokenizer, max_batch=max_batch)
+        loaded: Any = load_model(model, "auto", dtype)
+        whole = loaded.to("cuda" if has_gpu() else "cpu").eval()
+        self._engine = TransformersEngine(whole, codec.tokenizer, max_batch=max_batch)
 
     def follow(self, model: Any) -> None:
         """Renew the copy."""
