@@ -32,7 +32,7 @@ EXTRAS = {
     "openai": ("transformers", "numpy", "scipy", "httpx2", "jinja2"),
     "vllm": ("vllm",),
     "ray": ("ray",),
-    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "httptools", "uvloop"),
     "latex": ("latex2sympy2_extended",),
     "logs": ("zstandard", "pyarrow"),
     "gguf": ("gguf",),

@@ -99,7 +99,7 @@ def show(*what: RenderableType, style: str | None = None) -> None:
 
 def show_part(text: str, style: str = "") -> None:
     """Print a part of a text to standard output as it comes: no line is ended, none is broken."""
-    output.print(Text(text, style), end="", soft_wrap=True)
+    output.print(Text(clean(text), style), end="", soft_wrap=True)  # `Text` would drop a bell, not show it
 
 
 def show_file(text: str) -> None:

@@ -63,8 +63,8 @@ def pooled(runs: Sequence[Path]) -> Rows:
     """Return the rows of runs by their names; one that several runs have is scored over all its trajectories."""
     by_name: dict[str, list[EvaluatedRow]] = {}
     for run in runs:
-        for scores in sorted(run.glob(f"eval/*/{SCORES}")):
-            by_name.setdefault(scores.parent.name, []).append(read_row(scores.parent))
+        for file in sorted(run.glob(f"eval/*/{SCORES}")):
+            by_name.setdefault(file.parent.name, []).append(read_row(file.parent))
     found: dict[str, tuple[EvalResult, Sequence[Trajectory]]] = {}
     for name, rows in by_name.items():
         trajectories = [trajectory for row in rows for trajectory in row.trajectories(tokens=False)]

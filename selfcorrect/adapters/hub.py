@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -155,10 +156,11 @@ def model_card(folder: Path, name: str, rows: Sequence[EvaluatedRow]) -> str:
         reason = str(error).splitlines()[0]
         raise InputError(f"{readme}: its front matter cannot be read ({reason}); mend or remove it") from error
     is_judge = _is_judge(folder)
-    card.data.library_name = "transformers"
-    card.data.base_model = base_on_hub(recipe, folder)
-    card.data.pipeline_tag = "text-classification" if is_judge else "text-generation"
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "selfcorrect"]))
+    about: Any = card.data
+    about.library_name = "transformers"
+    about.base_model = base_on_hub(recipe, folder)
+    about.pipeline_tag = "text-classification" if is_judge else "text-generation"
+    about.tags = list(dict.fromkeys([*(about.tags or []), "selfcorrect"]))
     card.text = _with_section(card.text, "Use", _use_of_a_judge(name) if is_judge else _use(folder, name, rows))
     card.text = _with_section(card.text, "Evaluation", _evaluation(rows))
     card.text = _with_section(card.text, "Calibration", _calibration(folder, rows))

@@ -69,7 +69,7 @@ def chat(
             remembers=recipe.history,
         )
         if sys.stdin.isatty() and not as_json:
-            talk(session, "Question: " if plain else "› ")
+            talk(session, "Question: " if plain else "ask> ")
         else:
             answer_lines(session, as_json)
         if session.model is not model:

@@ -75,8 +75,8 @@ def run_steps(
     logs = run / "logs"
     make_folder(logs)
     done = {step.name for step in steps if step.folder and finished(step.folder) is not None}
-    for step in steps if check else ():
-        if step.name in done:
+    if check is not None:
+        for step in [step for step in steps if step.name in done]:
             check(step)
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.cli import evaluate, train
+from selfcorrect.cli.generation import generation
 from selfcorrect.cli.stages import Stage, resolve
 from selfcorrect.errors import RunFolderError
 from selfcorrect.runs.progress import quiet_bars
@@ -31,8 +33,6 @@ def unchanged(step: Step) -> None:
 
 def _stage_of(step: Step) -> tuple[Stage[Any, Any], list[str], Path]:
     """Return the stage of a step, the words after its command without options, and its run folder."""
-    from selfcorrect.cli import evaluate, train
-    from selfcorrect.cli.main import generation
 
     words = list(step.args)
     options = {}

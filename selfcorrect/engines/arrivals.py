@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 from selfcorrect.engines import Sample, SamplePart
 from selfcorrect.errors import EngineError
+
+PACE: ContextVar[Callable[[], float]] = ContextVar("PACE", default=lambda: 0.0)
+"""How long readers wait from one part to the next, in seconds; the end of a sample is given at once. The server sets it
+by how many it serves, because a part costs the processor more than a token does."""
 
 
 class Arrivals:
@@ -47,6 +52,8 @@ class Arrivals:
                 watched = () if self.watched is None else tuple(self.watched[given:end])
                 yield SamplePart(tuple(self.token_ids[given:end]), watched)
                 given = end
+                if (pause_s := PACE.get()()) > 0:
+                    await asyncio.wait((sample,), timeout=pause_s)
         whole = sample.result()
         if whole.token_ids[:given] != tuple(self.token_ids[:given]):
             raise EngineError("the engine sampled other tokens than those that it had begun with")

@@ -222,29 +222,35 @@ class Wire(Protocol):
 
 
 async def _events(request: Request, server: Server, order: Order, wire: Wire) -> AsyncGenerator[bytes, None]:
-    """Give the events of a streamed answer; ApiError before the first one, an error event after it."""
+    """Give the events of a streamed answer; ApiError before the first one, an error event after it.
+
+    The last events are given when the places are free again: a client that has them may ask at once.
+    """
     begun = False
-    async with server.samples(order, request.state.client) as samples:
-        try:
-            async with aclosing(samples.items(server.streams(order))) as arriving:
-                async for arrived in arriving:
-                    if not arrived:
-                        yield ALIVE
-                        continue
-                    sent = bytearray(b"" if begun else wire.opening())
-                    begun = True
-                    if order.votes == 1:
-                        for place in sorted({place for place, _ in arrived}):
-                            sent += wire.items(place, [item for at, item in arrived if at == place])
-                    if sent:
-                        yield bytes(sent)
-            choices, total = chosen(order, samples.readers, [one for one in samples.finished if one is not None])
-            won = [wire.winner(index, choice.reader) for index, choice in enumerate(choices) if order.votes > 1]
-            yield b"".join(won) + wire.closing(choices, total)
-        except ApiError as error:
-            if not begun:
-                raise
-            yield wire.failed(error, request.state.request_id)
+    try:
+        async with (
+            server.samples(order, request.state.client) as samples,
+            aclosing(samples.items(server.streams(order))) as arriving,
+        ):
+            async for arrived in arriving:
+                if not arrived:
+                    yield ALIVE
+                    continue
+                sent = bytearray(b"" if begun else wire.opening())
+                begun = True
+                if order.votes == 1:
+                    for place in sorted({place for place, _ in arrived}):
+                        sent += wire.items(place, [item for at, item in arrived if at == place])
+                if sent:
+                    yield bytes(sent)
+        choices, total = chosen(order, samples.readers, [one for one in samples.finished if one is not None])
+        won = [wire.winner(index, choice.reader) for index, choice in enumerate(choices) if order.votes > 1]
+        last = b"".join(won) + wire.closing(choices, total)
+    except ApiError as error:
+        if not begun:
+            raise
+        last = wire.failed(error, request.state.request_id)
+    yield last
 
 
 class EventStream(StreamingResponse):

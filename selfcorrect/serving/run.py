@@ -29,7 +29,10 @@ AFTER_GRACE_S = 5.0
 def serve(recipe: ServeRecipe, open_source: Callable[[], Source]) -> None:
     """Serve until a signal. Before anything is loaded, InputError for a port or a key file that cannot be had."""
     keys = read_keys(recipe.key_file, recipe.key_env)
-    with bound(recipe.host, recipe.port, recipe.limits.unread_s) as listening, asyncio.Runner() as runner:
+    with (
+        bound(recipe.host, recipe.port, recipe.limits.unread_s) as listening,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
         source = open_source()
         try:
             server = Server(source, recipe.name or runner.run(source.meet()), recipe, keys)
@@ -39,6 +42,16 @@ def serve(recipe: ServeRecipe, open_source: Callable[[], Source]) -> None:
             runner.run(listener.serve(sockets=[listening]))
         finally:
             runner.run(source.close())
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop's, which comes with the extra; None, for asyncio's, where it is not."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return made
 
 
 class Listener(uvicorn.Server):

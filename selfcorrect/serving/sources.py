@@ -118,14 +118,13 @@ class ModelSource:
 
 
 def usage_of(trajectory: Trajectory) -> Usage:
-    """Return the tokens of a trajectory; all that was sampled before the last attempt, or to judge it, is reasoning."""
-    sampled = trajectory.sampled_tokens + len(trajectory.ends)
-    last = [span for span in trajectory.spans if span.sampled and span.role in (Role.ATTEMPT, Role.REVISION)][-1:]
-    answer = sum(span.end - span.start for span in last)
-    stops = len(trajectory.ends)
+    """Return the tokens of a trajectory; the token that ends a message belongs to the part that it ends."""
+    ids, _, spans = trajectory.whole()
+    sampled = sum(span.end - span.start for span in spans if span.sampled)
+    answer = [span.end - span.start for span in spans if span.sampled and span.role is not Role.EVALUATION][-1:]
     return Usage(
-        prompt=len(trajectory.token_ids) - trajectory.sampled_tokens,
+        prompt=len(ids) - sampled,
         completion=sampled,
-        reasoning=max(0, sampled - stops - answer),
-        opening=trajectory.spans[0].end if trajectory.spans else 0,
+        reasoning=sampled - sum(answer),
+        opening=spans[0].end if spans else 0,
     )

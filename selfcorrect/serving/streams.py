@@ -1,7 +1,7 @@
 """`Samples`: the trajectories of one request under way at once, read in one place. Used by every address that answers.
 
-Each trajectory has a task that reads its events; what has arrived is handed over together. So a token is sent as soon
-as it is there, while few are under way; with many, those of `PER_STREAM_S` times their number share an event, because
+Each trajectory has a task that reads its events; what has arrived is handed over together. While few are under way a
+token is sent as soon as it is there; with many, the tokens of `PER_STREAM_S` times their number share an event, because
 an event costs the processor more than a token does. Leaving the iterator, for whatever reason, ends the tasks, which
 ends the work in the engine.
 """
@@ -17,13 +17,14 @@ from typing import Any
 from starlette.types import Receive
 
 from selfcorrect.correction.events import Event
+from selfcorrect.engines.arrivals import PACE
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.serving.answers import Item, Reader
 from selfcorrect.serving.errors import ApiError, api_error, fault
 from selfcorrect.serving.sources import Finished
 from selfcorrect.types import StopReason
 
-PER_STREAM_S = 0.0005
+PER_STREAM_S = 0.001
 """A stream sends at most every so many seconds for each stream that is under way, where they are more than `FEW`."""
 
 FEW = 8
@@ -48,9 +49,8 @@ class UnderWay:
         for request in self.requests:
             request.wake()
 
-    @property
     def interval_s(self) -> float:
-        """How long a stream waits from one event to the next."""
+        """Return how long a stream waits from one event to the next."""
         return 0.0 if self.count <= FEW else self.count * PER_STREAM_S
 
 
@@ -99,8 +99,6 @@ class Samples:
                     alarm = loop.call_at(min(ends_at, loop.time() + QUIET_S), self.wake)
                     if not arrived:
                         yield []
-                if arrived and (pause_s := self._under_way.interval_s) > 0:
-                    await asyncio.sleep(pause_s)
         finally:
             alarm.cancel()
             self._under_way.requests.discard(self)
@@ -118,6 +116,7 @@ class Samples:
 
     async def _read(self, place: int, stream: AsyncIterator[Event | Finished]) -> None:
         reader = self.readers[place]
+        PACE.set(self._under_way.interval_s)
         try:
             async with aclosing(stream):  # type: ignore[type-var]
                 async for event in stream:

@@ -146,12 +146,10 @@ class Plan:
         for benchmark, recipe in self.study.evaluation.items():
             name = f"{benchmark}{row.name}"
             judge = (f"judge.engine.model={self.run / 'checkpoints' / row.judge}",) if row.judge else ()
-            words = ("eval", "calibrate", "calibration") if row.command else ("eval", recipe)
-            words += (f"row={name}", f"label={row.label}", f"method={row.method}", f"engine.model={model}")
-            everywhere = () if row.command else self.study.everywhere
-            steps.append(
-                self._step(f"eval {name}", (*words, *judge, *row.settings, *everywhere), f"eval/{name}", after)
-            )
+            words = ["eval", "calibrate", "calibration"] if row.command else ["eval", recipe]
+            words += [f"row={name}", f"label={row.label}", f"method={row.method}", f"engine.model={model}"]
+            words += [*judge, *row.settings, *(() if row.command else self.study.everywhere)]
+            steps.append(self._step(f"eval {name}", words, f"eval/{name}", after))
         return steps
 
     def _checkpoint(self, name: str) -> str:

@@ -61,6 +61,10 @@ class Runner(Protocol):
         """Drop what finished rows left behind."""
         ...
 
+    def free(self) -> None:
+        """Free the cache; nothing is sampled afterwards."""
+        ...
+
 
 class ContinuousBatch:
     """The live and the waiting rows of one model, and their cache."""
@@ -99,6 +103,7 @@ class ContinuousBatch:
     def clear(self) -> list[Row]:
         """Forget and return every row, and free the cache."""
         rows = [*self.live, *self.waiting]
+        self._runner.free()
         self.live, self._runner, self._settings = [], self._new_runner(), None
         self.waiting.clear()
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ from selfcorrect.types import Trajectory
 for _module in ("torch", "httpx2"):
     pytest.importorskip(_module, reason="comes with the extra train")
 
-from selfcorrect.chat import ChatCodec
+from selfcorrect.chat import ChatCodec  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("engine_test_server", Path(__file__).parents[1] / "engines" / "server.py")
 assert spec
@@ -47,7 +48,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Terminal:
-    """A chat in a pseudo-terminal; ``screen`` is all that it wrote so far."""
+    """A chat in a pseudo-terminal."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.ours, theirs = pty.openpty()
@@ -61,22 +62,21 @@ class Terminal:
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),  # Ctrl-C reaches it
         )
         os.close(theirs)
-        self.screen = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def say(self, text: str) -> None:
         os.write(self.ours, text.encode())
 
-    def until(self, *texts: str, seconds: float = 60.0) -> str:
+    def until(self, *texts: str, seconds: float = 90.0) -> str:
         """Read until all texts came since the last call; return what did."""
         new, ends = "", time.monotonic() + seconds
         while not all(text in ESCAPE.sub("", new) for text in texts):
             ready, _, _ = select.select([self.ours], [], [], max(0.0, ends - time.monotonic()))
             assert ready, f"waited for {texts}, got {new!r}"
             try:
-                new += os.read(self.ours, 65536).decode(errors="replace")
+                new += self.decoder.decode(os.read(self.ours, 65536))
             except OSError:  # the other end is closed
                 break
-        self.screen += new
         return new
 
     def leave(self) -> int:
@@ -103,42 +103,42 @@ def run() -> Iterator[Any]:
 
 def piped(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CHAT, *arguments], input=text, capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=120
+        [*CHAT, *arguments], input=text, capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=240
     )
 
 
 def test_a_conversation_in_a_terminal(run: Any, tmp_path: Path) -> None:
     chat = run()
-    assert "method asked" in chat.until("Ctrl-D leaves", "› ")
+    assert "method asked" in chat.until("Ctrl-D leaves", "ask> ")
     chat.say(QUESTION + "\n")
-    said = chat.until("answer 2148", "› ")
+    said = chat.until("answer 2148", "ask> ")
     plain = ESCAPE.sub("", said)
     parts = ["attempt 1", "2548", "self-evaluation", "✗ judged wrong", "P(correct) 0.03", "superseded 2548", "revision"]
     places = [plain.index(part) for part in parts]
     assert places == sorted(places)
     assert re.search(r"\x1b\[[0-9;]*9m2548", said), "struck through"
     chat.say("/trace\n")
-    traced = chat.until("stop: horizon", "› ")
-    assert "external, 35 tokens" in ESCAPE.sub("", traced)
+    traced = chat.until("stop: horizon", "ask> ")
+    assert "external, 53 tokens" in ESCAPE.sub("", traced)
     chat.say("/budget 20\n")
-    chat.until("20 tokens a question", "› ")
+    chat.until("20 tokens a question", "ask> ")
     chat.say("/retry\n")
-    chat.until("seed 1, at temperature 0.7", "token budget is used up", "› ")
+    chat.until("seed 1, at temperature 0.7", "token budget is used up", "ask> ")
     chat.say("/budget off\n")
-    chat.until("none for a question", "› ")
+    chat.until("none for a question", "ask> ")
     file = tmp_path / "talk.jsonl"
     for said in (f"2 trajectories in {file}", "exists"):
         chat.say(f"/save {file}\n")
-        chat.until(said, "› ")
+        chat.until(said, "ask> ")
     rows = [Trajectory.from_json(json.loads(line)) for line in file.read_text().splitlines()]
     assert [row.stop for row in rows] == ["horizon", "length"]
     for line, said in (("/hlep", "/help"), ("/budget none", "expected a number"), ("/model no/such/model", "no/such")):
         chat.say(line + "\n")
-        chat.until(said, "› ")
+        chat.until(said, "ask> ")
     chat.say("/model embedded-1\n")
-    chat.until("embedded-1: method asked", "› ")
+    chat.until("embedded-1: method asked", "ask> ")
     chat.say("\x03")
-    chat.until("Ctrl-D leaves", "› ")
+    chat.until("Ctrl-D leaves", "ask> ")
     assert chat.leave() == 0
 
 
@@ -174,9 +174,9 @@ def test_plain_words_in_a_terminal_are_whole_lines(run: Any) -> None:
 
 def test_no_colour_where_none_is_wanted(run: Any) -> None:
     chat = run(NO_COLOR="1")
-    chat.until("› ")
+    chat.until("ask> ")
     chat.say(QUESTION + "\n")
-    said = chat.until("answer 2148", "› ")
+    said = chat.until("answer 2148", "ask> ")
     assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|4[0-7]|9[0-7])m", said)
     assert chat.leave() == 0
 
@@ -199,19 +199,19 @@ def script(request: SampleRequest, prompt: str) -> str:
 def test_what_a_model_writes_is_never_obeyed_and_a_follow_up_sees_final_answers(run: Any, folder: str) -> None:
     with servers.Server(ChatCodec.load(folder), script, servers.vllm) as server:
         chat = run(folder, "--endpoint", server.url, "loop.method=asked")
-        chat.until("sees the final answers", "› ")
+        chat.until("sees the final answers", "ask> ")
         chat.say("What is 2+3?\n")
-        said = chat.until("answer 1", "› ")
+        said = chat.until("answer 1", "ask> ")
         for harm in ("\x1b]0;", "\x07", "\x1b[2J", "\u202e", "\x1b[31m "):
             assert harm not in said
         for shown in (r"\x1b]0;title\x07\x1b[2J[bold]five[/bold]", r"\u202e", "[link=x]é[/link]"):
             assert shown in ESCAPE.sub("", said)
         chat.say("And now?\n")
-        chat.until("answer 2", "› ")
+        chat.until("answer 2", "ask> ")
         chat.say("/new\n")
-        chat.until("a new conversation", "› ")
+        chat.until("a new conversation", "ask> ")
         chat.say("And now?\n")
-        chat.until("answer 1", "› ")
+        chat.until("answer 1", "ask> ")
         assert chat.leave() == 0
     prompts = [server.codec.decode(body["prompt"]) for body in server.bodies]
     assert "five" not in prompts[3], "a superseded attempt"
@@ -221,17 +221,17 @@ def test_what_a_model_writes_is_never_obeyed_and_a_follow_up_sees_final_answers(
 def test_ctrl_c_stops_the_answer_and_not_the_program(run: Any, folder: str) -> None:
     with servers.Server(ChatCodec.load(folder), script, servers.vllm, delay_s=20.0) as server:
         chat = run(folder, "--endpoint", server.url, "loop.method=asked")
-        chat.until("› ")
+        chat.until("ask> ")
         chat.say("What is 2+3?\n")
         while not server.bodies:
             time.sleep(0.01)
         started = time.monotonic()
         chat.say("\x03")
-        chat.until("stopped", "› ", seconds=10)
+        chat.until("stopped", "ask> ", seconds=10)
         assert time.monotonic() - started < 10
         server.delay_s = 0.0
         chat.say("What is 2+3?\n")
-        chat.until("answer 1", "› ")
+        chat.until("answer 1", "ask> ")
         assert chat.leave() == 0
 
 
