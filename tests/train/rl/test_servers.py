@@ -22,7 +22,7 @@ from selfcorrect.train.rl.samplers import open_sampler
 from tests.train.common.test_distributed import ROOT
 from tests.train.common.test_killed import logged, start
 
-STEPS = 30
+STEPS = 40
 
 
 def serve(model: str, port: int, record: Path) -> subprocess.Popen[bytes]:
