@@ -16,7 +16,7 @@ help:
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: demo embedded test test-slow test-install test-doors test-engines engines check audit mutants install format reference clean
+.PHONY: demo embedded test test-slow test-install test-doors test-engines engines check audit mutants install format reference docs clean
 
 demo: $(STAMP)  ## the whole way on the embedded model, about 10 minutes of work on 2 cores; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
@@ -74,8 +74,12 @@ $(ENGINES_STAMP): pyproject.toml constraints.txt
 	$(ENGINES)/bin/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev,ray]'
 	touch $@
 
-reference: $(STAMP)  ## write docs/configuration.md from the code
+reference: $(STAMP)  ## write the reference pages of docs/ from the code
 	$(BIN)/python docs/configuration.py
+	$(BIN)/python docs/reference.py
+
+docs: $(STAMP)  ## the documentation as a site, in runs/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)  ## format the code
 	$(BIN)/ruff format .

@@ -20,7 +20,8 @@ FIRST_SHARE = 0.25
 
 
 class Kind(StrEnum):
-    """The classes of training rows. RAFT and RAFT_PLUS are the STaR/RAFT baselines' blind revisions.
+    """The classes of training rows. RAFT and RAFT_PLUS are the STaR/RAFT baselines' blind revisions; SINGLE_TURN is
+    the baseline that learns attempts alone.
 
     P1, P2 and P3 are the preference pairs of method.md, section 3, chosen > rejected; both share problem and a1.
     """
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     D3 = "D3"  # correct a1, y1 = correct
     RAFT = "raft"  # wrong a1, correct a2
     RAFT_PLUS = "raft-plus"  # correct a1, correct a2
+    SINGLE_TURN = "single-turn"  # correct a1, and nothing after it
     P1 = "P1"  # (wrong a1, wrong, correct a2) > (wrong a1, wrong, wrong a2), of one y1
     P2 = "P2"  # (correct a1, wrong, correct a2) > (correct a1, wrong, wrong a2), of one y1
     P3 = "P3"  # (wrong a1, wrong, correct a2) > (wrong a1, correct), and

@@ -98,7 +98,7 @@ def _hold(folder: Path, recipe: GenRecipe, problems: Sequence[Problem] | None = 
 
 def _data_files(recipe: GenRecipe, data: Path) -> list[Path]:
     """Return the files of the data sets that a recipe asks for, cards for readers left out."""
-    sets = ["self-rewarding", *(("raft", "raft-plus") if recipe.baselines else ())]
+    sets = ["self-rewarding", *(("single-turn", "raft", "raft-plus") if recipe.baselines else ())]
     names = [f"sft/{name}" for name in sets] + (["preferences/pairs"] if recipe.wants_pairs else [])
     files = [data / f"{name}{ending}" for name in names for ending in (".jsonl", ".card.json")]
     return files + [data / "pass_rates.jsonl", *([data / "prompts.jsonl"] if recipe.prompts else ())]

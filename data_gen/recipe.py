@@ -52,7 +52,7 @@ class GenRecipe:
     match: Literal["auto", "difficulty", "none"] = "auto"  # difficulty: as many D1 as D3 rows of each problem
     cap_per_problem: int | None = 4  # rows of one class from one problem, at most
     balance: float | None = 2.0  # rows with a correct first attempt per row with a wrong one, at most, and the reverse
-    baselines: bool = False  # sample the revisions of STaR/RAFT and RAFT+ too, as many rows
+    baselines: bool = False  # rows of STaR/RAFT, RAFT+ and single-turn STaR/RAFT too, as many of each
     baseline_revisions: Literal["blind", "judged"] = "blind"  # asked for by INTRINSIC, or after a self-evaluation
     blind_per_attempt: int = 2  # of these, distinct revisions of one wrong attempt, at most
     examples: str = ""  # worked chats to show while sampling: "gsm8k" or a .yaml file

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from selfcorrect.grading import grade
     from selfcorrect.model import SelfCorrectModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 old_names.install()
 __all__ = ["SelfCorrectModel", "__version__", "grade"]
 

@@ -102,8 +102,9 @@ class LearnedTokens:
 class TrainingRow:
     """One example for fine-tuning.
 
-    ``kind`` is D1, D2, D3 or raft; ``first`` what the grader said of the first attempt (``right`` or ``wrong``);
-    ``format`` long-cot or two-turn. A row that somebody else made needs ``id``, ``token_ids`` and ``spans`` only.
+    ``kind`` is D1, D2, D3, raft or single-turn; ``first`` what the grader said of the first attempt (``right`` or
+    ``wrong``); ``format`` long-cot or two-turn. A row that somebody else made needs ``id``, ``token_ids`` and ``spans``
+    only.
     """
 
     id: str

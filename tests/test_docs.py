@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
+import os
 import re
 import shlex
 import shutil
@@ -9,17 +13,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
+import click
 import pytest
+import typer
 
+from selfcorrect.cli.options import RunByDefault
 from selfcorrect.correction.loop import Method
 from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.types import StopReason
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = ("selfcorrect", "data_gen", "train", "eval", "benchmarks")
 SOURCES = sorted(path for name in PACKAGES for kind in ("*.py", "*.yaml") for path in (ROOT / name).rglob(kind))
 
@@ -60,8 +68,13 @@ def schema_of(package: str, name: str) -> type[Any]:
     return found
 
 
+CHANGES = (ROOT / "docs" / "add-a-reward.md", ROOT / "docs" / "add-a-method.md")
+"""Pages whose commands need the change that they describe; they are run with it, below."""
+
+
 def shown_commands() -> list[tuple[str, str]]:
-    return sorted({(path.relative_to(ROOT).as_posix(), line) for path in PAGES + SOURCES for line in commands(path)})
+    pages = [path for path in PAGES + SOURCES if path not in CHANGES]
+    return sorted({(path.relative_to(ROOT).as_posix(), line) for path in pages for line in commands(path)})
 
 
 def recipe_and_overrides(words: list[str]) -> list[str]:
@@ -117,10 +130,9 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
 
 
-def test_the_configuration_reference_is_what_the_code_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "docs/configuration.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+@pytest.mark.parametrize("program", ["docs/configuration.py", "docs/reference.py"])
+def test_the_reference_pages_are_what_the_code_says(program: str) -> None:
+    done = subprocess.run([sys.executable, program, "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -195,3 +207,157 @@ def test_the_python_example_of_the_readme_shows_a_correction() -> None:
     assert printed
     result = subprocess.run([sys.executable, "-P", "-c", code[1]], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == printed[1], result.stderr[-2000:]
+
+
+# --- the site, and everything that can be typed ---------------------------------------------------------------------
+
+
+def test_the_site_has_every_page_and_no_dead_link(tmp_path: Path) -> None:
+    if not [theme for theme in entry_points(group="mkdocs.themes") if theme.name == "material"]:
+        pytest.skip("mkdocs-material builds the site; it is in the extra docs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    built = {path.stem for path in tmp_path.glob("*.html")}
+    assert {"index", "contributing", *(page.stem for page in PAGES if page.parent.name == "docs")} <= built
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    named = set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named == {page.name for page in PAGES if page.parent.name == "docs"} | {"index.md", "contributing.md"}
+
+
+TYPED = re.compile(r"^(?:\$ )?selfcorrect [a-z][^\n]*$", re.MULTILINE)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(selfcorrect [a-z][^`\n]+)`")
+
+
+def typed_commands(page: Path) -> Iterator[str]:
+    """Give every command of a page, whole: of its blocks with what a shell joins joined, and of its sentences."""
+    text = page.read_text(encoding="utf-8")
+    for language, block in BLOCK.findall(text):
+        if language in ("", "sh", "bash", "shell"):
+            yield from TYPED.findall(re.sub(r" *\\\n *", " ", block))
+    yield from INLINE.findall(BLOCK.sub("", text))
+
+
+def without_notes(command: str) -> str | None:
+    """Return a command as it is typed; None for a pattern of one ([RECIPE], KEY=VALUE, an ellipsis, a placeholder)."""
+    command = re.split(r"\s+#|\s{2,}|\s*[|>&]\s|\s2>", command.removeprefix("$ "))[0].strip()
+    return None if re.search(r"\[[A-Za-z]|KEY=|…|\.\.\.|\{[a-z]+\}|<[a-z]|\$\(", command) else command
+
+
+ALL_TYPED = sorted({(page.name, line) for page in PAGES for c in typed_commands(page) if (line := without_notes(c))})
+
+
+@pytest.mark.parametrize(("page", "line"), ALL_TYPED, ids=lambda value: str(value)[:60])
+def test_every_command_of_the_pages_is_one_that_the_command_line_reads(page: str, line: str) -> None:
+    """Each is parsed by its own command, options and all; what it names is tested above and in the stages' tests."""
+    words = shlex.split(line)[1:]
+    command: Any = typer.main.get_command(import_module("selfcorrect.cli.main").app)
+    context = click.Context(command, info_name="selfcorrect")
+    words = import_module("selfcorrect.cli.main").with_level(words)
+    while hasattr(command, "resolve_command"):
+        if isinstance(command, RunByDefault) and (not words or words[0] not in command.commands):
+            words = ["run", *words]
+        if not words or words[0].isupper():
+            return  # a group by its name alone, or a stand-in for one of its commands
+        name, command, words = command.resolve_command(context, words)
+        context = click.Context(command, info_name=name, parent=context)
+    if "--help" in words or "-h" in words:
+        return
+    needs_none = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    for parameter in needs_none:
+        parameter.required = parameter.required and bool(words)  # in a sentence a command may stand by its name alone
+    command.make_context(command.name, words, parent=context)
+
+
+def test_the_commands_of_all_kinds_are_found() -> None:
+    kinds = {shlex.split(line)[1] for _, line in ALL_TYPED}
+    assert {"gen", "train", "eval", "report", "grade", "compare", "doctor", "recipes", "demo", "reproduce"} <= kinds
+    assert len(ALL_TYPED) > 150
+
+
+def python_snippets() -> list[tuple[str, str]]:
+    """Return the Python blocks of all pages."""
+    return [
+        (f"{page.name}-{number}", block)
+        for page in PAGES
+        for number, (language, block) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+        if language == "python"
+    ]
+
+
+OF_TOOLS = {f"selfcorrect.adapters.{tool}": tool for tool in ("inspect_ai", "verifiers", "lm_eval")}
+"""Our modules that import another tool's package."""
+
+
+@pytest.mark.parametrize(("where", "code"), python_snippets(), ids=lambda value: str(value)[:30])
+def test_every_python_snippet_compiles_and_imports_what_is_there(where: str, code: str) -> None:
+    """Those that need another tool's package import it in that tool's environment (tests/doors)."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("selfcorrect"):
+            if importlib.util.find_spec(OF_TOOLS.get(node.module, node.module)) is None:
+                continue
+            module = import_module(node.module)
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == [], where
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    return [
+        block for kind, block in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8")) if kind == language
+    ]
+
+
+def typed(words: str, folder: Path, package: Path = ROOT) -> str:
+    """Run a command of a page as it stands, in a folder, and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-P", "-m", *shlex.split(words)]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_a_benchmark_is_added_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "sums.test.jsonl").write_text(*blocks_of("add-a-benchmark.md", "jsonl"))
+    (tmp_path / "sums.yaml").write_text(*blocks_of("add-a-benchmark.md", "yaml"))
+    for command in INLINE.findall((ROOT / "docs" / "add-a-benchmark.md").read_text(encoding="utf-8")):
+        typed(command, tmp_path)
+    assert json.loads((tmp_path / "runs" / "sums" / "eval" / "sums" / "scores.json").read_text())["n"] == 2
+
+
+def test_a_problem_set_is_added_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "quiz.jsonl").write_text(*blocks_of("add-a-problem-set.md", "jsonl"))
+    (command,) = [line for block in blocks_of("add-a-problem-set.md", "") for line in block.splitlines()]
+    assert "Ada has 3 pens" in typed(command, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def changed_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the package with the changes of the pages that add a reward and a method."""
+    copy = tmp_path_factory.mktemp("changed")
+    ignored = shutil.ignore_patterns("__pycache__", "embedded-1")
+    shutil.copytree(ROOT / "selfcorrect", copy / "selfcorrect", symlinks=False, ignore=ignored)
+    for page in CHANGES:
+        (change,) = blocks_of(page.name, "diff")
+        subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=change, text=True, cwd=copy, check=True)
+    return copy
+
+
+def test_a_reward_is_added_as_the_page_says(changed_copy: Path, tmp_path: Path) -> None:
+    (command,) = [line for block in blocks_of("add-a-reward.md", "") for line in block.splitlines()]
+    data = tmp_path / "runs" / "demo" / "data"
+    data.mkdir(parents=True)
+    row = {"id": "a", "question": "What is 2 + 2?", "gold": "4", "source": "arithmetic"}
+    (data / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    assert "short: 0.1" in typed(command, tmp_path, changed_copy)
+
+
+def test_a_method_is_added_as_the_page_says(changed_copy: Path, tmp_path: Path) -> None:
+    command, _ = INLINE.findall((ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8"))
+    typed(command, tmp_path, changed_copy)
+    scores = json.loads((tmp_path / "runs" / "checked" / "eval" / "checked" / "scores.json").read_text())
+    assert (scores["method"], scores["n"]) == ("checked", 8)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.gpu.results import RESULTS
 
-PARTS = ("device", "tests", "demo", "step", "sampling", "organism", "smollm")
+PARTS = ("device", "tests", "demo", "step", "sampling", "organism", "smollm", "study")
 PLAN = "device,tests+demo,step,sampling,organism"
 
 

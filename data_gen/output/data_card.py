@@ -25,6 +25,7 @@ from selfcorrect.runs.recipes import to_yaml
 
 FILES = {
     "self-rewarding": ("sft/self-rewarding.jsonl", "fine-tuning rows of D1, D2 and D3: token ids, spans, messages"),
+    "single-turn": ("sft/single-turn.jsonl", "baseline single-turn STaR/RAFT: correct attempts"),
     "raft": ("sft/raft.jsonl", "baseline STaR/RAFT: wrong → correct revisions"),
     "raft-plus": ("sft/raft-plus.jsonl", "baseline STaR/RAFT+: correct → correct ones too"),
     "preferences": ("preferences/pairs.jsonl", "pairs P1, P2 and P3 for (M-)DPO"),

@@ -2,9 +2,9 @@
 
 `selfcorrect.training_row` owns the file formats. Here stands what is learned of each kind (method.md, eq. 1): D1 learns
 the self-evaluation and the revision, D2 the revision (never the false verdict), D3 the attempt and the self-evaluation;
-STaR/RAFT rows learn the revision. In a pair every token of the assistant after what both sides share is learned
-(eq. 5), whether sampled or stated; in ``shared`` nothing is: there the two log-ratios cancel, and an NLL term must not
-learn a wrong attempt.
+STaR/RAFT rows learn the revision, those of single-turn STaR/RAFT the attempt. In a pair every token of the assistant
+after what both sides share is learned (eq. 5), whether sampled or stated; in ``shared`` nothing is: there the two
+log-ratios cancel, and an NLL term must not learn a wrong attempt.
 
 Sampled ids are joined as they are, never encoded again. A separator belongs to the part that it introduces, the end of
 a message to the part that it ends. The opening is zero-shot even where worked examples were shown while sampling.
@@ -32,6 +32,7 @@ LEARNED: dict[Kind, frozenset[Role]] = {
     Kind.D3: frozenset({Role.ATTEMPT, Role.EVALUATION}),
     Kind.RAFT: frozenset({Role.REVISION}),
     Kind.RAFT_PLUS: frozenset({Role.REVISION}),
+    Kind.SINGLE_TURN: frozenset({Role.ATTEMPT}),
     Kind.P1: frozenset({Role.REVISION}),
     Kind.P2: frozenset({Role.REVISION}),
     Kind.P3: frozenset({Role.EVALUATION, Role.REVISION}),
@@ -40,7 +41,7 @@ LEARNED: dict[Kind, frozenset[Role]] = {
 
 def training_row(candidate: Candidate, builder: RequestBuilder) -> TrainingRow:
     """Return the row of a kept candidate, in long-CoT or in the two-turn chat format."""
-    unjudged = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)
+    unjudged = candidate.kind in (Kind.RAFT, Kind.RAFT_PLUS)  # a chat of two turns, whatever the format
     revision = candidate.continuation.revision
     suffix = f"+{revision.key.rsplit('/', 1)[1]}" if unjudged and revision else ""
     return TrainingRow(
@@ -129,8 +130,9 @@ def _join_two_turn(
 def _join_unjudged(
     trajectory: TrajectoryBuilder, attempt: SampledPart, continuation: Continuation, codec: ChatCodec
 ) -> list[Message]:
-    assert continuation.revision
     first: Message = {"role": "assistant", "content": attempt.text}
+    if continuation.revision is None:
+        return [first]
     return [first, *_next_turn(trajectory, continuation.revision, prompts.INTRINSIC, codec)]
 
 
@@ -148,12 +150,15 @@ def _take(trajectory: TrajectoryBuilder, role: Role, part: SampledPart, separato
 def baseline_rows(found: Sequence[Candidate], count: int) -> dict[str, list[Candidate]]:
     """Return the STaR/RAFT sets of at most ``count`` rows each (method.md, section 4).
 
-    ``raft`` holds wrong → correct revisions only; in ``raft-plus`` up to half of the rows are correct → correct.
+    ``raft`` holds wrong → correct revisions only; in ``raft-plus`` up to half of the rows are correct → correct;
+    ``single-turn`` holds correct attempts.
     Candidates come, and are taken, in sampling order; the sets are returned in order of identity.
     """
     corrections = [candidate for candidate in found if candidate.kind is Kind.RAFT]
     repeats = [candidate for candidate in found if candidate.kind is Kind.RAFT_PLUS][: count // 2]
+    attempts = [candidate for candidate in found if candidate.kind is Kind.SINGLE_TURN]
     return {
+        "single-turn": sorted(attempts[:count], key=lambda candidate: candidate.order),
         "raft": sorted(corrections[:count], key=lambda candidate: candidate.order),
         "raft-plus": sorted([*repeats, *corrections[: count - len(repeats)]], key=lambda candidate: candidate.order),
     }

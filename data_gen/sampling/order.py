@@ -39,6 +39,7 @@ FIRST_OUTCOMES = {
     Kind.D3: (PartOutcome.CORRECT,),
     Kind.RAFT: (PartOutcome.WRONG,),
     Kind.RAFT_PLUS: (PartOutcome.CORRECT,),
+    Kind.SINGLE_TURN: (PartOutcome.CORRECT,),
     Kind.P1: (PartOutcome.WRONG,),
     Kind.P2: (PartOutcome.CORRECT,),
     Kind.P3: (PartOutcome.WRONG, PartOutcome.CORRECT),

@@ -31,6 +31,7 @@ from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.data_gen.sampling.lookahead import Work, in_order
 from selfcorrect.data_gen.sampling.order import Order
 from selfcorrect.data_gen.sampling.rejection import (
+    CorrectAttempt,
     JudgedRevision,
     PreferencePairs,
     SequentialRejection,
@@ -208,6 +209,9 @@ class Passes:
             baselines: Selection[Candidate] = Selection(quota, cap, recipe.blind_per_attempt)
             revision = JudgedRevision if recipe.baseline_revisions == "judged" else UnjudgedRevision
             gathered.baselines, _ = await self.fill("baseline rows", baselines, revision(recipe, sampler), visited)
+            attempts: Selection[Candidate] = Selection({Kind.SINGLE_TURN: len(gathered.kept)}, cap)
+            found, _ = await self.fill("single-turn rows", attempts, CorrectAttempt(recipe, sampler), visited)
+            gathered.baselines += found
 
     async def fill(
         self, name: str, selection: Selection[Candidate], work: Work, visited: Sequence[BaseSample] = ()

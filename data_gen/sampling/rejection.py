@@ -1,8 +1,9 @@
 """method.md, section 2 for one base sample: attempt → self-evaluation → revision, each sampled until one is accepted.
 
-`passes` runs one of four over the base samples: `SequentialRejection` finds rows of D1, D2 and D3, `PreferencePairs`
-pairs of P1, P2 and P3, `UnjudgedRevision` and `JudgedRevision` rows of the STaR/RAFT baselines. What a base sample
-gives depends on its identity and on the classes that are open, on nothing else.
+`passes` runs one of five over the base samples: `SequentialRejection` finds rows of D1, D2 and D3, `PreferencePairs`
+pairs of P1, P2 and P3, `UnjudgedRevision` and `JudgedRevision` rows of the STaR/RAFT baselines, `CorrectAttempt` those
+of single-turn STaR/RAFT. What a base sample gives depends on its identity and on the classes that are open, on nothing
+else.
 """
 
 from __future__ import annotations
@@ -237,6 +238,22 @@ class JudgedRevision:
             if found := await revise(result, attempt):
                 continuation = Continuation(None, None, found.continuation.revision)
                 result.found.append(Candidate(kind, base, attempt, continuation))
+        return result
+
+
+class CorrectAttempt:
+    """The data of single-turn STaR/RAFT: correct attempts and nothing after them; all of them stand in the journals."""
+
+    def __init__(self, recipe: GenRecipe, sampler: PartSampler) -> None:
+        self.sampler = sampler
+
+    async def __call__(self, base: BaseSample, is_open: ClassIsOpen) -> BaseSampleResult:
+        """Return the attempt as a row, where it is correct."""
+        attempt = await self.sampler.attempt(base)
+        result = BaseSampleResult(base, {attempt.key: attempt})
+        if attempt.outcome is PartOutcome.CORRECT and await is_open(Kind.SINGLE_TURN, base):
+            result.tried.append(Kind.SINGLE_TURN)
+            result.found.append(Candidate(Kind.SINGLE_TURN, base, attempt, Continuation(None)))
         return result
 
 

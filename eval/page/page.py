@@ -93,7 +93,7 @@ def _render(run: Path, beside: Path | None) -> str:
         checks = claims([result for result, _ in finished_rows])
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
-    scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
+    scripts = [_asset("vendor/katex/katex.min.js"), _asset("mathematics.js") + _asset("report.js")]
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -6,7 +6,7 @@ Files go to ``<first run>/tables/``; nothing is sampled. What is missing is show
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equ
 from selfcorrect.eval.results import EvaluatedRow, find_rows
 from selfcorrect.eval.tables.paper import FIELDS, published_tables
 from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
-from selfcorrect.runs.jsonl import read_jsonl, write_whole
+from selfcorrect.eval.tables.study_claims import study_claims
+from selfcorrect.runs.jsonl import read_jsonl, write_json, write_whole
 from selfcorrect.table import DASH, Figure, Table
 
-REPORTS = (*FIELDS, "figure1", "figure2", "budget", "calibration")
+REPORTS = (*FIELDS, "figure1", "figure2", "budget", "calibration", "claims")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ def make(
     if name == "figure1":
         table, steps = _figure1(places)
         return _written(name, {name: table}, out, lambda figures: figures.figure1(steps, out))
+    if name == "claims":
+        table, found = study_claims(places)
+        write_json(out / "claims.json", found)
+        report = _written(name, {name: table}, out)
+        return replace(report, files=[out / "claims.json", *report.files])
     rows = find_rows(places)
     if name == "figure2":
         tables, curves = _figure2(rows, run)

@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | chat | serve | push | grade | compare | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -10,20 +10,24 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from selfcorrect import __version__, printing
-from selfcorrect.cli import closing
+from selfcorrect.cli.chat import chat
 from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
+from selfcorrect.cli.gen import gen
 from selfcorrect.cli.grade import compare, grade
-from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
+from selfcorrect.cli.options import AsJson, DryRun, RunOption, TakesTexts
+from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
-from selfcorrect.cli.stages import Stage, importing, needs_engine, resolve, resumable, run_stage, with_engine
+from selfcorrect.cli.reproduce import reproduce
+from selfcorrect.cli.serve import serve
+from selfcorrect.cli.stages import resumable
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.explained import explained
@@ -31,9 +35,6 @@ from selfcorrect.extras import needs
 from selfcorrect.launched import report_to_launcher, write_to_launching_terminal
 from selfcorrect.printing import event, show
 from selfcorrect.runs.progress import loading
-
-if TYPE_CHECKING:
-    from selfcorrect.data_gen.recipe import GenRecipe
 
 app = typer.Typer(
     help="Self-rewarding self-correction: models that solve, judge and revise their own answers.",
@@ -66,46 +67,7 @@ def everywhere(
     """Options of every command; `main` has read them."""
 
 
-def generation() -> Stage[GenRecipe, dict[str, Any]]:
-    """Return the stage that makes the data."""
-    with importing():
-        from selfcorrect.data_gen import pipeline as program
-    return Stage(
-        "gen", "data_gen", "embedded", program.GenRecipe, program.plan, program.run, closing.gen_folder,
-        closing.close_gen,
-    )  # fmt: skip
-
-
-@app.command()
-def gen(
-    args: RecipeArgs = None,
-    run: RunOption = Path("runs/default"),
-    engine: EngineOption = None,
-    dry_run: DryRun = False,
-    export: Annotated[
-        list[str] | None,
-        typer.Option("--export", help="Write the data for trl, axolotl, llama-factory, openrlhf or verl too; repeat."),
-    ] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", help="Upload the data set: owner/name on the hub.")
-    ] = None,
-) -> None:
-    """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
-    from selfcorrect.data_gen.output import exports
-
-    exports.check(export or [])
-    stage = generation()
-    recipe = resolve(stage, with_engine(args, engine))
-    needs_engine(recipe.engine)
-    run_stage(stage, recipe, run, dry_run)
-    if dry_run or not (export or push_to_hub):
-        return
-    for name, counts in exports.export(run, export or []).items():
-        show(f"{run / 'export' / name}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
-    if push_to_hub:
-        show(f"pushed to {exports.push_to_hub(run, push_to_hub)}")
-
-
+app.command("gen")(gen)
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
 app.add_typer(report_app, name="report")
@@ -122,6 +84,7 @@ def demo(
 ) -> None:
     """The whole way on the embedded model: problems → data → SFT → GRPO → result table and report."""
     from selfcorrect.cli import plan
+    from selfcorrect.cli.unchanged import unchanged
     from selfcorrect.eval.tables.demo_table import demo_tables, show_rows_of
 
     steps = plan.demo_steps(run, seed) + (plan.control_steps(run, seed) if controls else [])
@@ -130,7 +93,7 @@ def demo(
         return
     needs("train", "report")
     with resumable():
-        seconds = plan.run_steps(steps, run)
+        seconds = plan.run_steps(steps, run, check=unchanged)
     demo_tables(run, seconds)
     show(show_rows_of(run))
     from selfcorrect.eval.page.page import write_report
@@ -138,6 +101,10 @@ def demo(
     show(Text.assemble("report: ", (str(write_report(run)), "bold")))
 
 
+app.command("reproduce")(reproduce)
+app.command("push")(push)
+app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")

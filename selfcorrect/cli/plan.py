@@ -15,8 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -31,117 +30,54 @@ from selfcorrect.runs.files import make_folder, open_own
 from selfcorrect.runs.folder import finished, is_done
 from selfcorrect.runs.jsonl import write_json
 from selfcorrect.runs.progress import EVENTS, bar_columns, console
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One command of a plan: it runs once every step in ``after`` is done, unless ``folder`` is done already."""
-
-    name: str
-    args: tuple[str, ...]
-    folder: Path
-    after: tuple[str, ...] = ()
+from selfcorrect.study.forecast import costs
+from selfcorrect.study.graph import Plan, Step, urgent_first
+from selfcorrect.study.shipped import DEMO
 
 
 def demo_steps(run: Path, seed: int) -> list[Step]:
     """Return the demo: data, three fine-tunings, RL, seven evaluations."""
-
-    def stage(name: str, *args: str, folder: str, after: tuple[str, ...] = ()) -> Step:
-        return Step(name, (*args, "--run", str(run)), run / folder, after)
-
-    def evaluation(row: str, label: str, method: str, model: str, after: tuple[str, ...] = ()) -> Step:
-        where = "embedded" if model == "embedded" else str(run / "checkpoints" / model)
-        return stage(
-            f"eval {row}",
-            *("eval", "embedded", f"row={row}", f"label={label}", f"method={method}", f"engine.model={where}"),
-            folder=f"eval/{row}",
-            after=after,
-        )
-
-    ift = str(run / "checkpoints" / "ift")
-    return [
-        stage("gen", "gen", "embedded", f"seed={seed}", folder="gen"),
-        evaluation("intrinsic", "intrinsic self-correction", "intrinsic", "embedded"),
-        evaluation("gold", "gold verdict", "gold", "embedded"),
-        evaluation("asked", "asked for each part", "asked", "embedded"),
-        stage("sft ift", "train", "sft", "embedded-sft", f"seed={seed}", folder="checkpoints/ift", after=("gen",)),
-        stage("sft raft", "train", "sft", "embedded-raft", f"seed={seed}", folder="checkpoints/raft", after=("gen",)),
-        stage(
-            "grpo",
-            "train",
-            "grpo",
-            "embedded-grpo",
-            f"seed={seed}",
-            f"model={ift}",
-            folder="checkpoints/grpo",
-            after=("sft ift",),
-        ),
-        evaluation("ift", "self-rewarding IFT", "self-rewarding", "ift", ("sft ift",)),
-        stage(
-            "sft raft-plus",
-            "train",
-            "sft",
-            "embedded-raft-plus",
-            f"seed={seed}",
-            folder="checkpoints/raft-plus",
-            after=("gen",),
-        ),
-        evaluation("raft", "STaR/RAFT for self-correction", "intrinsic", "raft", ("sft raft",)),
-        evaluation("raft-plus", "STaR/RAFT+ for self-correction", "intrinsic", "raft-plus", ("sft raft-plus",)),
-        evaluation("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo", ("grpo",)),
-    ]
+    plan = Plan(DEMO, run, seed)
+    plan.evaluate(DEMO.rows_of(["demo"]))
+    return urgent_first(list(plan.steps.values()), _seconds(plan))
 
 
 def control_steps(run: Path, seed: int) -> list[Step]:
-    """Return what `demo --controls` adds: IFT with GRPO's compute, GRPO with a KL, and GRPO with a random reward.
+    """Return what `demo --controls` adds: IFT with GRPO's compute, GRPO with a KL, and GRPO with a random reward."""
+    plan = Plan(DEMO, run, seed)
+    plan.evaluate(DEMO.rows_of(["controls"]))
+    known = {step.name for step in demo_steps(run, seed)}
+    return [step for step in plan.steps.values() if step.name not in known]
 
-    They need the demo's fine-tuned model.
-    """
-    ift, longer = str(run / "checkpoints" / "ift"), run / "longer"
-    rows = "data=longer/data/sft/self-rewarding.jsonl"
-    by_chance = ("name=random", "steps=20", "reward={correctness: 0, random: 1}")
 
-    def stage(name: str, folder: str, after: str, *args: str) -> Step:
-        return Step(name, (*args, f"seed={seed}", "--run", str(run)), run / folder, (after,))
-
-    def row(name: str, label: str, after: str) -> Step:
-        of_model = ("method=self-rewarding", f"engine.model={run / 'checkpoints' / name}")
-        args = ("eval", "embedded", f"row={name}", f"label={label}", *of_model, "--run", str(run))
-        return Step(f"eval {name}", args, run / "eval" / name, (after,))
-
-    def grpo(name: str, recipe: str, *overrides: str) -> Step:
-        args = ("train", "grpo", recipe, *overrides, f"model={ift}")
-        return stage(name, f"checkpoints/{name}", "sft ift", *args)
-
-    return [
-        Step("gen longer", ("gen", "embedded-longer", f"seed={seed}", "--run", str(longer)), longer / "gen"),
-        stage("sft ift-longer", "checkpoints/ift-longer", "gen longer", "train", "sft", "embedded-sft-longer", rows),
-        row("ift-longer", "IFT with GRPO's compute", "sft ift-longer"),
-        grpo("random", "embedded-grpo", *by_chance),
-        row("random", "IFT + GRPO, random reward", "random"),
-        grpo("grpo-kl", "embedded-grpo-kl"),
-        row("grpo-kl", "IFT + GRPO with a KL", "grpo-kl"),
-    ]
+def _seconds(plan: Plan) -> dict[str, float]:
+    return {name: cost.seconds for name, cost in costs(list(plan.steps.values()), scale="laptop").items()}
 
 
 def show_plan(steps: Sequence[Step]) -> RenderableType:
     """Return the plan as a table: commands, what each waits for, what is done."""
     table = Table("step", "command", "after", "state", title="plan")
     for step in steps:
-        state = "done" if is_done(step.folder) else "to do"
+        state = "done" if step.folder and is_done(step.folder) else "to do"
         table.add_row(step.name, f"selfcorrect {shlex.join(step.args)}", ", ".join(step.after), state)
     return table
 
 
-def run_steps(steps: Sequence[Step], run: Path, at_once: int | None = None) -> dict[str, float]:
+def run_steps(
+    steps: Sequence[Step], run: Path, at_once: int | None = None, check: Callable[[Step], object] | None = None
+) -> dict[str, float]:
     """Run a plan and return the seconds that each step took, now or in an earlier call (``logs/seconds.json``).
 
+    ``check`` is called with every step that is done already, and raises where it may not be skipped (`unchanged`).
     Raises SelfCorrectError naming the first failure, or a finished step that lost something since.
     """
     at_once = at_once or max(2, min(4, os.cpu_count() or 2))
     logs = run / "logs"
     make_folder(logs)
-    done = {step.name for step in steps if finished(step.folder) is not None}
+    done = {step.name for step in steps if step.folder and finished(step.folder) is not None}
+    if check is not None:
+        for step in [step for step in steps if step.name in done]:
+            check(step)
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     took = logs / "seconds.json"
@@ -175,7 +111,7 @@ class _Child:
     def __init__(self, step: Step, logs: Path, display: Progress) -> None:
         self.step, self.display = step, display
         self.started_s = time.perf_counter()
-        self.log = logs / f"{step.name.replace(' ', '-')}.log"
+        self.log = logs / f"{step.name.replace(' ', '-').replace('/', '-')}.log"
         self.tasks: dict[str, TaskID] = {}
         self.waiting = display.add_task(step.name, total=None, note="starting")
         environment = os.environ | {

@@ -55,6 +55,7 @@ for _name, _what in {
     "figure1": "Figure 1: accuracy and length while RL runs.",
     "figure2": "Figure 2: voting and correcting, at equal responses and at equal tokens.",
     "budget": "Error budget: never flagged, flagged and not fixed, fixed; ceilings; by subject or level.",
+    "claims": "What the paper finds, held against run folders that are seeds of one study; with claims.json.",
     "calibration": "ECE, Brier, AUROC, reliability and risk-coverage of P(correct).",
 }.items():
     report_command(_name, _what)

@@ -27,7 +27,7 @@ from selfcorrect.runs.jsonl import read_journal, read_jsonl
 from selfcorrect.types import Grade, Outcome, Problem
 from tests.data_gen.worlds import WORLD, World, grade, write_problems
 
-SETS = ("self-rewarding", "raft", "raft-plus")
+SETS = ("self-rewarding", "single-turn", "raft", "raft-plus")
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +163,11 @@ def test_baselines_have_as_many_distinct_rows(recipe, tmp_path, codec) -> None:
             assert was_right(second, row["gold"])
             assert was_right(first, row["gold"]) is (row["first"] == "right")
             assert learned(row, codec) == [second + "<|end|>"]
+    for row in rows_of(tmp_path, "single-turn"):
+        assert row["kind"] == "single-turn"
+        assert [message["role"] for message in row["messages"]][-1:] == ["assistant"]
+        assert was_right(row["messages"][-1]["content"], row["gold"])
+        assert learned(row, codec) == [row["messages"][-1]["content"] + "<|end|>"]
     assert {row["first"] for row in rows_of(tmp_path, "raft")} == {"wrong"}
     assert Counter(row["first"] for row in rows_of(tmp_path, "raft-plus")) == {"wrong": 22, "right": 22}
 

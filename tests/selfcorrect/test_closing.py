@@ -13,7 +13,7 @@ import pytest
 
 from selfcorrect.cli import main, train
 from selfcorrect.cli.closing import show_closing, without_rows
-from selfcorrect.cli.main import generation
+from selfcorrect.cli.generation import generation
 from selfcorrect.cli.stages import Stage
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.engines import EngineRecipe
@@ -160,11 +160,3 @@ def test_eval_closes_with_its_scores_and_says_when_it_was_done(
         main([*words, "--json"])
     assert json.loads(capsys.readouterr().out)["n"] == 2
     assert list(read_jsonl(tmp_path / "eval" / "self-rewarding" / "trajectories.jsonl"))
-
-
-def test_a_model_says_what_it_took() -> None:
-    compute = {"own": {}, "total": {"problems": 1480, "sampled_tokens": 701407, "trained_tokens": 903013}}
-    text = closing(train.grpo_stage(), GrpoRecipe(), Path("runs/x"), {"rollouts": 30, "compute": compute}, False)
-    assert "took in all 1,480 problems, 701,407 tokens sampled, 903,013 trained on" in text
-    unknown = {"rollouts": 30, "compute": {"own": None, "total": None}}
-    assert "took in all" not in closing(train.grpo_stage(), GrpoRecipe(), Path("runs/x"), unknown, False)
