@@ -24,6 +24,7 @@ from typing import Any
 
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.eval.run import EvalRecipe
+from selfcorrect.serving.settings import ServeRecipe
 from selfcorrect.train.dpo import DpoRecipe
 from selfcorrect.train.embedded.pretrain import PretrainRecipe
 from selfcorrect.train.grpo import GrpoRecipe
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train orm": OrmRecipe,
     "train pretrain": PretrainRecipe,
     "eval": EvalRecipe,
+    "serve": ServeRecipe,
 }
 HEAD = """# Configuration reference
 

@@ -215,7 +215,7 @@ class EvalResult:
     @property
     def title(self) -> str:
         """What tables call the row; one that is not of the synthetic test split says so: it is another result."""
-        is_other = self.benchmark == "arithmetic" and self.split in ("validation", "ood")
+        is_other = self.benchmark == "arithmetic" and self.split in ("validation", "ood", "wording")
         return f"{self.label} ({self.split})" if is_other else self.label
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ from selfcorrect.types import Message, Verdict
 from selfcorrect.verdicts import MARKS
 
 EMBEDDED = SHIPPED["embedded"]
+
+_ENCODING = threading.Lock()
+"""Held to encode: whether special tokens are read out of a text is a switch of the tokenizer, which threads share."""
 
 
 def model_path(model: str) -> str:
@@ -98,7 +102,8 @@ class ChatCodec:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special tokens are added, and none are read out of the text."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        with _ENCODING:
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included, spaces untouched."""
@@ -156,7 +161,8 @@ class ChatCodec:
         """Return the ids of rendered messages: the template's control tokens, and none out of what the messages say."""
         cut, mark = apart(messages, self._controls, self._special)
         pieces = render(cut).split(mark) if mark else [render(cut)]
-        return tuple(token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False))
+        with _ENCODING:
+            return tuple(token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False))
 
     @cached_property
     def _controls(self) -> re.Pattern[str]:

@@ -121,7 +121,7 @@ class LogComparison:
     def sentences(self) -> list[str]:
         """Return what was found, as sentences."""
         test = self.ours
-        names = [f"{name}: {side.log.label} ({side.log.tool}, {side.log.place})" for name, side in self._sides()]
+        names = [f"{name}: {side.log.label} ({side.log.tool}, {side.log.place})" for name, side in self.sides()]
         found = [
             *names,
             f"{test.n:,} problems in common, matched by {self.matched_by}; only in A {self.only_a:,}, only in B "
@@ -136,12 +136,30 @@ class LogComparison:
             f"{test.n:,} problems, differing as these do, show a difference of {self.detectable:.1f} points or more "
             "with 80% power",
         ]
-        for name, side in self._sides():
+        for name, side in self.sides():
             counts = ", ".join(f"{count:,} {what}" for what, count in side.counts().items())
             found.append(f"{name}: {counts}; the log's score and our grade differ on {len(side.disagreements()):,}")
         return found
 
-    def _sides(self) -> list[tuple[str, Graded]]:
+    def first_responses(self) -> list[tuple[str, str]]:
+        """Return the first response of A and of B to each problem that flipped, in the order of ``flips``."""
+        first_a, first_b = _first(self.a), _first(self.b)
+        keys = flipped(self.a.ours(), self.b.ours())
+        return [(first_a[key][0].text, first_b[key][0].text) for key in keys]
+
+    def together(self) -> dict[str, int]:
+        """Return how many common problems A, or B, has right more often, and that both have right, or wrong, as often.
+
+        "Right" is there a share of at least one half, where a problem has several responses.
+        """
+        of_a, of_b = self.a.ours(), self.b.ours()
+        common = of_a.keys() & of_b.keys()
+        right = sum(_mean(of_a[key]) == _mean(of_b[key]) >= 0.5 for key in common)
+        better = {"A": self.ours.only_a, "B": self.ours.only_b}
+        return {"both": right, **better, "neither": len(common) - right - sum(better.values())}
+
+    def sides(self) -> list[tuple[str, Graded]]:
+        """Return the two logs with what they are called here."""
         return [("A", self.a), ("B", self.b)]
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -149,7 +167,7 @@ class LogComparison:
         tests = [("our grader", self.ours)] + ([("the logs", self.theirs)] if self.theirs else [])
         found = []
         for name, test in tests:
-            of_a, of_b = (side.ours() if name == "our grader" else side.theirs() for _, side in self._sides())
+            of_a, of_b = (side.ours() if name == "our grader" else side.theirs() for _, side in self.sides())
             common = of_a.keys() & of_b.keys()
             shares = [_accuracy({key: of[key] for key in common}) for of in (of_a, of_b)]
             low, high = test.gain_interval
@@ -168,7 +186,7 @@ class LogComparison:
         lines += ["", f"## Problems that flipped ({len(self.flips)})", ""]
         flips = [[str(flip[key]) for key in FLIP_HEADS] for flip in self.flips]
         lines += _markdown(FLIP_HEADS, flips)
-        for name, side in self._sides():
+        for name, side in self.sides():
             odd = side.disagreements()
             lines += ["", f"## {name}: the log's score and our grade differ ({len(odd)})", ""]
             lines += _markdown(ODD_HEADS, [[str(row[key]) for key in ODD_HEADS] for row in odd])
@@ -192,7 +210,7 @@ class LogComparison:
         parts.insert(3, table)
         if self.flips:
             parts.append(_shown("problems that flipped", FLIP_HEADS, self.flips))
-        for name, side in self._sides():
+        for name, side in self.sides():
             if odd := side.disagreements():
                 parts.append(_shown(f"{name}: the log's score and our grade differ", ODD_HEADS, odd))
         return Group(*parts)
@@ -209,6 +227,12 @@ def check_out(out: Path | None) -> None:
         raise InputError(f"--out {out}: expected a name that ends in .md, .json or .jsonl")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out}: expected the path of a file in a folder that exists")
+
+
+def check_page(page: Path | None) -> None:
+    """Raise InputError where a page cannot be written to a file of this name."""
+    if page is not None and (page.suffix != ".html" or page.is_dir() or not page.parent.is_dir()):
+        raise InputError(f"--html {page}: expected a name that ends in .html, in a folder that exists")
 
 
 def compare_logs(
@@ -298,21 +322,25 @@ def flips(a: Graded, b: Graded) -> list[dict[str, Any]]:
     ours_a, ours_b = a.ours(), b.ours()
     first_a, first_b = _first(a), _first(b)
     found = []
-    for key in sorted(ours_a.keys() & ours_b.keys()):
+    for key in flipped(ours_a, ours_b):
         share_a, share_b = _mean(ours_a[key]), _mean(ours_b[key])
-        if share_a != share_b:
-            (one, grade_a), (other, grade_b) = first_a[key], first_b[key]
-            found.append(
-                {
-                    "problem": one.id,
-                    "better": "A" if share_a > share_b else "B",
-                    "a": _answered(grade_a, share_a, len(ours_a[key])),
-                    "b": _answered(grade_b, share_b, len(ours_b[key])),
-                    "reference": one.reference,
-                    "question": one.question or other.question,
-                }
-            )
+        (one, grade_a), (other, grade_b) = first_a[key], first_b[key]
+        found.append(
+            {
+                "problem": one.id,
+                "better": "A" if share_a > share_b else "B",
+                "a": _answered(grade_a, share_a, len(ours_a[key])),
+                "b": _answered(grade_b, share_b, len(ours_b[key])),
+                "reference": one.reference,
+                "question": one.question or other.question,
+            }
+        )
     return found
+
+
+def flipped(of_a: Mapping[str, Sequence[float]], of_b: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the problems that both have and one has right more often, in order."""
+    return [key for key in sorted(of_a.keys() & of_b.keys()) if _mean(of_a[key]) != _mean(of_b[key])]
 
 
 def unpaired_z(of_a: Mapping[str, Sequence[float]], of_b: Mapping[str, Sequence[float]]) -> float:

@@ -32,6 +32,7 @@ EXTRAS = {
     "openai": ("transformers", "numpy", "scipy", "httpx2", "jinja2"),
     "vllm": ("vllm",),
     "ray": ("ray",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "httptools", "uvloop"),
     "latex": ("latex2sympy2_extended",),
     "logs": ("zstandard", "pyarrow"),
     "gguf": ("gguf",),
@@ -44,6 +45,8 @@ ENGINE_EXTRAS = {"transformers": "train", "openai": "openai"}
 
 BROUGHT_ALONG = {
     "markupsafe": "report",
+    "pydantic": "serve",
+    "starlette": "serve",
     "huggingface_hub": "train",
     "tokenizers": "train",
     "safetensors": "train",

@@ -97,6 +97,11 @@ def show(*what: RenderableType, style: str | None = None) -> None:
     output.print(*what, style=style, crop=False)
 
 
+def show_part(text: str, style: str = "") -> None:
+    """Print a part of a text to standard output as it comes: no line is ended, none is broken."""
+    output.print(Text(clean(text), style), end="", soft_wrap=True)  # `Text` would drop a bell, not show it
+
+
 def show_file(text: str) -> None:
     """Print the text of a file to standard output, line by line as it is: no line is broken."""
     output.print(Text(text), soft_wrap=True)

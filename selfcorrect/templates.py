@@ -11,14 +11,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import select
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from selfcorrect.errors import ModelError
 from selfcorrect.types import Message
@@ -26,11 +29,19 @@ from selfcorrect.types import Message
 FROZEN_DATE = datetime(2024, 7, 26)
 """Today, for templates that write the date: the day that Llama 3.2's own template takes where it knows none."""
 
+T = TypeVar("T")
+
 RENDER_S = 5.0
-"""How long a template may take to render a few words."""
+"""CPU seconds that a template may take to render a few words."""
+
+WAIT_S = 60.0
+"""How long to wait for them, on a machine that has other things to do."""
 
 RENDER_BYTES = 1 << 29
 """How much memory it may take to do so."""
+
+_PIPE_BYTES = 60_000
+"""What a pipe takes at once without a reader."""
 
 _QUESTION, _ANSWER, _THOUGHT = "QUESTION-STANDS-HERE", "ATTEMPT-STANDS-HERE", "THOUGHT-STANDS-HERE"
 _DATE = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>[^'\"]*)(?P=quote)")
@@ -58,9 +69,10 @@ class ChatTemplate:
             )
         if isinstance(tokenizer.chat_template, str):
             tokenizer.chat_template = self._settled(tokenizer.chat_template)
-        with _bounded(self.name):
-            self._opening = self.render([_user()])
-            answered = self.render([_user(), _assistant(_ANSWER)], generation=False)
+        self._opening, answered = _bounded(
+            self.name,
+            lambda: (self.render([_user()]), self.render([_user(), _assistant(_ANSWER)], generation=False)),
+        )
         for text, part, rendered in ((_QUESTION, "user's", self._opening), (_ANSWER, "assistant's", answered)):
             if rendered.count(text) != 1:
                 raise ModelError(
@@ -120,13 +132,16 @@ class ChatTemplate:
         _, think, opened = self._opening.rpartition("<think>")
         begun = f"<think>{opened}" if think and "</think>" not in opened else ""  # thinking that the opening begins
         ended = bool(think) and not begun
-        with _bounded(self.name):
-            if not begun and self.thinking is not True:
-                self._check_appending(_ANSWER, _ANSWER)
-            if begun or (self.thinking is not False and not ended):
-                thought = f"{_THOUGHT}\n</think>\n\n{_ANSWER}"
-                self._check_appending(thought if begun else f"<think>\n{thought}", (begun or "<think>\n") + thought)
+        _bounded(self.name, lambda: self._check_turns(begun, ended))
         self._appends = True
+
+    def _check_turns(self, begun: str, ended: bool) -> None:
+        """Check a plain answer, and one after thinking, as far as the template lets a model write them."""
+        if not begun and self.thinking is not True:
+            self._check_appending(_ANSWER, _ANSWER)
+        if begun or (self.thinking is not False and not ended):
+            thought = f"{_THOUGHT}\n</think>\n\n{_ANSWER}"
+            self._check_appending(thought if begun else f"<think>\n{thought}", (begun or "<think>\n") + thought)
 
     def _check_appending(self, sampled: str, message: str) -> None:
         """Raise ModelError where a chat of two turns, or three, does not begin with what was sampled of it.
@@ -191,41 +206,62 @@ def _excerpt(text: str, at: int) -> str:
     return ("…" if start else "") + repr(text[start:end]) + ("…" if end < len(text) else "")
 
 
-@contextmanager
-def _bounded(name: str) -> Iterator[None]:
-    """Raise ModelError where what is rendered takes too long or too much memory. For the calling thread, and probes."""
-    ends_at = time.perf_counter() + RENDER_S
+def _bounded(name: str, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, tried in a process of its own first; ModelError where it takes too much.
+
+    The limits are that process's. On this one they would hold for all its threads, and end it where a GPU's driver or
+    BLAS starts some (glibc: "cannot allocate memory for thread-local data"). Where there is no fork, there is no limit.
+    """
+    if sys.platform == "linux" and (fault := _fault_of(name, work)):
+        raise ModelError(fault)
+    return work()
+
+
+def _fault_of(name: str, work: Callable[[], object]) -> str:
+    """Return what goes wrong with ``work`` under the limits; nothing where it goes well, or the child never began."""
     late = f"{name} does not end: it was stopped after {RENDER_S:.0f} s of rendering a few words"
-
-    def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.perf_counter() > ends_at:
-            raise ModelError(late)
-        return watch if frame.f_code.co_filename == "<template>" else None  # lines of the template, calls of the rest
-
-    before = sys.gettrace()
-    with _memory_limit():
-        sys.settrace(watch)
+    reads, writes = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads: the child touches none of theirs
+        child = os.fork()
+    if child == 0:
         try:
-            yield
+            os.write(writes, _outcome(work).encode()[:_PIPE_BYTES])
         finally:
-            sys.settrace(before)
-
-
-@contextmanager
-def _memory_limit() -> Iterator[None]:
-    """Let this process take no more than `RENDER_BYTES` beyond what it has; where the system cannot say, any amount."""
+            os._exit(0)
+    os.close(writes)
     try:
-        import resource
-
-        with open("/proc/self/statm") as statm:
-            taken = int(statm.read().split()[0]) * resource.getpagesize()
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    except (ImportError, OSError, ValueError):
-        yield
-        return
-    wanted = taken + RENDER_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if soft == resource.RLIM_INFINITY else min(soft, wanted), hard))
-    try:
-        yield
+        ready, _, _ = select.select([reads], [], [], WAIT_S)
+        said = os.read(reads, _PIPE_BYTES).decode(errors="replace") if ready else ""
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        os.close(reads)
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    _, status, used = os.wait4(child, 0)
+    if not ready:  # it hardly computed: it waits for a lock that another thread held, which is no fault of a template
+        return late if used.ru_utime + used.ru_stime > RENDER_S / 10 else ""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return late if number == signal.SIGXCPU else f"{name} ends the process that renders it (signal {number})"
+    return said
+
+
+def _outcome(work: Callable[[], object]) -> str:
+    """Do the work in this process, under limits, for good; return its error."""
+    import resource
+
+    with open("/proc/self/statm") as statm:
+        most = int(statm.read().split()[0]) * resource.getpagesize() + RENDER_BYTES
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    seconds = math.ceil(time.process_time() + RENDER_S)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    try:
+        work()
+    except ModelError as error:
+        return str(error)
+    except BaseException as error:  # noqa: BLE001 - this process knows no other way to say it
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -15,6 +15,7 @@ PREFIX = "[VERIFY] "
 MARKS = {verdict: f"{PREFIX}{verdict}." for verdict in Verdict}
 YES_NO = {Verdict.CORRECT: "Yes", Verdict.WRONG: "No"}
 
+_LONGEST = max(map(len, MARKS.values()))
 _MARK = re.compile(r"\[VERIFY\] (correct|wrong)\.")
 _ANY_MARK = re.compile(r"\[\s*verify\s*\]", re.IGNORECASE)
 _ANSWER = re.compile(re.escape(SELF_QUESTION) + r" (Yes|No)\b")
@@ -31,6 +32,12 @@ def parse_verdict(evaluation: str) -> Verdict | None:
 def next_mark(text: str, start: int = 0) -> re.Match[str] | None:
     """Return the first well-formed mark at or after ``start``."""
     return _MARK.search(text, start)
+
+
+def before_mark(text: str) -> str:
+    """Return a text that is still being written without the beginning of a mark at its end, if there is one."""
+    begins = text.rfind("[", -_LONGEST)
+    return text[:begins] if begins >= 0 and any(mark.startswith(text[begins:]) for mark in MARKS.values()) else text
 
 
 def has_mark(text: str) -> bool:

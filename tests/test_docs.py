@@ -27,7 +27,7 @@ from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.types import StopReason
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = ("selfcorrect", "data_gen", "train", "eval", "benchmarks")
 SOURCES = sorted(path for name in PACKAGES for kind in ("*.py", "*.yaml") for path in (ROOT / name).rglob(kind))
 

@@ -41,12 +41,19 @@ from selfcorrect.runs.folder import finished, mark_done
 from selfcorrect.runs.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, forget_resume, open_metrics
-from selfcorrect.train.common.distributed import process_count
+from selfcorrect.train.common.distributed import (
+    fsdp_asked,
+    gathered,
+    process_count,
+    process_rank,
+    wait_for_everyone,
+)
 from selfcorrect.train.common.lora import peft_config
-from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.sharding import Sharding, shard
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.pairs import Pair, Side, load_pairs, mix_pairs
 from selfcorrect.train.data.rows import made_by_gen, training_problems
@@ -134,7 +141,7 @@ def plan(recipe: DpoRecipe, run_folder: Path = Path("runs/default")) -> Renderab
     """Return what the training would do: resolved recipe, memory, pairs, steps."""
     rows = 2 * (recipe.micro_pairs or recipe.batch_pairs)
     later = recipe.iterations > 1 and recipe.reference == "start"  # the reference is not what the policy starts as
-    shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), reference=later)
+    shown = describe(recipe, Batch(rows, recipe.max_pair_tokens, recipe.checkpointing), Models(int(later)))
     codec, without = codec_for_plan(recipe.model, recipe.thinking)
     try:
         if recipe.pairs is None:
@@ -170,8 +177,6 @@ def _problems(recipe: DpoRecipe, run_folder: Path) -> list[Problem]:
 
 def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], folder: Path) -> dict[str, Any]:
     """Generate, pair and train ``iterations`` times; copy the best iteration's model to the stage's folder."""
-    if process_count() > 1:
-        raise RecipeError("iterations run in one process; with several, make pairs with `gen` and set pairs=<file>")
     order = random.Random(f"dpo-{recipe.seed}").sample(list(problems), len(problems))
     validation, training = order[: recipe.validation], order[recipe.validation :]
     policy = recipe.model
@@ -186,18 +191,22 @@ def _iterate(recipe: DpoRecipe, codec: ChatCodec, problems: Sequence[Problem], f
             pairs = _fresh_pairs(recipe, codec, policy, lap, here, iteration)
             reference = recipe.model if recipe.reference == "start" and iteration > 1 else None
             done = train_on(recipe, codec, pairs, policy, reference, here)
+            wait_for_everyone()  # the model folder is whole
             done |= read_json(here / SAMPLED, missing_ok=True)
-            mark_done(here, done)
-        forget_resume(here)
+            if process_rank() == 0:
+                mark_done(here, done)
+        if process_rank() == 0:
+            forget_resume(here)
         trained.append(done)
         policy = str(here)
         scores.append(_validate(recipe, codec, policy, validation, here))
     best = best_iteration(scores)
-    if scores[best]["final"] < scores[0]["final"]:
-        complain("the start model has the better final accuracy on validation", style="bold red")
-    for file in (folder / f"iteration-{best}").iterdir():
-        if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
-            shutil.copy2(file, folder / file.name)
+    if process_rank() == 0:
+        if scores[best]["final"] < scores[0]["final"]:
+            complain("the start model has the better final accuracy on validation", style="bold red")
+        for file in (folder / f"iteration-{best}").iterdir():
+            if file.is_file() and file.name not in ("DONE", "pairs.jsonl", "validation.json"):
+                shutil.copy2(file, folder / file.name)
     seen = len({problem.id for problem in training[: recipe.iterations * recipe.problems_per_iteration]})
     own = _compute([*scores, *trained], recipe.validation + seen)
     return {"selected": best, "validation": scores, "iterations": trained, "compute": own}
@@ -227,17 +236,22 @@ def _rolled(
     sampling: SamplingSettings,
     what: str,
 ) -> list[Rollout]:
-    """Return graded rollouts of (problem, seed) jobs, sampled a few batches at a time so that the meter moves."""
+    """Return graded rollouts of (problem, seed) jobs, in their order; each process samples its share of them.
+
+    A few batches at a time, so that the meter moves.
+    """
     from selfcorrect.engines.local.engine import TransformersEngine
 
     engine = TransformersEngine.load(model, max_batch=recipe.max_batch)
+    places = range(process_rank(), len(jobs), process_count())
     rollouts: list[Rollout] = []
-    with meter(what, len(jobs)) as progress:
-        for start in range(0, len(jobs), 4 * recipe.max_batch):
-            part = jobs[start : start + 4 * recipe.max_batch]
+    with meter(what, len(places)) as progress:
+        for start in range(0, len(places), 4 * recipe.max_batch):
+            part = [jobs[place] for place in places[start : start + 4 * recipe.max_batch]]
             rollouts += roll_out(engine, codec, [problem for problem, _ in part], [seed for _, seed in part], sampling)
             progress.advance(len(part))
-    return graded(rollouts)
+    found = dict(gathered(list(zip(places, graded(rollouts), strict=True))))
+    return [found[place] for place in range(len(jobs))]
 
 
 def _fresh_pairs(
@@ -256,11 +270,14 @@ def _fresh_pairs(
         for problem, place in zip(wanted, places_of([problem.id for problem in wanted]), strict=True)
     ]
     rollouts = _rolled(recipe, codec, model, jobs, recipe.sampling, f"iteration {iteration}: sampling")
-    write_json(folder / SAMPLED, {"sampled_tokens": sum(rollout.trajectory.sampled_tokens for rollout in rollouts)})
+    if process_rank() == 0:
+        sampled = sum(rollout.trajectory.sampled_tokens for rollout in rollouts)
+        write_json(folder / SAMPLED, {"sampled_tokens": sampled})
     pairs = outcome_pairs(rollouts, recipe.seed)
     if not pairs:
         raise DataError("no problem had both a right and a wrong path: raise generations or problems_per_iteration")
-    write_jsonl(path, [pair.to_json() for pair in pairs])
+    if process_rank() == 0:
+        write_jsonl(path, [pair.to_json() for pair in pairs])
     return pairs
 
 
@@ -309,8 +326,9 @@ def _validate(
     }
     row["final_interval"] = list(scored.final.interval or ())
     row["sampled_tokens"] = sum(rollout.trajectory.sampled_tokens for rollout in rollouts)
-    write_json(path, row)
-    note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
+    if process_rank() == 0:
+        write_json(path, row)
+        note(f"{folder.name}: turn 1 {row['turn1']:.1f} → final {row['final']:.1f} (n = {row['n']})")
     return row
 
 
@@ -377,11 +395,22 @@ def build_trainer(
     from datasets import Dataset
     from trl import DPOTrainer
 
-    class PairTrainer(DPOTrainer):
+    class PairTrainer(Sharding, DPOTrainer):
         """DPOTrainer whose rows are token ids with a mask each."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:
+            if not fsdp_asked():  # TRL hashes the weights first, which it can of whole ones alone
+                super()._move_model_to_device(model, device)
+
+        def _precompute_ref_logps(self, *args: Any) -> Any:
+            if fsdp_asked():
+                for model in (self.model, self.ref_model):
+                    if model is not None:
+                        shard(model, self.args.bf16)
+            return super()._precompute_ref_logps(*args)
 
     columns = {
         f"{name}_{what}": [list(getattr(getattr(pair, name), what)) for pair in pairs]
@@ -394,10 +423,29 @@ def build_trainer(
         ref_model=load_model(reference, recipe.attention) if reference else None,
         args=dpo_config(recipe, folder),
         data_collator=MaskedPairs(codec.turn_end if pad is None else pad),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=_for_all_processes(Dataset.from_dict(columns), folder / "resume" / "pairs"),
         processing_class=codec.tokenizer,
         peft_config=peft_config(recipe.lora),
     )
+
+
+def _for_all_processes(dataset: Any, folder: Path) -> Any:
+    """Return the rows from a folder that all processes read, where there are several.
+
+    TRL's main process writes the reference's log-probabilities beside the rows; of rows in memory the others would
+    look for them in a temporary folder of their own.
+    """
+    from datasets import load_from_disk
+
+    if process_count() == 1:
+        return dataset
+    if process_rank() == 0 and not folder.exists():
+        started = folder.with_name(f"{folder.name}-started")
+        shutil.rmtree(started, ignore_errors=True)
+        dataset.save_to_disk(str(started))
+        started.rename(folder)
+    wait_for_everyone()
+    return load_from_disk(str(folder))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.sharding import Sharding
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import made_by_another_tokenizer, made_by_gen
 from selfcorrect.training_row import TrainingRow, read_training_rows
@@ -171,12 +172,15 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
         TrainingArguments,
     )
 
+    class JudgeTrainer(Sharding, Trainer):
+        """transformers' Trainer, whose model may be sharded."""
+
     load = load_model
     model = load(recipe.model, recipe.attention, kind=AutoModelForSequenceClassification, num_labels=2)
     pad = codec.tokenizer.pad_token_id
     model.config.pad_token_id = codec.turn_end if pad is None else pad  # the score is read before the padding
     model.config.problem_type = "single_label_classification"  # transformers would write it at the first loss alone
-    return Trainer(
+    trainer = JudgeTrainer(
         model=model,
         args=trl_config(
             TrainingArguments,
@@ -191,3 +195,7 @@ def _trainer(recipe: OrmRecipe, codec: ChatCodec, rows: Sequence[Judged], folder
         data_collator=DataCollatorWithPadding(codec.tokenizer),
         processing_class=codec.tokenizer,
     )
+    # Its loss is the mean over a micro-batch, whatever it is told of the others; transformers would take the number of
+    # all rows as counted in, and neither divide by the micro-batches nor leave the processes' mean alone.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer

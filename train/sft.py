@@ -37,6 +37,7 @@ from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics, reports
 from selfcorrect.train.common.models import load_model, save_model
 from selfcorrect.train.common.recipe import TrainerRecipe, check_batch, split_batch, trl_config
+from selfcorrect.train.common.sharding import Sharding
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import SftData, load_sft_data, made_by_gen, show_mask
 
@@ -160,7 +161,7 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
 
     from selfcorrect.train.common import lean_cpu
 
-    class OrderedSftTrainer(SFTTrainer):
+    class OrderedSftTrainer(Sharding, SFTTrainer):
         """SFTTrainer that takes its rows in our order, the same after a resume; leaner on a CPU."""
 
         model: Any
@@ -181,7 +182,10 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
             mode = "train" if model.training else "eval"
             hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
             self._metrics[mode]["mean_token_accuracy"].append(hits)
-            return -log_probs_N.sum() / (len(log_probs_N) if num_items_in_batch is None else num_items_in_batch)
+            if num_items_in_batch is None:
+                return -log_probs_N.mean()
+            # Of all processes' tokens; their gradients will be averaged.
+            return -log_probs_N.sum() * self.accelerator.num_processes / num_items_in_batch
 
     rows = {
         "input_ids": [list(row.tokens.token_ids) for row in data.rows],

@@ -24,15 +24,16 @@ def main() -> None:
 
 
 def run(out: Path, name: str, folders: tuple[str, ...], arguments: tuple[str, ...]) -> None:
-    """Run pytest, its whole output to a file of its own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *folders, *arguments, "--tb=short", "-rf"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    (out / f"pytest-{name.replace(' ', '-')}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    counts = {
-        what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout[-400:])
-    }
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    record(out, "tests", name=name, exit=done.returncode, **counts, names=failed)
+    """Run pytest, its whole output to a file of its own, written as it comes."""
+    shown = ("-v", "--tb=short", "-rf", "--durations=15", "-o", "faulthandler_timeout=90", "-p", "no:cacheprovider")
+    path = out / f"pytest-{name.replace(' ', '-')}.txt"
+    with path.open("w", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "pytest", *folders, *arguments, *shown]
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    said = path.read_text(encoding="utf-8", errors="replace")
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", said[-400:])}
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    record(out, "tests", name=name, exit=code, **counts, names=failed)
 
 
 if __name__ == "__main__":

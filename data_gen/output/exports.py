@@ -32,6 +32,7 @@ from typing import Any
 from selfcorrect import prompts
 from selfcorrect.chat import ChatCodec
 from selfcorrect.errors import InputError, ModelError, RunFolderError, nearest
+from selfcorrect.hub import files_of, push_files
 from selfcorrect.runs.files import whole_file
 from selfcorrect.runs.jsonl import read_jsonl, write_json, write_jsonl, write_whole
 from selfcorrect.training_row import LearnedTokens, TrainingRow, read_pairs, read_rows, read_training_rows
@@ -317,19 +318,7 @@ def push_to_hub(run_folder: Path, repo: str, endpoint: str | None = None) -> str
     A repository that does not exist is made, private. Raises InputError for a name that is none and for a refusal of
     the hub, RunFolderError where the run has no data set yet.
     """
-    from huggingface_hub import HfApi
-
     data = run_folder / "data"
     if not (data / "README.md").exists():
         raise RunFolderError(f"{data} has no data set yet; run `selfcorrect gen` to its end first")
-    try:
-        api = HfApi(endpoint=endpoint)
-        made = api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, repo_type="dataset", folder_path=data, commit_message="selfcorrect gen")
-    except Exception as error:  # of the hub, or of whichever HTTP library its client uses
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"cannot push {data} to the hub as {repo!r}: {reason}\nA name is owner/name; log in with `hf auth login`; "
-            "unset HF_HUB_OFFLINE."
-        ) from error
-    return str(made)
+    return push_files(files_of(data), repo, "dataset", endpoint=endpoint, message="selfcorrect gen")

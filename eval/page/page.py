@@ -40,7 +40,7 @@ from selfcorrect.eval.results import (
     read_trajectories,
 )
 from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell
-from selfcorrect.eval.tables.demo_table import claims, paired_tests, result_table
+from selfcorrect.eval.tables.demo_table import claims, compute_table, paired_tests, result_table
 from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, budget_line, has_own_verdicts
 from selfcorrect.metrics import is_graded, is_scored
 from selfcorrect.printing import clean
@@ -93,7 +93,7 @@ def _render(run: Path, beside: Path | None) -> str:
         checks = claims([result for result, _ in finished_rows])
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
-    scripts = [_asset("vendor/katex/katex.min.js"), _asset("report.js")]
+    scripts = [_asset("vendor/katex/katex.min.js"), _asset("mathematics.js") + _asset("report.js")]
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -113,6 +113,7 @@ def _render(run: Path, beside: Path | None) -> str:
         run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
         rows=results,
         results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
+        compute=_html(taken) if (taken := compute_table(results)) else "",
         best=_best(results),
         bars=[bar for result in results if (bar := _transition_bar(result))],
         budgets=_budgets(evaluated),

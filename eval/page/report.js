@@ -8,9 +8,6 @@
   // A path: [problem, seed, class, stop, attempts [text, outcome, answer, reason], evaluations [text, verdict, P(correct)]]
   const PROBLEM = 0, SEED = 1, CLASS = 2, STOP = 3, ATTEMPTS = 4, EVALUATIONS = 5;
   const OUTCOMES = ["right", "wrong", "ungradable"], VERDICTS = ["correct", "wrong"];
-  const LONGEST_MATH = 1500; // characters; longer formulas stay text
-  // $$ $$, \\[ \\], \\( \\), $ $ (not "$5 and $7"), and a bare \\boxed{} with up to three levels of braces
-  const MATH = /\$\$([^$]+)\$\$|\\\[([^]+?)\\\]|\\\(([^]+?)\\\)|\$(?=\S)((?:[^$\\\n]|\\.)*[^$\\\s]|[^$\\\s])\$(?!\d)|(\\boxed\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})/g;
   const ITEM = 52; // height of a list entry in pixels, as in report.css
   if (!rows.length) { $("no-paths").hidden = false; return; }
   $("viewer").hidden = false;
@@ -185,17 +182,11 @@
   function marked(tag, name, text) { // the text, with what was searched for marked, and its mathematics set
     const node = el(tag, name);
     if (!state.math) { mark(node, text); return node; }
-    let from = 0;
-    for (const found of text.matchAll(MATH)) {
-      const [whole, display, displayed, inline, dollars, boxed] = found;
-      const source = display ?? displayed ?? inline ?? dollars ?? boxed;
-      const set = source.length <= LONGEST_MATH && !hits(whole) && formula(source, display !== undefined || displayed !== undefined);
-      if (!set) continue;
-      mark(node, text.slice(from, found.index));
-      node.append(set);
-      from = found.index + whole.length;
+    for (const piece of mathematics.pieces(text)) {
+      const set = piece.source !== undefined && !hits(piece.text) && mathematics.set(piece);
+      if (set) node.append(set);
+      else mark(node, piece.text);
     }
-    mark(node, text.slice(from));
     return node;
   }
 
@@ -210,17 +201,6 @@
       from = at + needle.length;
     }
     node.append(text.slice(from));
-  }
-
-  const refuse = () => { throw new Error("links, pictures and styles of model text are not followed"); };
-
-  function formula(source, displayMode) { // KaTeX builds nodes, not markup; commands that need trust stay text
-    const node = el("span", "formula");
-    node.title = source;
-    try {
-      katex.render(source, node, { displayMode, output: "html", throwOnError: true, trust: refuse, strict: "ignore", maxSize: 20, maxExpand: 100 });
-      return node;
-    } catch { return undefined; } // what KaTeX cannot read is shown as it was written
   }
 
   // --- controls

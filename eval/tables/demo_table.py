@@ -147,9 +147,14 @@ def show_rows(results: Sequence[EvalResult]) -> RenderableType:
     table = result_table(results)
     reached = 2 + len(REACHED)
     shown = [table.narrow(range(reached), FIRST), table.narrow([0, *range(reached, len(table.head))], FIRST)]
-    if any(result.compute for result in results):
-        shown.append(result_table(results, (*COMPUTE, "tokens_per_problem")).narrow(range(2 + len(COMPUTE)), FIRST))
+    if taken := compute_table(results):
+        shown.append(taken.narrow(range(1 + len(COMPUTE)), FIRST))
     return Group(*shown)
+
+
+def compute_table(results: Sequence[EvalResult]) -> Table | None:
+    """Return what it took to make the model of each row, None where no row says so."""
+    return result_table(results, tuple(COMPUTE)) if any(result.compute for result in results) else None
 
 
 def show_rows_of(run: Path) -> RenderableType:

@@ -168,9 +168,12 @@ def _likely_reason(summary: Mapping[str, Any]) -> str:
 
 
 def _close_model(folder: Path, base: str, run: Path, summary: Mapping[str, Any]) -> Closing:
-    figures = _figures(summary)
+    figures = [", ".join(found)] if (found := _figures(summary)) else []
+    if total := (summary.get("compute") or {}).get("total"):
+        seen, sampled, trained = (total[name] for name in ("problems", "sampled_tokens", "trained_tokens"))
+        figures.append(f"took in all {seen:,} problems, {sampled:,} tokens sampled, {trained:,} trained on")
     evaluation = _evaluation(_of_problems(base), folder.name, [f"engine.model={folder}"], run)
-    return Closing("a model", [", ".join(figures)] if figures else [], [evaluation])
+    return Closing("a model", figures, [evaluation])
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from selfcorrect.cli.options import AsJson, known_source
 from selfcorrect.errors import InputError
-from selfcorrect.extras import needs
+from selfcorrect.extras import named_extras
 from selfcorrect.printing import event, show
 from selfcorrect.runs.progress import meter
 
@@ -129,15 +129,22 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write it to this .md or .json file, or the flips to .jsonl.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it to this page: tables, every flip with both responses.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Test two evaluation logs, of any tools, on their common problems: regraded, paired, with every flip."""
-    from selfcorrect.compare import check_out, compare_logs
+    from selfcorrect.compare import check_out, check_page, compare_logs
 
-    needs("report")
     check_out(out)
-    with meter("grading", None) as progress:
+    check_page(html)
+    with named_extras(), meter("grading", None) as progress:  # of `report` it takes NumPy and SciPy, a page Jinja
         compared = compare_logs(a, b, metric, source or "", by, lambda done: progress.advance(done - progress.done))
     if out is not None:
         compared.write(out)
+    if html is not None:
+        with named_extras():
+            from selfcorrect.eval.page.comparison import write_comparison
+        write_comparison(compared, html)
     event(compared.to_json()) if as_json else show(compared)

@@ -1,4 +1,4 @@
-"""The command line: gen | train | eval | report | demo | reproduce | grade | compare | recipes | doctor.
+"""The command line: gen | train | eval | report | demo | reproduce | chat | serve | push | grade | compare | doctor.
 
 Every stage command takes the name of a shipped recipe or a YAML file, then ``key=value`` overrides.
 Stages are imported inside their command, so ``--help`` is quick.
@@ -16,15 +16,18 @@ import typer
 from rich.text import Text
 
 from selfcorrect import __version__, printing
+from selfcorrect.cli.chat import chat
 from selfcorrect.cli.errors import fail
 from selfcorrect.cli.evaluate import eval_app
-from selfcorrect.cli.generation import generation
+from selfcorrect.cli.gen import gen
 from selfcorrect.cli.grade import compare, grade
-from selfcorrect.cli.options import AsJson, DryRun, EngineOption, RecipeArgs, RunOption, TakesTexts
+from selfcorrect.cli.options import AsJson, DryRun, RunOption, TakesTexts
+from selfcorrect.cli.push import push
 from selfcorrect.cli.recipes import recipes_app
 from selfcorrect.cli.report import report_app
 from selfcorrect.cli.reproduce import reproduce
-from selfcorrect.cli.stages import needs_engine, resolve, resumable, run_stage, with_engine
+from selfcorrect.cli.serve import serve
+from selfcorrect.cli.stages import resumable
 from selfcorrect.cli.train import train_app
 from selfcorrect.errors import SelfCorrectError
 from selfcorrect.explained import explained
@@ -64,36 +67,7 @@ def everywhere(
     """Options of every command; `main` has read them."""
 
 
-@app.command()
-def gen(
-    args: RecipeArgs = None,
-    run: RunOption = Path("runs/default"),
-    engine: EngineOption = None,
-    dry_run: DryRun = False,
-    export: Annotated[
-        list[str] | None,
-        typer.Option("--export", help="Write the data for trl, axolotl, llama-factory, openrlhf or verl too; repeat."),
-    ] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", help="Upload the data set: owner/name on the hub.")
-    ] = None,
-) -> None:
-    """Sample self-correction data: attempts, self-evaluations, revisions, kept by rejection (stage 1)."""
-    from selfcorrect.data_gen.output import exports
-
-    exports.check(export or [])
-    stage = generation()
-    recipe = resolve(stage, with_engine(args, engine))
-    needs_engine(recipe.engine)
-    run_stage(stage, recipe, run, dry_run)
-    if dry_run or not (export or push_to_hub):
-        return
-    for name, counts in exports.export(run, export or []).items():
-        show(f"{run / 'export' / name}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
-    if push_to_hub:
-        show(f"pushed to {exports.push_to_hub(run, push_to_hub)}")
-
-
+app.command("gen")(gen)
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
 app.add_typer(report_app, name="report")
@@ -128,6 +102,9 @@ def demo(
 
 
 app.command("reproduce")(reproduce)
+app.command("push")(push)
+app.command("chat")(chat)
+app.command("serve")(serve)
 app.command("grade", cls=TakesTexts)(grade)
 app.command("compare")(compare)
 app.add_typer(recipes_app, name="recipes")

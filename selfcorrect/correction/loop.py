@@ -1,8 +1,9 @@
 """THE correction loop: attempt → self-evaluate → stop or revise, as one program for evaluation, serving and RL.
 
 `steps` is the loop without an engine: it yields what it wants sampled (`SampleRequest`) or judged (`JudgeRequest`), is
-sent the answer, and returns the trajectory. `solve` drives it with an asynchronous `Engine`; RL drives many at once
-with a synchronous one (`train.rl.rollouts`). Many problems run together: nothing waits for a turn to end everywhere.
+sent the answer, and returns the trajectory. `solve` drives it with an asynchronous `Engine`, `streaming.stream` does so
+and tells what is written meanwhile; RL drives many at once with a synchronous one (`train.rl.rollouts`). Many problems
+run together: nothing waits for a turn to end everywhere.
 
 `METHODS` says who judges an attempt and which user message asks for a revision. A model that was trained to judge
 itself in the same completion does so in any chat, too: it is misled, or given the gold verdict, by
@@ -132,18 +133,18 @@ async def solve(
     settings: LoopSettings,
     seed: int,
     judge: Judge | None = None,
+    opening: Sequence[int] | None = None,
 ) -> Trajectory:
     """Return the trajectory of one problem. The same problem, settings and seed give the same trajectory.
+
+    ``opening`` are the ids of its first message where they are not those of the question alone: a conversation.
 
     A request that the engine refuses ends the trajectory where it stands: its ``stop`` is then ``prompt-too-long`` or
     ``refused``, and without an attempt it holds an empty one, which is unanswered. ``judge`` is who decides under
     ``method="judged"`` and ``stop="judge"``; InputError where it is missing.
     """
-    if judge is None and (settings.method == "judged" or settings.stop == "judge"):
-        raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
-    if settings.method not in APPENDS_NOTHING:
-        codec.template.require_appending()  # before anything is sampled
-    loop = steps(problem, codec, settings, seed)
+    require(codec, settings, judge)
+    loop = steps(problem, codec, settings, seed, opening)
     state = advance(loop)
     while not isinstance(state, Trajectory):
         try:
@@ -155,6 +156,14 @@ async def solve(
         except RequestRefused as refused:
             state = advance(loop, refused)
     return state
+
+
+def require(codec: ChatCodec, settings: LoopSettings, judge: Judge | None) -> None:
+    """Raise InputError or ModelError, before anything is sampled, for what the settings need and is not there."""
+    if judge is None and (settings.method == "judged" or settings.stop == "judge"):
+        raise InputError(f"method {settings.method!r} with stop {settings.stop!r} needs a judge")
+    if settings.method not in APPENDS_NOTHING:
+        codec.template.require_appending()
 
 
 def advance(
@@ -175,21 +184,37 @@ def steps(
 
     A request that cannot be served is answered by throwing `RequestRefused` into the loop.
     """
-    ids = codec.opening(prompts.solve_messages(problem.question)) if opening is None else tuple(opening)
-    turns = _Turns(codec, settings, TrajectoryBuilder(problem, ids, seed))
-    try:
-        return (yield from turns.program())
-    except RequestRefused as refused:
-        turns.path.drop_unanswered()
-        return replace(turns.reached or turns.path.build(StopReason.UNKNOWN), stop=StopReason(refused.outcome))
+    return Turns(problem, codec, settings, seed, opening).steps()
 
 
-class _Turns:
-    """The turns of one trajectory, by one of three programs."""
+class Turns:
+    """The turns of one trajectory, by one of three programs; see `steps` for the arguments."""
 
-    def __init__(self, codec: ChatCodec, settings: LoopSettings, path: TrajectoryBuilder) -> None:
-        self.codec, self.settings, self.path = codec, settings, path
+    def __init__(
+        self,
+        problem: Problem,
+        codec: ChatCodec,
+        settings: LoopSettings,
+        seed: int,
+        opening: Sequence[int] | None = None,
+    ) -> None:
+        ids = codec.opening(prompts.solve_messages(problem.question)) if opening is None else tuple(opening)
+        self.codec, self.settings, self.path = codec, settings, TrajectoryBuilder(problem, ids, seed)
         self.reached: Trajectory | None = None  # long-CoT: the trajectory so far, should the engine refuse to go on
+
+    def steps(self) -> Loop:
+        """Return the loop; see `selfcorrect.correction.loop.steps`."""
+        try:
+            return (yield from self.program())
+        except RequestRefused as refused:
+            self.path.drop_unanswered()
+            return replace(self.reached or self.path.build(StopReason.UNKNOWN), stop=StopReason(refused.outcome))
+
+    @property
+    def parts(self) -> tuple[Sequence[Attempt], Sequence[SelfEvaluation]]:
+        """The attempts and self-evaluations that are whole, while the loop waits for an answer."""
+        so_far = self.reached or self.path
+        return so_far.attempts, so_far.evaluations
 
     def program(self) -> Loop:
         """Return the turns of the settings' method."""

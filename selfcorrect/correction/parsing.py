@@ -13,7 +13,7 @@ from selfcorrect.grading import extract_answer
 from selfcorrect.grading.thoughts import thought_spans
 from selfcorrect.trajectory import TrajectoryBuilder
 from selfcorrect.types import Attempt, Problem, Role, SelfEvaluation, StopReason, Trajectory, Verdict
-from selfcorrect.verdicts import YES_NO, has_mark, next_mark, parse_two_turn, parse_verdict
+from selfcorrect.verdicts import MARKS, YES_NO, has_mark, next_mark, parse_two_turn, parse_verdict
 
 
 def parse_path(
@@ -37,8 +37,7 @@ def parse_path(
     position, stop = 0, StopReason.UNKNOWN
     while stop is StopReason.UNKNOWN:
         mark = next_mark(text, position)
-        part_end = mark.end() if mark else len(text)
-        attempt_end = _attempt_end(text, position, mark.start() if mark else part_end)
+        attempt_end, part_end = part_at(text, position)
         attempt = text[position:attempt_end].strip()
         if attempts and not attempt:
             stop = StopReason.LENGTH if sample.finish == "length" else StopReason.NO_REVISION
@@ -68,6 +67,13 @@ def parse_path(
             stop = StopReason.NO_VERDICT
         position = part_end
     return _record(problem, codec, tuple(prompt_ids), sample, seed, stop, attempts, evaluations, cuts)
+
+
+def part_at(text: str, start: int) -> tuple[int, int]:
+    """Return where the attempt ends that begins at ``start``, and where its self-evaluation does: at its mark."""
+    mark = next_mark(text, start)
+    end = mark.end() if mark else len(text)
+    return _attempt_end(text, start, mark.start() if mark else end), end
 
 
 def _record(
@@ -157,15 +163,9 @@ def _attempt_end(text: str, start: int, end: int) -> int:
     its LAST box; a box in the paragraph of the mark belongs to the self-evaluation if an earlier one answers. Without a
     box the last paragraph judges.
     """
-    begun, thoughts = start, thought_spans(text, start, end)
+    thoughts = thought_spans(text, start, end)
+    boxes = _boxes(text, start, end, thoughts)
     start = max([start, *(last for _, last, closed in thoughts if closed)])
-    boxes: list[int] = []  # where each complete box ends
-    for box in _BOX.finditer(text, begun, end):
-        closed = _closing_brace(text, box.end(), end)
-        if any(first <= box.start() < last for first, last, _ in thoughts):
-            continue
-        if closed is not None and text[box.end() : closed - 1].strip() and (not boxes or closed > boxes[-1]):
-            boxes.append(closed)
     marked = has_mark(text[end : end + 12])
     if boxes:
         opener = _OPENER.search(text, boxes[0], end)
@@ -181,6 +181,33 @@ def _attempt_end(text: str, start: int, end: int) -> int:
         return end
     paragraph = text.rfind(prompts.SEPARATOR, start, end)
     return paragraph if paragraph > start else end
+
+
+def attempt_so_far(text: str) -> tuple[int, bool]:
+    """Return up to where a part under way is attempt, whatever follows, and whether its self-evaluation begins there.
+
+    `_attempt_end` never ends an attempt earlier than it would if the mark stood right here: more text moves the last
+    paragraph, the last box and the end of thinking to the right. It ends there for certain once a paragraph after the
+    first box opens a check. Not foreseen: thinking that ends without having begun, which makes an attempt of it all.
+    """
+    end = len(text)
+    boxes = _boxes(text, 0, end, thought_spans(text))
+    opener = _OPENER.search(text, boxes[0]) if boxes else None
+    if opener and opener.end() < end:
+        return opener.start(), True
+    return _attempt_end(text + MARKS[Verdict.WRONG], 0, end), False
+
+
+def _boxes(text: str, start: int, end: int, thoughts: Sequence[tuple[int, int, bool]]) -> list[int]:
+    """Return where each box ends that is whole, holds something and stands in no thinking."""
+    boxes: list[int] = []
+    for box in _BOX.finditer(text, start, end):
+        closed = _closing_brace(text, box.end(), end)
+        if any(first <= box.start() < last for first, last, _ in thoughts):
+            continue
+        if closed is not None and text[box.end() : closed - 1].strip() and (not boxes or closed > boxes[-1]):
+            boxes.append(closed)
+    return boxes
 
 
 def _closing_brace(text: str, start: int, end: int) -> int | None:

@@ -100,8 +100,27 @@ class StopRule:
 
 
 def rule_file(path: str | Path) -> Path:
-    """Return the calibration file that a path names: itself, or the one in a checkpoint folder."""
-    return Path(path) / CALIBRATION_FILE if Path(path).suffix != ".json" else Path(path)
+    """Return the calibration file that a path names: itself, the one in a checkpoint folder, or of a hub's model.
+
+    Of a hub's model without one it is the path where a folder would have it, which does not exist.
+    """
+    if Path(path).suffix == ".json":
+        return Path(path)
+    parts = Path(path).parts
+    is_hub_id = len(parts) == 2 and parts[0] not in ("/", ".", "..", "~", "runs") and not Path(parts[0]).is_dir()
+    return (_rule_on_hub(str(path)) if is_hub_id else None) or Path(path) / CALIBRATION_FILE
+
+
+def _rule_on_hub(model: str) -> Path | None:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ModuleNotFoundError:
+        return None
+    try:
+        return Path(hf_hub_download(model, CALIBRATION_FILE))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
 
 
 def load_rule(path: str | Path) -> StopRule:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -68,6 +68,18 @@ class Sample:
     watched: tuple[tuple[float, ...], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SamplePart:
+    """What is new of a sample under way: ids, and with the last part the whole sample.
+
+    The ids of all parts, joined, are those of the sample. ``watched`` belongs to ``token_ids`` as it does in `Sample`.
+    """
+
+    token_ids: tuple[int, ...]
+    watched: tuple[tuple[float, ...], ...] = ()
+    sample: Sample | None = None
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Samples requests; safe to call from many tasks of one event loop at once."""
@@ -75,10 +87,20 @@ class Engine(Protocol):
     name: str
     context: int | None
     """The most tokens that a prompt and its completion may have together; None: no known limit."""
+    streams: bool = False
+    """True where `stream` gives tokens as they are sampled; False: all of a sample in one part, once it is whole."""
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample. Raises EngineError when the engine failed (never a partial sample)."""
         ...
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give the sample that `sample` returns, in parts; closing the generator ends the work. Errors as `sample`'s.
+
+        Where the engine does not stream (``streams``) there is one part, the whole sample.
+        """
+        sample = await self.sample(request)
+        yield SamplePart(sample.token_ids, sample.watched, sample)
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests in their order, from synchronous code."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from selfcorrect.errors import EngineError
@@ -55,6 +55,14 @@ class BackgroundLoop:
         finally:
             await asyncio.to_thread(self.stop)
 
+    def shut(self, last: Awaitable[None] | None = None) -> None:
+        """Cancel what is under way, do ``last`` in this loop, end its thread; blocks the calling thread."""
+        self._closing = True
+        try:
+            self.call(self._end(last))
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         """End the thread at once, whatever is under way."""
         self._closing = True
@@ -62,7 +70,7 @@ class BackgroundLoop:
         self._thread.join()
         self._loop.close()
 
-    async def _end(self, last: Coroutine[Any, Any, None] | None) -> None:
+    async def _end(self, last: Awaitable[None] | None) -> None:
         under_way = asyncio.all_tasks() - {asyncio.current_task()}
         for task in under_way:
             task.cancel()

@@ -67,6 +67,16 @@ def finished(
     )
 
 
+def certain(request: SampleRequest, token_ids: Sequence[int], decode: Decode) -> int:
+    """Return how many of the ids that an engine has given so far are in the sample, whatever follows.
+
+    Those that complete a stop text are, those after it and a stop id are not.
+    """
+    end = len(token_ids) - (bool(token_ids) and token_ids[-1] in request.stop_ids)
+    stopped = text_end(token_ids[:end], request.stop_texts, decode)
+    return min(end, request.max_tokens) if stopped is None else stopped
+
+
 def text_end(ids: Sequence[int], texts: Sequence[str], decode: Decode) -> int | None:
     """Return the least n such that ``decode(ids[:n])`` contains one of the texts; None where none does."""
     reached = lambda end: any(text in decode(ids[:end]) for text in texts)

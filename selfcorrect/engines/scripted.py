@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
 from selfcorrect.errors import EngineError
 
 
@@ -32,8 +32,11 @@ class ScriptedEngine(Engine):
     """Answers every request by a script, honouring stop texts, stop ids and ``max_tokens``.
 
     ``requests`` lists what was asked, in order; ``delay_s`` maps a request to how long it takes, for
-    tests of scheduling; ``context`` limits a prompt and its completion as a model does.
+    tests of scheduling; ``context`` limits a prompt and its completion as a model does. ``streamed`` is how many parts
+    of streams were taken.
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class ScriptedEngine(Engine):
         self.script = script
         self.delay_s = delay_s
         self.requests: list[SampleRequest] = []
+        self.streamed = 0
         self._closed = False
 
     async def sample(self, request: SampleRequest) -> Sample:
@@ -75,6 +79,15 @@ class ScriptedEngine(Engine):
             stop_logprob=math.log(0.5) if finish == "stop" else 0.0,
             watched=watched if request.watch_ids else (),
         )
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give the scripted sample token by token."""
+        sample = await self.sample(request)
+        for place, token in enumerate(sample.token_ids):
+            self.streamed += 1
+            yield SamplePart((token,), sample.watched[place : place + 1])
+            await asyncio.sleep(0)
+        yield SamplePart((), (), sample)
 
     async def close(self) -> None:
         """Refuse further requests."""

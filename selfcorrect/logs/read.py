@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from selfcorrect.adapters.turns import read_turns
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.logs import inspect_logs, lighteval, lm_eval, ours, verifiers
-from selfcorrect.logs.record import Log
+from selfcorrect.logs.record import Log, Response
+from selfcorrect.verdicts import next_mark
 
 READERS: dict[str, Callable[[Path, str], Log]] = {
     "selfcorrect": ours.read,
@@ -24,13 +27,21 @@ TOOLS = tuple(READERS)
 def read_log(place: Path, metric: str = "") -> Log:
     """Read a log; ``metric`` chooses among several scores of a response (empty: the tool's first).
 
+    A response in long-CoT, which a verdict mark shows, is its last attempt: what a self-evaluation says is no answer.
     Raises DataError, naming the file, where it is of no known tool, damaged, or holds nothing to grade.
     """
     log = READERS[tool_of(place)](place, metric)
     if not log.responses:
         found = ", ".join(f"{count} × {reason}" for reason, count in log.dropped.items()) or "the log is empty"
         raise DataError(f"{place}: no response to grade; {found}")
-    return log
+    return replace(log, responses=tuple(map(_answering, log.responses)))
+
+
+def _answering(response: Response) -> Response:
+    if next_mark(response.text) is None:
+        return response
+    final = read_turns(response.text, cut=response.cut, source=response.source).final
+    return replace(response, text=final.text, cut=final.cut)
 
 
 def tool_of(place: Path) -> str:

@@ -9,7 +9,8 @@ A problem has a trivial first step (a sum or difference without carry) and one h
 clauses. Three splits are for users; the fourth, ``pretraining``, is all that the base model has seen, so that
 ``train`` problems are as new to it as ``test`` problems. Their ``level`` is easy, medium or hard, by the carries of
 the written product. A fifth split, ``ood``, asks for what no split before it does: larger operands (``near``: up to
-1,999, ``4-digit``, ``5-digit``) or more steps (``3-step``, ``4-step``).
+1,999, ``4-digit``, ``5-digit``) or more steps (``3-step``, ``4-step``). A sixth, ``wording``, is ``test`` told with
+names, things and places that no other split has: problem by problem the same numbers and clauses.
 
 The embedded model's pre-training corpus is written from them by `selfcorrect.train.embedded.corpus`.
 """
@@ -19,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from selfcorrect.errors import InputError
@@ -28,6 +30,7 @@ from selfcorrect.types import Problem
 
 Split = Literal["train", "validation", "test", "pretraining"]
 OUT_OF_DISTRIBUTION: Final = "ood"
+REWORDED: Final = "wording"
 SOURCE = "arithmetic"
 
 # --- the problem space ------------------------------------------------------------------------------------------
@@ -76,6 +79,13 @@ ITEMS = (
     "buttons", "tickets", "seeds", "bottles", "candles", "flowers", "nails", "eggs", "badges", "stickers",
 )  # fmt: skip
 PLACES = ("museum", "shop", "school", "library", "market", "farm", "station", "garden")
+
+UNSEEN = {
+    NAMES: ("Bilal", "Dora", "Edith", "Gustav", "Helga", "Imre", "Lotte", "Nora", "Otto", "Wanda"),
+    ITEMS: ("rulers", "pebbles", "bricks", "ribbons", "lamps", "carrots", "spoons", "masks", "keys", "pillows"),
+    PLACES: ("harbour", "bakery", "castle", "factory", "theatre", "bank"),
+}
+"""What ``wording`` says in their place."""
 
 Clauses = tuple[int, int, int, int]
 
@@ -169,8 +179,11 @@ def available(split: str) -> int:
     """Return how many distinct problems a split has; InputError for an unknown split."""
     if split == OUT_OF_DISTRIBUTION:
         return OOD_PER_LEVEL * len(OOD_LEVELS)
+    if split == REWORDED:
+        return len(PRODUCTS["test"])
     if split not in PRODUCTS:
-        raise InputError(f"unknown split {split!r}: expected one of {', '.join(PRODUCTS)}, {OUT_OF_DISTRIBUTION}")
+        known = ", ".join((*PRODUCTS, OUT_OF_DISTRIBUTION, REWORDED))
+        raise InputError(f"unknown split {split!r}: expected one of {known}")
     return len(PRODUCTS[split])  # type: ignore[index]
 
 
@@ -186,6 +199,8 @@ def problems(split: str, count: int, seed: int) -> list[Problem]:
         )
     if split == OUT_OF_DISTRIBUTION:
         return _out_of_distribution(count, seed)
+    if split == REWORDED:
+        return [_reworded(problem) for problem in problems("test", count, seed)]
     rng, own = random.Random(f"{SOURCE} {split} {seed}"), cast(Split, split)
     drawn = []
     for a, m in rng.sample(PRODUCTS[own], count):
@@ -235,6 +250,14 @@ def _out_of_distribution(count: int, seed: int) -> list[Problem]:
     pairs = {name: rngs[name].sample(shift.products, OOD_PER_LEVEL) for name, shift in OOD_LEVELS.items()}
     turns = itertools.islice(((name, place) for place in range(OOD_PER_LEVEL) for name in OOD_LEVELS), count)
     return [_shifted(rngs[name], name, pairs[name][place], seed) for name, place in turns]
+
+
+def _reworded(problem: Problem) -> Problem:
+    """Return a ``test`` problem with other names, things and places."""
+    rng, question = random.Random(problem.id), problem.question
+    for known, unseen in UNSEEN.items():
+        question = re.sub(rf"\b({'|'.join(known)})\b", rng.choice(unseen), question)
+    return replace(problem, id=problem.id.replace("-test-", f"-{REWORDED}-"), question=question)
 
 
 def _shifted(rng: random.Random, name: str, pair: tuple[int, int], seed: int) -> Problem:

@@ -4,7 +4,7 @@
 
 A door is one entry of DOORS, the pins `tests/doors/pins/DOOR.txt` (none: the base installation alone) and the tests
 `tests/doors/test_DOOR.py`. Its environment is `.venv-doors/DOOR`; it is made again when the pins, the project of
-pyproject.toml or the Python change. The last line is
+pyproject.toml or the Python change. A tool that another target installs is tested there (``shared``). The last line is
 `{"doors": {"DOOR": "passed" | "interface only" | "failed"}, "passed": n}`.
 """
 
@@ -32,13 +32,28 @@ class Door:
 
     extras: str = ""  # of selfcorrect, as "train,report"
     packages: tuple[str, ...] = ()  # folders of this checkout that are installed, too
-    interface_only: str = ""  # why the tool cannot be installed here; its tests then hold the published interface
+    shared: str = ""  # the Makefile's target that makes an environment of SHARED, in place of one of its own
+    interface_only: str = ""  # why the tool cannot be installed here; its tests then hold its published interface
+    not_run: str = ""  # what of the tool is not run by the tests; said above them
 
+
+SHARED = {"install": ".venv", "engines": ".venv-engines"}
+"""Targets of the Makefile, and the folders of the environments that they make."""
 
 DOORS: dict[str, Door] = {
     "verifiers": Door(packages=("environments/selfcorrect_math",)),
     "inspect_ai": Door(),
     "lm_eval": Door(),
+    "vllm": Door(shared="engines"),  # 3.5 GB
+    "trl": Door(shared="install"),
+    "verl": Door(not_run="its trainer, which needs GPUs; its registry, advantages, rewards, data and config are"),
+    "hub": Door(shared="install", not_run="the hub itself: a stand-in on loopback takes and gives the files"),
+    "compare": Door(extras="logs,report"),
+    "logs": Door(
+        extras="logs",
+        interface_only="lighteval is not installed, it needs torch; logs that the tools wrote are read",
+    ),
+    "serve": Door(extras="serve"),
 }
 
 
@@ -54,14 +69,19 @@ def main(names: list[str]) -> int:
 
 def outcome(name: str, door: Door) -> str:
     """Make the environment of a door and run its tests there; a test that is skipped is no test passed."""
-    print(f"== {name}" + (f" (interface only: {door.interface_only})" if door.interface_only else ""), flush=True)
-    folder = ROOT / ".venv-doors" / name
+    said = [f"interface only: {door.interface_only}"] * bool(door.interface_only)
+    said += [f"not run: {door.not_run}"] * bool(door.not_run)
+    print(f"== {name}" + (f" ({'; '.join(said)})" if said else ""), flush=True)
+    folder = ROOT / SHARED[door.shared] if door.shared else ROOT / ".venv-doors" / name
     try:
-        install(folder, name, door)
+        if door.shared:
+            subprocess.run(["make", "-C", ROOT, door.shared], check=True)
+        else:
+            install(folder, name, door)
     except subprocess.CalledProcessError as error:
         print(f"{name}: its environment was not made: {error}", flush=True)
         return "failed"
-    report = folder / "tests.xml"
+    report = folder / f"tests-{name}.xml"
     report.unlink(missing_ok=True)
     # Without tests/conftest.py, which serves the tests of the whole installation.
     words = ["-m", "pytest", f"--confcutdir={HERE}", f"--junitxml={report}", "-rs", str(HERE / f"test_{name}.py")]

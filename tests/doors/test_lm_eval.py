@@ -21,9 +21,12 @@ from tests.doors.scripted import FINAL, TURN1, Server, path, problem_file
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's command wrote against the scripted server."""
-    folder = tmp_path_factory.mktemp("lm_eval")
+    return run(tmp_path_factory.mktemp("lm_eval"), Server())
+
+
+def run(folder: Path, server: Server) -> Path:
     problem_file(folder)
-    with Server() as server:
+    with server:
         ended = subprocess.run(
             ["bash", "-ec", lines_of("lm_eval", "bash")],
             cwd=folder, env=os.environ | {"MODEL": "toy", "URL": server.url, "HF_HUB_OFFLINE": "1"},
@@ -49,6 +52,21 @@ def test_the_sample_log_reads_back(outputs: Path) -> None:
     assert [response.reference for response in log.responses] == ["4", "6", "8", "10", "12"]
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     assert [row["turn1"] for row in sorted(rows, key=lambda row: row["doc_id"])] == TURN1
+
+
+def test_two_logs_of_lm_eval_are_compared_in_its_own_environment(outputs: Path, tmp_path: Path) -> None:
+    other = run(tmp_path, Server(perfect=True))
+    logs = [next(place.rglob("samples_*.jsonl")) for place in (outputs, other)]
+    ended = subprocess.run(
+        ["selfcorrect", "compare", *map(str, logs), "--json", "--html", "page.html"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = json.loads(ended.stdout)
+    assert (found["test"]["n"], found["test"]["only_a"], found["test"]["only_b"]) == (5, 0, 2)
+    assert found["test"] == found["test_of_the_logs_scores"]
+    assert [flip["question"] for flip in found["flips"]] == ["What is 4 + 4?", "What is 5 + 5?"]
+    assert "B − A: +40.0 points" in (tmp_path / "page.html").read_text()
 
 
 def test_what_the_grader_fails_on_is_left_out_and_counted() -> None:

@@ -15,7 +15,7 @@ from selfcorrect.chat import ChatCodec
 from selfcorrect.correction.loop import LoopSettings, solve
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.errors import ModelError
-from selfcorrect.templates import FROZEN_DATE
+from selfcorrect.templates import FROZEN_DATE, ChatTemplate
 from selfcorrect.thinking import thinking_tokens
 from selfcorrect.types import Attempt, Message, Problem, Role, Span, Trajectory
 
@@ -292,3 +292,20 @@ def test_a_template_that_computes_without_end_is_stopped(byte_tokenizer, monkeyp
     assert time.monotonic() - started < 20
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     assert __import__("sys").gettrace() is None or "coverage" in str(__import__("sys").gettrace())
+
+
+def test_no_limit_is_set_on_the_process_itself(byte_tokenizer, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Its other threads would be refused memory: a GPU's driver and BLAS end the process then."""
+    import resource
+
+    before, seen = resource.getrlimit(resource.RLIMIT_AS), []
+    render = ChatTemplate.render
+
+    def watched(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        seen.append(resource.getrlimit(resource.RLIMIT_AS))
+        return render(self, *args, **kwargs)
+
+    monkeypatch.setattr(ChatTemplate, "render", watched)
+    ChatCodec(byte_tokenizer()).template.require_appending()
+    assert len(seen) > 3
+    assert set(seen) == {before}

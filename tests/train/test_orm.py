@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from selfcorrect.correction.judges import JudgeRecipe, open_judge
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError
 from selfcorrect.prompts import solve_messages
+from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.train import orm
 from selfcorrect.train.orm import OrmRecipe, accuracy, load_attempts, split
 from selfcorrect.types import Problem, Verdict
@@ -84,3 +86,15 @@ def test_attempts_of_one_kind_teach_nothing(rows: Path, codec: ChatCodec) -> Non
     rows.write_text("\n".join(line for line in lines if '"right"' in line) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="all of one kind"):
         load_attempts(rows, codec)
+
+
+def test_micro_batches_learn_what_the_whole_batch_does(rows: Path, tiny_model: Path, tmp_path: Path) -> None:
+    recipe = OrmRecipe(
+        model=str(tiny_model), epochs=1, batch_rows=8, learning_rate=1e-2, precision="fp32", validation=0.2, log_every=1
+    )
+    logged = []
+    for name, micro in (("whole", None), ("parts", 2)):
+        orm.run(replace(recipe, name=name, micro_rows=micro), tmp_path)
+        logged.append(list(read_jsonl(tmp_path / "checkpoints" / name / "metrics.jsonl")))
+    for figure in ("loss", "grad_norm"):
+        assert [row[figure] for row in logged[0]] == pytest.approx([row[figure] for row in logged[1]], rel=1e-3)

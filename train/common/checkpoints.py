@@ -29,6 +29,7 @@ def fit(trainer: Any, folder: Path) -> None:
     remove_printer(trainer)
     stop_where_not_finite(trainer)
     trainer.add_callback(_sealing(folder))
+    trainer.add_callback(_order_of_epoch())
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / "tensorboard")
@@ -67,6 +68,27 @@ def _sealing(folder: Path) -> Any:
                 _seal(folder, folder / "resume" / f"checkpoint-{state.global_step}")
 
     return Sealing()
+
+
+def _order_of_epoch() -> Any:
+    """Return a callback that gives the order of the rows its epoch before a resumed run skips those it has seen.
+
+    accelerate wraps the order once for the skipping and once for several processes, and transformers then no longer
+    reaches it: the resumed epoch would have the first epoch's order.
+    """
+    from transformers import TrainerCallback
+
+    class OrderOfEpoch(TrainerCallback):
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+        ) -> None:
+            order = train_dataloader
+            for inner in ("batch_sampler", "batch_sampler", "sampler"):
+                order = getattr(order, inner, order)
+            if hasattr(order, "set_epoch"):
+                order.set_epoch(int(state.epoch or 0))
+
+    return OrderOfEpoch()
 
 
 def _seal(folder: Path, checkpoint: Path) -> None:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.train.common.launch import EXPECTED
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+FSDP = "SELFCORRECT_FSDP"
+"""Environment variable that asks each process for FSDP 2; what accelerate's launcher sets is turned into it."""
+
+_NOT_OURS = {
+    "FSDP_VERSION": (("1",), "this is FSDP 2: set fsdp_version: 2 in the accelerate configuration"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (("1", "true"), "set trainer.gradient_checkpointing=true in the recipe instead"),
+    "FSDP_OFFLOAD_PARAMS": (("1", "true"), "weights stay on the GPUs: set it to false, and use more of them or LoRA"),
+}
+"""Settings of accelerate's FSDP that are refused: the values, and what to do."""
 
 
 def has_gpu() -> bool:
@@ -17,9 +31,7 @@ def has_gpu() -> bool:
 
 def process_count() -> int:
     """Return how many processes train together. Raises InputError where ``--launch`` asked for another number."""
-    from accelerate import PartialState
-
-    found = int(PartialState(cpu=not has_gpu()).num_processes)
+    found = int(_state().num_processes)
     if (expected := os.environ.get(EXPECTED)) and int(expected) != found:
         raise InputError(f"--launch asked for {expected} processes, {found} came up; see train/common/launch.py")
     return found
@@ -27,23 +39,46 @@ def process_count() -> int:
 
 def process_rank() -> int:
     """Return this process's number; 0 is the one that writes files."""
-    from accelerate import PartialState
-
-    return int(PartialState(cpu=not has_gpu()).process_index)
+    return int(_state().process_index)
 
 
 def wait_for_everyone() -> None:
     """Return when every process has come here."""
+    _state().wait_for_everyone()
+
+
+def gathered(rows: list[Any]) -> list[Any]:
+    """Return the rows of all processes, in the order of the processes; every process must call it."""
+    if process_count() == 1:
+        return rows
+    from accelerate.utils import gather_object
+
+    return list(gather_object(rows))
+
+
+def _state() -> PartialState:
+    """Return accelerate's record of the processes, made after FSDP was taken over from it."""
     from accelerate import PartialState
 
-    PartialState(cpu=not has_gpu()).wait_for_everyone()
+    fsdp_asked()
+    return PartialState(cpu=not has_gpu())
 
 
-def hold_whole_weights() -> None:
-    """Raise RecipeError where weights are sharded: rollouts sample from the live weights of one process."""
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-    if fsdp or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise RecipeError(
-            "rollouts sample from the live weights, so every process must hold all of them; FSDP and ZeRO-3 shard "
-            "them: use --launch ddp or zero2"
-        )
+def fsdp_asked() -> bool:
+    """True where this process was started to shard its models (`common.sharding`).
+
+    What accelerate's launcher sets is taken over, so that accelerate itself sees plain processes: it would shard on
+    GPUs alone. Raises RecipeError where its settings ask for what is not done here.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        for name, (unlike, what_to_do) in _NOT_OURS.items():
+            if os.environ.get(name, "").lower() in unlike:
+                raise RecipeError(f"--launch: {name.lower()}={os.environ[name]}: {what_to_do}")
+        del os.environ["ACCELERATE_USE_FSDP"]
+        os.environ[FSDP] = "1"
+    return os.environ.get(FSDP) == "1"
+
+
+def zero3_asked() -> bool:
+    """True where DeepSpeed was asked to shard weights."""
+    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"

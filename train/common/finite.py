@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import GuardError
+from selfcorrect.train.common.distributed import gathered
+from selfcorrect.train.common.weights import is_sharded, local_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +28,18 @@ def require_finite(step: int, what: str, value: float, learning_rate: float) -> 
 
 
 def largest(weights: Iterable[Tensor]) -> float:
-    """Return the largest absolute value among the weights; NaN where one is not a number."""
+    """Return the largest absolute value among the weights; NaN where one is not a number.
+
+    Of sharded weights each process looks at its own part, and all learn what each found.
+    """
     import torch
 
-    found = [weight.detach() for weight in weights if weight.numel()]
-    return float(torch.nn.utils.get_total_norm(found, norm_type=math.inf)) if found else 0.0
+    weights = list(weights)
+    parts = [local_part(weight) for weight in weights]
+    found = [part for part in parts if part.numel()]
+    value = float(torch.nn.utils.get_total_norm(found, norm_type=math.inf)) if found else 0.0
+    values = gathered([value]) if any(map(is_sharded, weights)) else [value]
+    return max(values, key=lambda each: (math.isnan(each), each))
 
 
 def stop_where_not_finite(trainer: Any) -> None:

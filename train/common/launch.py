@@ -50,8 +50,7 @@ def relaunch(config: str, arguments: Sequence[str]) -> NoReturn:
     folder = Path(tempfile.mkdtemp(prefix="selfcorrect-launch-"))
     sys.stdout.flush()
     with (folder / "launcher.log").open("w") as log, _way_out(folder) as out:
-        environment = os.environ | SAFE | {ERRORS: str(folder), TERMINAL: out}
-        environment[EXPECTED] = str(_read(path)["num_processes"])
+        environment = os.environ | SAFE | {ERRORS: str(folder), TERMINAL: out} | launch_environment(path)
         code = _wait(subprocess.Popen(command, env=environment, stderr=log))
     message = _message(folder, code) if code else ""
     if not code or "launcher.log" not in message:
@@ -109,16 +108,19 @@ def _wait(launcher: subprocess.Popen[bytes]) -> int:
 
 
 def _message(folder: Path, code: int) -> str:
-    """Return what the process that failed first said, or what the launcher knows of one that could say nothing."""
+    """Return what the process that failed first said, or what the launcher knows of one that could say nothing.
+
+    Of one that was killed the launcher knows; what the others then say, that it left them, is no cause.
+    """
     said = sorted(folder.glob("*.txt"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    if said:
-        return said[0].read_text(encoding="utf-8")
     log = (folder / "launcher.log").read_text(encoding="utf-8", errors="replace")
-    ended = re.search(r"exitcode\s*:\s*-(\d+)", log)
-    how = f"a process was ended by signal {ended[1]}" if ended else f"the launcher ended with exit code {code}"
-    hint = (
-        "; signal 9 is often the system's, for want of memory: fewer rows a batch" if ended and ended[1] == "9" else ""
-    )
+    signals = re.findall(r"exitcode\s*:\s*-(\d+)", log)
+    killed = str(int(signal.SIGKILL)) in signals
+    if said and not killed:
+        return said[0].read_text(encoding="utf-8")
+    ended = str(int(signal.SIGKILL)) if killed else signals[0] if signals else None
+    how = f"a process was ended by signal {ended}" if ended else f"the launcher ended with exit code {code}"
+    hint = "; signal 9 is often the system's, for want of memory: fewer rows a batch" if killed else ""
     return f"{how} before it could say why{hint}.\nThe launcher's log: {folder / 'launcher.log'}"
 
 
@@ -138,7 +140,7 @@ def config_path(config: str) -> Path:
 def launch_command(path: Path, arguments: Sequence[str]) -> list[str]:
     """Return the launcher's command line for a configuration file."""
     settings = _read(path)
-    if settings.get("use_cpu") or settings["distributed_type"] == "MULTI_CPU":
+    if _on_cpu(settings):
         torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(settings["num_processes"])]
         torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port()), "--no-python"]
         return [*PYTHON, *torchrun, "--", *selfcorrect_command(arguments)]  # it would read our --run as its own
@@ -150,6 +152,23 @@ def launch_command(path: Path, arguments: Sequence[str]) -> list[str]:
         str(path),
         *selfcorrect_command(arguments)[2:],
     ]
+
+
+def _on_cpu(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("use_cpu")) or settings["distributed_type"] == "MULTI_CPU"
+
+
+def launch_environment(path: Path) -> dict[str, str]:
+    """Return what the processes of a configuration are told beside the command line.
+
+    ``accelerate launch`` tells them of FSDP by itself; torchrun, which starts those of a CPU, does not.
+    """
+    settings = _read(path)
+    told = {EXPECTED: str(settings["num_processes"])}
+    if _on_cpu(settings) and settings["distributed_type"] == "FSDP":
+        options = {name.upper(): str(value).lower() for name, value in settings.get("fsdp_config", {}).items()}
+        told |= {"ACCELERATE_USE_FSDP": "true", **options}
+    return told
 
 
 def _free_port() -> int:

@@ -26,6 +26,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from selfcorrect.errors import ModelError
 from selfcorrect.train.common.lora import unwrapped
+from selfcorrect.train.common.sharding import through_root
 
 
 class _Attention(torch.autograd.Function):
@@ -132,6 +133,10 @@ def log_probs_of(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor) -> tu
 
     Labels stand at the positions of the tokens themselves, as in transformers; a label in column 0 is not counted.
     """
+    return through_root(model, _log_probs, inputs, labels_BT)
+
+
+def _log_probs(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     next_labels = labels_BT[:, 1:]
     learned = next_labels != -100
     hidden_NE = unwrapped(model).base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][learned]

@@ -2,20 +2,24 @@
 
 States of the optimised weights: weights, gradients and AdamW's two moments, fp32, 16 bytes a parameter, as every
 program here trains them; sharded over N processes as ZeRO does (Rajbhandari et al., arXiv 1910.02054, section 5:
-stage 2 shards gradients and moments, stage 3 and FSDP the weights too). Weights that do not learn are 4 bytes a
-parameter: a reference model whole in every process, what LoRA leaves frozen spread as the layout spreads weights.
+stage 2 shards gradients and moments, stage 3 and FSDP the weights too). Weights that do not learn, a reference model's
+among them, are 4 bytes a parameter, spread as the layout spreads weights. Sharded weights are gathered in bf16 to
+compute, with the gradient: the embedding and the head, and two layers. A copy to sample from (``sampler: replica``) is
+2 bytes a parameter in every process.
 
 Activations of a forward pass with R rows of T tokens in 16 bit: with checkpointing one input a layer and one layer's
 inside, without it every layer's inside, 34 bytes a token and unit of width (Korthikanti et al., arXiv 2205.05198, eq. 1
-without its attention term: SDPA and flash attention do not keep scores). The head adds 3 x 4 bytes a token and word.
+without its attention term: SDPA and flash attention do not keep scores); a value model keeps as much. Logits exist in
+tiles alone (TRL's fused head, 4096 tokens by 32,768 words), with the head's gradient in fp32.
 
-An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), nor gathered layers under sharding.
+An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), nor the sampler's keys and values, which
+take what is left. So a run is said to fit where nine tenths of the GPU are enough.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,13 @@ from selfcorrect.train.common.recipe import TrainerRecipe
 GB = 1e9
 STATES = (4.0, 4.0, 8.0)
 """Bytes a parameter of weights, gradients and moments."""
+
+TILE = (4096, 32768)
+"""Tokens and words of which TRL's fused head has logits at once."""
+
+PROCESSES = (1, 2, 4, 8)
+GPU_SIZES = (24, 40, 80, 141)
+"""In GB."""
 
 LAYOUTS = {"one GPU, or DDP": (False, False, False), "zero2": (False, True, True), "zero3, fsdp": (True, True, True)}
 """Whether weights, gradients and moments are spread over the processes."""
@@ -59,19 +70,27 @@ class Batch:
     checkpointing: bool
 
 
-def describe(
-    recipe: TrainerRecipe, batch: Batch, reference: bool = False, value_model: bool = False
-) -> list[RenderableType]:
-    """Return what every ``--dry-run`` begins with: the resolved recipe and the memory that its model takes."""
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What a run holds beside the policy. ``replica``: whole copies to sample from, in bf16, in every process."""
+
+    references: int = 0
+    value_model: bool = False
+    replica: bool = False
+
+
+def describe(recipe: TrainerRecipe, batch: Batch, models: Models = Models()) -> list[RenderableType]:
+    """Return what every ``--dry-run`` begins with: the resolved recipe, the memory it takes, and where that fits."""
     size = model_size(recipe.model, recipe.lora)
-    frozen_models = int(reference and recipe.lora is None)  # LoRA's reference is the same model, adapters off
-    table = memory_table(size, batch, frozen_models, value_model)
+    if recipe.lora is not None:
+        models = replace(models, references=0)  # the reference is the same model, adapters off
     told = (
         []
         if model_config(recipe.model)[1]
         else [f"{recipe.model} is not on this machine: its sizes are those that we ship (models.json)"]
     )
-    return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), table, *told]
+    tables = [memory_table(size, batch, models), fitting_table(size, batch, models)]
+    return [Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"), *tables, *told]
 
 
 def model_config(model: str) -> tuple[Any, bool]:
@@ -125,29 +144,73 @@ def state_bytes(parameters: int, processes: int, layout: str, bytes_each: tuple[
 
 
 def activation_bytes(size: ModelSize, batch: Batch) -> float:
-    """Return the bytes that one forward pass keeps for its backward pass, the head's included."""
+    """Return the bytes that one forward pass keeps for its backward pass, without the head's."""
     tokens = batch.rows * batch.tokens
     inside = 34.0 * tokens * size.width
-    kept = size.layers * 2.0 * tokens * size.width + inside if batch.checkpointing else size.layers * inside
-    return kept + 12.0 * tokens * size.vocabulary
+    return size.layers * 2.0 * tokens * size.width + inside if batch.checkpointing else size.layers * inside
 
 
-def memory_table(size: ModelSize, batch: Batch, frozen_models: int = 0, value_model: bool = False) -> Table:
-    """Return GB per GPU by layout and number of GPUs, with and without a KL's reference model and PPO's value model."""
-    models = 2 if value_model else 1
-    frozen = models * (size.parameters - size.trained)
-    extra = frozen_models * 4.0 * size.parameters + activation_bytes(size, batch)
+def head_bytes(size: ModelSize, batch: Batch) -> float:
+    """Return the bytes of a tile of logits, and of the head's gradient in fp32."""
+    tokens, words = min(batch.rows * batch.tokens, TILE[0]), min(size.vocabulary, TILE[1])
+    return 12.0 * tokens * words + 4.0 * size.vocabulary * size.width
+
+
+def gathered_bytes(size: ModelSize) -> float:
+    """Return the bytes of what a process holds whole while it computes with shards: weights and gradients in bf16."""
+    root = min(2.0 * size.vocabulary * size.width, size.parameters)
+    return 4.0 * (root + 2 * (size.parameters - root) / size.layers)
+
+
+def run_bytes(size: ModelSize, batch: Batch, models: Models, layout: str, processes: int) -> float:
+    """Return the bytes that a run takes on one of ``processes`` GPUs."""
+    trained, frozen = 1 + models.value_model, size.parameters - size.trained
+    unlearned = frozen * trained + models.references * size.parameters
+    held = state_bytes(trained * size.trained, processes, layout)
+    held += state_bytes(unlearned, processes, layout, bytes_each=(4.0, 0.0, 0.0))
+    if LAYOUTS[layout][0]:
+        held += gathered_bytes(size)
+    return (
+        held
+        + 2.0 * size.parameters * models.replica
+        + trained * activation_bytes(size, batch)
+        + head_bytes(size, batch)
+    )
+
+
+def memory_table(size: ModelSize, batch: Batch, models: Models = Models()) -> Table:
+    """Return GB per GPU by layout and number of GPUs."""
     recomputed = "layers recomputed" if batch.checkpointing else "layers kept"
-    counted = f"{size.parameters:,} parameters" + (f", {size.trained:,} of them trained" if frozen else "")
-    title = f"GB per GPU: {counted}, {batch.rows} x {batch.tokens} tokens, {recomputed}"
-    table = Table(title=title)
+    counted = f"{size.parameters:,} parameters"
+    if size.trained != size.parameters:
+        counted += f", {size.trained:,} of them trained"
+    table = Table(title=f"GB per GPU: {counted}, {batch.rows} x {batch.tokens} tokens, {recomputed}")
     table.add_column("layout")
-    for processes in (1, 2, 4, 8):
-        table.add_column(f"{processes} GPU" + "s" * (processes > 1), justify="right")
+    for processes in PROCESSES:
+        table.add_column(_gpus(processes), justify="right")
     for layout in LAYOUTS:
-        states = [
-            state_bytes(models * size.trained, n, layout) + state_bytes(frozen, n, layout, bytes_each=(4.0, 0.0, 0.0))
-            for n in (1, 2, 4, 8)
-        ]
-        table.add_row(layout, *(f"{(held + extra) / GB:.1f}" for held in states))
+        held = [run_bytes(size, batch, models, layout, processes) / GB for processes in PROCESSES]
+        table.add_row(layout, *(f"{gigabytes:.1f}" for gigabytes in held))
     return table
+
+
+def fitting_table(size: ModelSize, batch: Batch, models: Models = Models()) -> Table:
+    """Return the fewest GPUs of each size on which a run fits with a tenth to spare, up to a node of 8."""
+    table = Table(title="fewest GPUs that it fits on, a tenth left free")
+    table.add_column("layout")
+    for gigabytes in GPU_SIZES:
+        table.add_column(f"{gigabytes} GB", justify="right")
+    for layout in LAYOUTS:
+        table.add_row(layout, *(_fewest(size, batch, models, layout, gigabytes) for gigabytes in GPU_SIZES))
+    return table
+
+
+def _fewest(size: ModelSize, batch: Batch, models: Models, layout: str, gigabytes: int) -> str:
+    for processes in PROCESSES:
+        if run_bytes(size, batch, models, layout, processes) <= 0.9 * gigabytes * GB:
+            return _gpus(processes)
+    return "no"
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" + "s" * (count > 1)

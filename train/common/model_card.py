@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ def write_card(folder: Path, program: str, summary: Mapping[str, Any]) -> None:
     recipe = yaml.safe_load(text)
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-    header = {"library_name": "transformers", "base_model": recipe["model"], "tags": ["self-correction", program]}
+    base = base_on_hub(recipe, folder)
+    header = {
+        "library_name": "transformers",
+        **({"base_model": base} if base else {}),
+        "tags": ["self-correction", program],
+    }
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {inline(recipe['name'])}",
@@ -48,6 +54,25 @@ def write_card(folder: Path, program: str, summary: Mapping[str, Any]) -> None:
         "accuracy. Trained for one domain and one prompt wording (`selfcorrect.prompts`).",
     ]
     write_whole(folder / "README.md", ["\n\n".join(sections) + "\n"])
+
+
+def base_on_hub(recipe: Mapping[str, Any], folder: Path) -> str | None:
+    """Return the hub's name of the model that a checkpoint goes back to, through checkpoints; None where it has none.
+
+    The hub refuses a card whose ``base_model`` is anything else, such as a folder.
+    """
+    seen = set[Path]()
+    while True:
+        model = str(recipe["model"])
+        places = (Path(model), folder.parent / Path(model).name)
+        trained = next((place for place in places if (place / "recipe.yaml").is_file()), None)
+        if trained is None:
+            is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "runs/"))
+            return model if is_hub_id and not Path(model).exists() else None
+        if trained.resolve() in seen:
+            return None
+        seen.add(trained.resolve())
+        recipe, folder = yaml.safe_load((trained / "recipe.yaml").read_text(encoding="utf-8")), trained
 
 
 def data_lines(recipe: Mapping[str, Any], run_folder: Path) -> list[str]:

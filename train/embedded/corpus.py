@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from selfcorrect.printing import show
-from selfcorrect.problems.arithmetic import OUT_OF_DISTRIBUTION, PRODUCTS, SOURCE, problems
+from selfcorrect.problems.arithmetic import OUT_OF_DISTRIBUTION, PRODUCTS, REWORDED, SOURCE, problems
 from selfcorrect.runs.jsonl import write_whole
 from selfcorrect.train.embedded.skills import Mix, Turn, conversation
 from selfcorrect.train.embedded.styles import Styles, styled_conversation
@@ -60,7 +60,8 @@ def examples(split: str, count: int, seed: int, phase: Phase) -> str:
 def main() -> None:
     """Print a few problems of a split and a few conversations, or write the corpus."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--split", choices=[*PRODUCTS, OUT_OF_DISTRIBUTION], default="train", help="the split to show")
+    splits = [*PRODUCTS, OUT_OF_DISTRIBUTION, REWORDED]
+    parser.add_argument("--split", choices=splits, default="train", help="the split to show")
     parser.add_argument("--count", type=int, default=3, help="how many problems and conversations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpus", type=Path, help="write the corpus to this JSONL file and print nothing")

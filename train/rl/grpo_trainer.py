@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 from trl import GRPOConfig, GRPOTrainer
@@ -34,6 +35,8 @@ from selfcorrect.train.common.lean_cpu import has_plain_head, log_probs_of
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.models import detach_from_file, load_model
 from selfcorrect.train.common.recipe import trl_config
+from selfcorrect.train.common.sharding import Sharding, shard
+from selfcorrect.train.common.weights import holds_parts
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, weigh
@@ -95,7 +98,7 @@ class Gap:
         self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
 
 
-class TrajectoryTrainer(GRPOTrainer):
+class TrajectoryTrainer(Sharding, GRPOTrainer):
     """TRL's GRPOTrainer on trajectories that are sampled and scored here; GRPO and its relatives.
 
     ``step(trainer, prompts)`` is `program.step` of a run: TRL's loop asks for the inputs of each micro-batch, and where
@@ -286,7 +289,7 @@ class TrajectoryTrainer(GRPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         if "completion_ids" not in inputs and self.model.training:  # fewer rows than micro-batches
-            return sum((p.sum() for p in model.parameters() if p.requires_grad), start=torch.zeros(())) * 0.0
+            return no_loss(model)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         fresh = (
             self._step % (self.args.steps_per_generation * self.num_iterations) < self.args.gradient_accumulation_steps
@@ -330,6 +333,13 @@ def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -
     return micro
 
 
+def no_loss(model: Any) -> Tensor:
+    """Return a loss of zero that gives every weight that learns a gradient of zero."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    parts = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in learning]
+    return sum((part.sum() for part in parts), start=torch.zeros((), device=parts[0].device)) * 0.0
+
+
 def _next(share_of_peak: Callable[[int], float], step: int) -> float:
     """Return the share of the peak learning rate one step later."""
     return share_of_peak(step + 1)
@@ -369,6 +379,8 @@ def build(
     if trainer.ref_model is not None and not has_gpu():
         detach_from_file(trainer.ref_model)
         lean_cpu.narrow(trainer.ref_model)  # as the policy, so that the KL starts at zero
+    if trainer.ref_model is not None and holds_parts(trainer.model):
+        shard(trainer.ref_model, trainer.args.bf16)
     return trainer
 
 

@@ -17,6 +17,7 @@ from selfcorrect.train.common.checkpoints import step_of
 from selfcorrect.train.common.lora import is_adapted, reset
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import load_model
+from selfcorrect.train.common.weights import put
 from selfcorrect.train.rl.guards import Finding, findings, healthy_steps, offenders
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.scored_rollout import ScoredRollout
@@ -117,13 +118,11 @@ def fall_back(recipe: RlRecipe, trainer: TrajectoryTrainer, metrics: Metrics, fo
     healthy = set(healthy_steps(metrics.rows, recipe.guard, recipe.steps))
     saved = {step_of(path): path for path in (folder / "resume").glob("checkpoint-*")}
     step = max(healthy & saved.keys(), default=0)
-    if is_adapted(trainer.model):
-        if step:
-            trainer._load_from_checkpoint(str(saved[step]))
-        else:
-            reset(trainer.model)
+    if step:
+        trainer._load_from_checkpoint(str(saved[step]))
+    elif is_adapted(trainer.model):
+        reset(trainer.model)
     else:
-        weights = load_model(str(saved[step]) if step else recipe.model, recipe.attention).state_dict()
-        trainer.model.load_state_dict(weights)
+        put(trainer.model, load_model(recipe.model, recipe.attention).state_dict())
     complain(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")
     return step

@@ -23,7 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selfcorrect.train.common.distributed import fsdp_asked
 from selfcorrect.train.common.lora import is_adapted, unwrapped
+from selfcorrect.train.common.sharding import through_root
 from selfcorrect.train.rl.advantages import gae, whiten
 from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
 from selfcorrect.train.rl.recipe import Critic
@@ -64,15 +66,25 @@ class PpoTrainer(TrajectoryTrainer):
         critic_warmup: int,
         **shared: Any,
     ) -> None:
+        self.critic = critic
         super().__init__(**shared)
         self.kl_weight, self.beta = self.beta, 0.0
         self.gamma, self.lam = gamma, lam
         self.value_clip, self.value_weight = value_clip, value_weight
         self.value_learning_rate, self.critic_warmup = value_learning_rate, critic_warmup
-        trunk = copy.deepcopy(unwrapped(self.model).base_model) if critic == "separate" else None
-        hidden_size = self.model.config.get_text_config().hidden_size
-        # A submodule of the policy: optimizer, checkpoints and gradient synchronisation then include it.
-        self.model.value_model = ValueModel(trunk, hidden_size).to(self.model.device)
+        if not hasattr(self.model, "value_model"):
+            self._add_value_model(self.model)
+
+    def _add_value_model(self, policy: Any) -> None:
+        """Make it a submodule of the policy: optimizer, checkpoints and gradient synchronisation then include it."""
+        trunk = copy.deepcopy(unwrapped(policy).base_model) if self.critic == "separate" else None
+        hidden_size = policy.config.get_text_config().hidden_size
+        policy.value_model = ValueModel(trunk, hidden_size).to(policy.device)
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        if fsdp_asked():  # what is sharded is sharded together, and cannot be copied after
+            self._add_value_model(model)
+        super()._move_model_to_device(model, device)
 
     def release(self) -> None:
         """Take the value model off the policy."""
@@ -87,7 +99,7 @@ class PpoTrainer(TrajectoryTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if is_adapted(self.model) and hasattr(self.model, "value_model"):
+        if is_adapted(self.model) and hasattr(self.model, "value_model") and not fsdp_asked():
             self.model.value_model.load_state_dict(load_file(Path(resume_from_checkpoint) / _VALUES), strict=False)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -102,12 +114,14 @@ class PpoTrainer(TrajectoryTrainer):
             settings = {name: value for name, value in group.items() if name != "params"}
             if theirs:
                 optimizer.add_param_group(settings | {"params": theirs, "lr": self.value_learning_rate})
+        if fsdp_asked():  # the settings of a group are saved with its parameters, so an empty one would lose them
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def _values(self, ids: Tensor, mask: Tensor, kept: int) -> Tensor:
         policy = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
-            values: Tensor = policy.value_model(unwrapped(policy).base_model, ids, mask, kept)
+            values = through_root(policy, _values_of, ids, mask, kept)
         return values
 
     def weigh(self, scored: ScoredRollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -165,6 +179,11 @@ class PpoTrainer(TrajectoryTrainer):
         value_loss = (errors_BT * learned_BT).sum() / tokens
         self.figures["value_loss"] = value_loss.item()
         return loss + self.value_weight * value_loss
+
+
+def _values_of(policy: Any, ids: Tensor, mask: Tensor, kept: int) -> Tensor:
+    values: Tensor = policy.value_model(unwrapped(policy).base_model, ids, mask, kept)
+    return values
 
 
 def value_errors(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float) -> Tensor:

@@ -33,10 +33,10 @@ from selfcorrect.runs.compute import Compute
 from selfcorrect.runs.jsonl import read_json
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
-from selfcorrect.train.common.distributed import hold_whole_weights
-from selfcorrect.train.common.memory import Batch, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import save_model
+from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
 from selfcorrect.train.rl.recipe import RlRecipe
@@ -74,7 +74,6 @@ def run(
     def train(folder: Path) -> dict[str, Any]:
         from selfcorrect.train.rl.guard_callback import GuardCallback, fall_back
 
-        hold_whole_weights()
         codec = ChatCodec.load(recipe.model, recipe.thinking)
         problems, too_long = within_context(
             training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model),
@@ -82,7 +81,14 @@ def run(
             recipe.sampling,
             context_of_policy(recipe),
         )
-        sampler = open_sampler(recipe.sampler, codec, recipe.model, recipe.max_batch, recipe.sampler_options)
+        sampler = open_sampler(
+            recipe.sampler,
+            codec,
+            recipe.model,
+            recipe.max_batch,
+            recipe.sampler_options,
+            use_bf16(recipe.precision),
+        )
         metrics = open_metrics(folder)
         with closing(sampler), meter(recipe.name, recipe.steps) as progress:
             progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
@@ -106,7 +112,8 @@ def run(
 def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> RenderableType:
     """Return what the training would do: resolved recipe, memory, steps, samples, tokens, first prompt."""
     batch = Batch(recipe.micro_rows, recipe.sampling.budget, recipe.checkpointing)
-    shown = describe(recipe, batch, recipe.beta > 0, value_model)
+    replica = recipe.sampler == "replica"
+    shown = describe(recipe, batch, Models(int(recipe.beta > 0), value_model, replica))
     samples = recipe.prompts_per_step * recipe.generations
     shown.append(
         f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "

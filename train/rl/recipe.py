@@ -50,8 +50,10 @@ class RlRecipe(TrainerRecipe):
     max_tokens: int = 320  # of a whole trajectory (a message in two turns)
     horizon: int = 2  # attempts at most
     max_batch: int = 256  # trajectories sampled at once
-    sampler: SamplerKind = "live"  # from the trained module itself; vllm: from vLLM with its weights
-    sampler_options: dict[str, Any] = field(default_factory=dict)  # vllm: its engine arguments, unchanged
+    sampler: SamplerKind = "live"  # from the module that is trained; replica: a whole copy of it; vllm; servers
+    sampler_options: dict[str, Any] = field(
+        default_factory=dict
+    )  # vllm: its engine arguments; servers: endpoints, weights (a folder), …
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself

@@ -17,7 +17,7 @@ from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import sample_seed
 from selfcorrect.errors import InputError
 from selfcorrect.runs.jsonl import write_json
-from selfcorrect.train.common.distributed import process_count, process_rank, wait_for_everyone
+from selfcorrect.train.common.distributed import gathered, process_count, process_rank, wait_for_everyone
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_metrics import measure, part_means, turn1_by_problem
 from selfcorrect.train.rl.rollouts import Rollout, graded, places_of, roll_out
@@ -75,7 +75,7 @@ class RolloutFunction:
             (rollout.trajectory, reward, parts)
             for rollout, reward, parts in zip(scored.rollouts, scored.rewards, scored.reward_parts, strict=True)
         ]
-        trajectories, rewards, reward_parts = zip(*_gathered(mine), strict=True)
+        trajectories, rewards, reward_parts = zip(*gathered(mine), strict=True)
         start = self.start[sampled.step // self.recipe.steps_per_rollout] if self.start else None
         figures = measure(trajectories, rewards, self.recipe.generations, start) | part_means(reward_parts)
         figures |= {"sampled_at": sampled.step, "rollout_s": sampled.seconds}
@@ -95,8 +95,8 @@ class RolloutFunction:
             self.sampler.follow(model)
             rollouts = graded(roll_out(self.sampler, self.codec, problems, seeds, self.recipe.sampling))
             shares = [share for _, share in turn1_by_problem([rollout.trajectory for rollout in rollouts], attempts)]
-            found = sorted(_gathered(list(zip(places, shares, strict=True))))
-            sampled = sum(_gathered([rollout.trajectory.sampled_tokens for rollout in rollouts]))
+            found = sorted(gathered(list(zip(places, shares, strict=True))))
+            sampled = sum(gathered([rollout.trajectory.sampled_tokens for rollout in rollouts]))
             if process_rank() == 0:
                 write_json(path.with_name(START_TOKENS), {"sampled_tokens": sampled})
                 write_json(path, [share for _, share in found])
@@ -112,7 +112,7 @@ class RolloutFunction:
         By no rank: two processes sample what one would. A problem that comes twice in a rollout is sampled anew.
         """
         ids = [problem.id for problem in problems]
-        before = Counter(_gathered(ids)[: process_rank() * len(ids)])
+        before = Counter(gathered(ids)[: process_rank() * len(ids)])
         return [
             sample_seed(self.recipe.seed, "grpo", step, 0, problem, place)  # "grpo" of every program: seeds are kept
             for problem, place in zip(ids, places_of(ids, before), strict=True)
@@ -131,12 +131,3 @@ def problem_order(recipe: RlRecipe, problems: Sequence[Problem]) -> list[Problem
         random.Random(f"grpo-{recipe.seed}-{lap}").shuffle(shuffled)
         order += shuffled
     return order[:needed]
-
-
-def _gathered(rows: list[Any]) -> list[Any]:
-    """Return the rows of all processes, in the order of the processes."""
-    if process_count() == 1:
-        return rows
-    from accelerate.utils import gather_object
-
-    return list(gather_object(rows))

@@ -80,12 +80,15 @@ def roll_out(
     problems: Sequence[Problem],
     seeds: Sequence[int],
     sampling: SamplingSettings,
+    openings: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[Rollout]:
     """Return one ungraded trajectory for each problem and seed, in order, by THE loop (`correction.steps`).
 
-    All trajectories under way are sampled together, message by message.
+    All trajectories under way are sampled together, message by message. ``openings`` are the prompts by problem id,
+    where they are not ours.
     """
-    openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
+    if openings is None:
+        openings = {problem.id: codec.opening(prompts.solve_messages(problem.question)) for problem in problems}
     loops = [
         steps(problem, codec, sampling.settings, seed, openings[problem.id])
         for problem, seed in zip(problems, seeds, strict=True)

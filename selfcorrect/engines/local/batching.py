@@ -61,6 +61,10 @@ class Runner(Protocol):
         """Drop what finished rows left behind."""
         ...
 
+    def free(self) -> None:
+        """Free the cache; nothing is sampled afterwards."""
+        ...
+
 
 class ContinuousBatch:
     """The live and the waiting rows of one model, and their cache."""
@@ -91,9 +95,15 @@ class ContinuousBatch:
         """True while any row is live or waiting."""
         return bool(self.live or self.waiting)
 
+    @property
+    def rows(self) -> int:
+        """How many rows are live or waiting."""
+        return len(self.live) + len(self.waiting)
+
     def clear(self) -> list[Row]:
         """Forget and return every row, and free the cache."""
         rows = [*self.live, *self.waiting]
+        self._runner.free()
         self.live, self._runner, self._settings = [], self._new_runner(), None
         self.waiting.clear()
         return rows

@@ -14,8 +14,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from selfcorrect.chat import ChatCodec, model_path
-from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
+from selfcorrect.engines.arrivals import Arrivals, tell_all
 from selfcorrect.engines.local.batching import ContinuousBatch, token_bytes
 from selfcorrect.engines.local.row import Row
 from selfcorrect.engines.local.sampling import StopTexts
@@ -43,6 +44,8 @@ class _AsyncRow(Row):
 
     loop: asyncio.AbstractEventLoop = field(kw_only=True)
     future: asyncio.Future[Sample] = field(kw_only=True)
+    arrivals: Arrivals | None = None
+    """Of a row that is streamed."""
 
 
 class TransformersEngine(Engine):
@@ -53,6 +56,8 @@ class TransformersEngine(Engine):
     train the model while `sample` is under way. ``frozen`` promises that the weights never change: what earlier calls
     computed for the beginning of a prompt is then used by later ones.
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class TransformersEngine(Engine):
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._inbox: list[_AsyncRow] = []
         self._unanswered: set[_AsyncRow] = set()  # The worker's own: rows taken from the inbox.
+        self._streamed: list[_AsyncRow] = []  # The worker's own: those of them that are streamed.
         self._wake = threading.Condition()  # Guards _inbox, _worker and _closed.
         self._worker: threading.Thread | None = None
         self._closed = False
@@ -141,8 +147,31 @@ class TransformersEngine(Engine):
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample; the engine batches concurrent calls. Cancelling the task frees its slot."""
+        row = self._row(request)
+        self._enter(row)
+        try:
+            return await row.future
+        finally:
+            row.cancelled = not row.future.done() or row.future.cancelled()
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give one sample as its tokens are sampled, in the batch of all others. Closing it frees its slot."""
+        row = self._row(request)
+        row.arrivals = Arrivals(row.token_ids, row.watched if request.watch_ids else None)
+        self._enter(row)
+        try:
+            async with aclosing(row.arrivals.parts(row.future)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            row.cancelled = not row.future.done()
+
+    def _row(self, request: SampleRequest) -> _AsyncRow:
         loop = asyncio.get_running_loop()
-        row = _AsyncRow(request, stop_texts=self._check(request), loop=loop, future=loop.create_future())
+        return _AsyncRow(request, stop_texts=self._check(request), loop=loop, future=loop.create_future())
+
+    def _enter(self, row: _AsyncRow) -> None:
+        """Hand a row to the worker, and start one where there is none."""
         with self._wake:
             if self._closed:
                 raise EngineError(f"the engine {self.name} is closed")
@@ -151,10 +180,6 @@ class TransformersEngine(Engine):
                 self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
                 self._worker.start()
             self._wake.notify()
-        try:
-            return await row.future
-        finally:
-            row.cancelled = not row.future.done() or row.future.cancelled()
 
     async def close(self) -> None:
         """End the worker and free the cache; samples under way fail with EngineError."""
@@ -191,6 +216,7 @@ class TransformersEngine(Engine):
                         rows, self._inbox = [*self._unanswered, *self._inbox], []
                     _answer([(row, failure) for row in rows])
                 self._unanswered.clear()
+                self._streamed.clear()
 
     def _serve(self) -> None:
         """Step until nothing is live or waiting."""
@@ -198,6 +224,7 @@ class TransformersEngine(Engine):
             with self._wake:
                 self._batch.waiting.extend(self._inbox)
                 self._unanswered.update(self._inbox)
+                self._streamed += [row for row in self._inbox if row.arrivals]
                 self._inbox.clear()
                 closed = self._closed
             if closed:
@@ -207,6 +234,11 @@ class TransformersEngine(Engine):
             finished = [row for row in self._batch.step() if isinstance(row, _AsyncRow)]
             _answer([(row, row.sample()) for row in finished])
             self._unanswered.difference_update(finished)
+            if self._streamed:
+                self._streamed = [row for row in self._streamed if not (row.finish or row.cancelled)]
+                tell_all(row.arrivals for row in self._streamed if row.arrivals)
+            if len(self._unanswered) > self._batch.rows:  # some were cancelled
+                self._unanswered = {row for row in self._unanswered if not row.cancelled}
 
     def _await_burst(self) -> None:
         """Give an event loop that is starting many tasks a few milliseconds, so that they are prefilled together."""
@@ -265,6 +297,8 @@ def _resolve(answers: list[tuple[_AsyncRow, Sample | EngineError]]) -> None:
             row.future.set_result(outcome)
         else:
             row.future.set_exception(outcome)
+        if row.arrivals:
+            row.arrivals.wake()
 
 
 def _failure(name: str, error: Exception) -> EngineError:

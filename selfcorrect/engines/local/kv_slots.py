@@ -76,6 +76,11 @@ class SlotCache(Cache):
         """How many columns are allocated."""
         return self._slots[0].keys.shape[2] if self._slots else 0
 
+    def free(self) -> None:
+        """Let the storage go now: layers and cache refer to one another, and Python collects rings when it likes."""
+        self._slots.clear()
+        self.layers.clear()
+
     def admit(self, prefilled: DynamicCache, sources: list[int], longest: int) -> None:
         """Append rows whose prompts end at the shared end.
 

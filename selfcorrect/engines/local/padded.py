@@ -64,6 +64,10 @@ class PaddedRunner:
     def forget(self) -> None:
         """Nothing to do: finished rows leave nothing behind."""
 
+    def free(self) -> None:
+        """Free the cache."""
+        self._cache.free()
+
     def _prefill(self, prompts: list[tuple[int, ...]], sources: list[int], longest: int) -> Tensor:
         """Return the logits after each prompt, row ``sources[i]`` for new row i; caches all of them."""
         ids_BP, positions_BP, mask_BP = left_pad(prompts, self.model.device)

@@ -98,6 +98,9 @@ class RaggedRunner:
                 self._prefixes.release(row.slot, row.cached_ids)
         return [row for row in live if id(row) not in gone]
 
+    def free(self) -> None:
+        """Nothing to do: the cache goes with its runner."""
+
     def forget(self) -> None:
         """Drop what finished rows left behind: the weights may have changed."""
         self._prefixes.forget()

@@ -23,16 +23,18 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
 
 import httpx2
 
 from selfcorrect.chat import ChatCodec, vocabulary_size
-from selfcorrect.engines import Engine, Sample, SampleRequest, check_request
+from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
+from selfcorrect.engines.arrivals import Heard
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.finish import finished
+from selfcorrect.engines.finish import UNKNOWN, certain, finished
 from selfcorrect.engines.server.endpoints import Endpoint, Endpoints, pause_s
 from selfcorrect.engines.server.faults import (
     LONGEST_LIST,
@@ -43,13 +45,16 @@ from selfcorrect.engines.server.faults import (
     read_api_key,
     refusal,
 )
-from selfcorrect.engines.server.wire import Completion, body
+from selfcorrect.engines.server.wire import STREAM_INTERVAL, Completion, body
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
 from selfcorrect.printing import clean
 from selfcorrect.redaction import HIDDEN, redacted_text, secrets_in
 
 GRACE_S = 2.0
 """How long the rest of a stream is waited for once its sample is whole."""
+
+LOST = {"no connection", "silence", "no progress", "cut stream"}
+"""Faults after which a server that was given weights may not have them any more."""
 
 SHORTEST_SECRET = 4
 """Characters: a shorter password would hide parts of words in messages."""
@@ -97,6 +102,7 @@ class OpenAIEngine(Engine):
         self.endpoints = self._endpoints.all
         self.name = f"openai:{served_model or ', '.join(endpoint.shown for endpoint in self.endpoints)}"
         self._retokenize = token_ids == "retokenize"
+        self.streams = not self._retokenize  # a text is tokenised once it is whole
         self._server_stops = server_stops and not self._retokenize
         self._model = served_model
         self._retries = retries
@@ -114,6 +120,8 @@ class OpenAIEngine(Engine):
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         )
         self._loop = BackgroundLoop(self.name)
+        self._weights: str | None = None  # see `use`
+        self._offers: set[asyncio.Task[None]] = set()
 
     @classmethod
     def connect(cls, model: str, endpoints: Sequence[str], max_batch: int = 256, **options: Any) -> OpenAIEngine:
@@ -143,12 +151,97 @@ class OpenAIEngine(Engine):
         Raises RequestRefused where the request itself cannot be served, else EngineError; no secret is in either.
         """
         check_request(request, self.name, self.context)
+        return await self._hidden(self._sample(request))
+
+    async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
+        """Give one sample as the server streams it. Closing it ends the request.
+
+        Where a stream is cut and asked for again, the new one must begin as the old one did: else EngineError.
+        """
+        check_request(request, self.name, self.context)
+        heard = Heard(bool(request.watch_ids))
+        work = self._hidden(self._sample(request, heard if self.streams else None))
+        async with aclosing(heard.parts_of(work)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _hidden(self, work: Coroutine[Any, Any, Sample]) -> Sample:
+        """Return a sample that is asked for in the loop of the connections; no secret is in its errors."""
         try:
-            return await self._loop.run(self._sample(request))
+            return await self._loop.run(work)
         except RequestRefused as error:
             raise RequestRefused(self._hide(str(error)), error.outcome) from None
         except EngineError as error:  # without its cause, which may show what the server sent
             raise EngineError(self._hide(str(error))) from None
+
+    def load_weights(self, folder: str) -> list[bool]:
+        """Let the servers sample from the weights of a model folder that they see; return which of them do, in order.
+
+        For vLLM (``VLLM_SERVER_DEV_MODE=1``, ``--worker-extension-cls selfcorrect.engines.vllm_worker.NewWeights``).
+        Call it while nothing is sampled: what is cached of prompts is forgotten. Servers that did not take the weights
+        are left out until the next call. The folder is to stay until then, see `use`.
+        """
+
+        async def load() -> list[str | None]:
+            return list(await asyncio.gather(*(self._load(one, folder) for one in self.endpoints)))
+
+        said = self._loop.call(load())
+        for message in filter(None, said):
+            log.warning("%s; it is left out until it takes weights again", self._hide(message))
+        which = [message is None for message in said]
+        self.use(which, folder)
+        return which
+
+    def use(self, which: Sequence[bool], folder: str) -> None:
+        """Ask the endpoints that have the weights of a folder, alone; for a process beside the one that loaded them.
+
+        One that is lost from here on may come back with others, so it is offered these again before it is asked.
+        """
+        for endpoint, used in zip(self.endpoints, which, strict=True):
+            if used:
+                endpoint.take_in()
+            endpoint.left_out = not used
+        self._weights = folder
+
+    def _lose(self, endpoint: Endpoint, fault: ServerFault) -> None:
+        endpoint.left_out = endpoint.expected = True
+        self._count(endpoint, "lost")
+        log.warning("%s is lost (%s); its requests go to the others", endpoint.shown, fault.name)
+        offer = asyncio.get_running_loop().create_task(self._offer_again(endpoint))
+        self._offers.add(offer)
+        offer.add_done_callback(self._offers.discard)
+
+    async def _offer_again(self, endpoint: Endpoint) -> None:
+        """Take a lost server in once it has the weights; give it up after ``stall_s``."""
+        folder, started, attempts = self._weights, time.monotonic(), 0
+        while time.monotonic() - started < self._stall_s and folder == self._weights:
+            attempts += 1
+            await asyncio.sleep(pause_s(self._backoff_s, attempts))
+            if folder == self._weights and await self._load(endpoint, str(folder)) is None:
+                endpoint.take_in()
+                self._count(endpoint, "taken back")
+                break
+        endpoint.expected = False
+        self._endpoints.look_again()
+
+    async def _load(self, endpoint: Endpoint, folder: str) -> str | None:
+        """Return None where a server took the weights, else what went wrong."""
+        root = endpoint.url.removesuffix("/v1")
+        steps = {"/collective_rpc": {"method": "load_new_weights", "args": [folder]}, "/reset_prefix_cache": {}}
+        try:
+            async with asyncio.timeout(self._stall_s):
+                for route, fields in steps.items():
+                    post = self._http.stream(
+                        "POST", root + route, json=fields, auth=endpoint.auth, timeout=self._stall_s
+                    )
+                    async with post as response:
+                        answer = await beginning(response)
+                    if response.status_code != 200 or '"success":false' in answer.replace(" ", ""):
+                        hint = " (vLLM has this route with VLLM_SERVER_DEV_MODE=1)" * (response.status_code == 404)
+                        return f"{endpoint.shown}{route}: HTTP {response.status_code} {clean(answer[:300])}{hint}"
+        except (httpx2.HTTPError, TimeoutError) as error:
+            return f"{endpoint.shown}: {type(error).__name__}: {clean(str(error))[:300]}"
+        return None
 
     async def close(self) -> None:
         """Close the connections; samples under way fail with EngineError."""
@@ -211,14 +304,20 @@ class OpenAIEngine(Engine):
 
     # -- one request -------------------------------------------------------------------------------
 
-    async def _sample(self, request: SampleRequest) -> Sample:
-        fields = body(request, self._model or "", token_ids=not self._retokenize, server_stops=self._server_stops)
+    async def _sample(self, request: SampleRequest, heard: Heard | None = None) -> Sample:
+        fields = body(
+            request,
+            self._model or "",
+            token_ids=not self._retokenize,
+            server_stops=self._server_stops,
+            interval=1 if heard else STREAM_INTERVAL,
+        )
         failures, asked_s = 0, 0.0
         while True:
             async with self._endpoints.place() as endpoint:
                 asked_at = time.monotonic()
                 try:
-                    sample = await self._ask(endpoint, request, fields | self._extra, self._total_s - asked_s)
+                    sample = await self._ask(endpoint, request, fields | self._extra, self._total_s - asked_s, heard)
                 except ServerFault as fault:
                     if not fault.passes:
                         self._count(endpoint, f"errors: {fault.name}")
@@ -226,6 +325,8 @@ class OpenAIEngine(Engine):
                     failures += 1
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
                     self._count(endpoint, f"retries: {fault.name}")
+                    if self._weights and fault.name in LOST and not endpoint.left_out:
+                        self._lose(endpoint, fault)
                     if failures > self._retries:
                         raise EngineError(f"gave up after {failures} failures; {endpoint.shown}: {fault}") from fault
                 except RequestRefused as refused:
@@ -252,13 +353,20 @@ class OpenAIEngine(Engine):
             return  # it tells nothing of the request
         endpoint.answered()
 
-    async def _ask(self, endpoint: Endpoint, request: SampleRequest, fields: dict[str, Any], limit_s: float) -> Sample:
+    async def _ask(
+        self,
+        endpoint: Endpoint,
+        request: SampleRequest,
+        fields: dict[str, Any],
+        limit_s: float,
+        heard: Heard | None = None,
+    ) -> Sample:
         """Return the sample of one streamed answer that came whole; raises ServerFault or RequestRefused."""
         completion = Completion(self._vocabulary, request.max_tokens)
         ends_at = asyncio.get_running_loop().time() + limit_s
         try:
             async with asyncio.timeout(min(limit_s, self._stall_s)) as deadline:
-                await self._stream(endpoint, request, fields, completion, deadline, ends_at)
+                await self._stream(endpoint, request, fields, completion, deadline, ends_at, heard)
         except TimeoutError as error:
             if asyncio.get_running_loop().time() >= ends_at and completion.finish_reason is None:
                 raise broken(
@@ -293,6 +401,7 @@ class OpenAIEngine(Engine):
         completion: Completion,
         deadline: asyncio.Timeout,
         ends_at: float,
+        heard: Heard | None,
     ) -> None:
         """Read a streamed answer into ``completion``; each token puts the deadline off, its end brings it near."""
         now = asyncio.get_running_loop().time
@@ -312,11 +421,25 @@ class OpenAIEngine(Engine):
                 ended = completion.finish_reason is not None
                 if completion.take(content):
                     deadline.reschedule(min(ends_at, now() + self._stall_s))
+                    if heard:
+                        self._tell(heard, request, completion)
                 if not self._server_stops and any(text in completion.text for text in request.stop_texts):
                     completion.finish_reason = completion.finish_reason or "stop"
                     return
                 if completion.finish_reason is not None and not ended:
                     deadline.reschedule(min(ends_at, now() + GRACE_S))
+
+    def _tell(self, heard: Heard, request: SampleRequest, completion: Completion) -> None:
+        """Tell the reader of a stream what is certain of a completion so far."""
+        ids, known = completion.token_ids or [], len(heard.ids)
+        if completion.prompt_ids is not None and tuple(completion.prompt_ids) != request.prompt_ids:
+            return  # an error, once it is whole
+        end = certain(request, ids, self.codec.decode)
+        watched: list[tuple[float, ...]] = []
+        if request.watch_ids:
+            watched = completion.watched(request.watch_ids, self.codec.decode, known)[: max(0, end - known)]
+            watched += [(UNKNOWN,) * len(request.watch_ids)] * (end - known - len(watched))
+        heard.hear(ids[:end], heard.rows[:known] + watched)
 
     def _read(self, request: SampleRequest, completion: Completion, endpoint: Endpoint) -> Sample:
         ids, stop_id = completion.token_ids, completion.stop_reason

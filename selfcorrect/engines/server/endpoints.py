@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from selfcorrect.engines.server.faults import LONGEST_PAUSE_S
+from selfcorrect.errors import EngineError
 from selfcorrect.redaction import redacted_text
 
 FIRST_LIMIT = 8.0
@@ -48,6 +49,8 @@ class Endpoint:
     rested_at: float = -1.0
     resumes_at: float = 0.0
     growing: bool = True  # until the first rest
+    left_out: bool = False  # gets nothing until it is taken in again
+    expected: bool = False  # left out, and may soon be taken in
     counts: Counter[str] = field(default_factory=Counter)
     auth: tuple[str, str] | None = field(init=False, default=None, repr=False)
 
@@ -71,7 +74,13 @@ class Endpoint:
 
     def has_room(self, now: float) -> bool:
         """True where one more request may be sent."""
-        return self.under_way < int(self.limit) and now >= self.resumes_at
+        return self.under_way < int(self.limit) and now >= self.resumes_at and not self.left_out
+
+    def take_in(self) -> None:
+        """Begin anew with a server that has just answered."""
+        self.left_out = self.expected = False
+        self.failures = self.rests = 0
+        self.resumes_at = 0.0
 
     def answered(self) -> None:
         """Grow: by one for each answer until the first rest, then by one for each round of answers."""
@@ -116,13 +125,22 @@ class Endpoints:
         finally:
             self._leave(endpoint)
 
+    def look_again(self) -> None:
+        """Give places to those who wait, after an endpoint was left out or taken in."""
+        self._hand_out()
+
     def _leave(self, endpoint: Endpoint) -> None:
         endpoint.under_way -= 1
         self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give places to those who wait: at the server with the most to spare."""
+        """Give places to those who wait: at the server with the most to spare. EngineError where none is left."""
         now = time.monotonic()
+        if all(endpoint.left_out and not endpoint.expected for endpoint in self.all):
+            for place in self._waiting:
+                if not place.done():
+                    place.set_exception(EngineError(f"no server is left of {len(self.all)}"))
+            self._waiting.clear()
         while self._waiting:
             if self._waiting[0].done():
                 self._waiting.popleft()

@@ -31,8 +31,13 @@ STREAM_INTERVAL = 32
 """Tokens in one event of vLLM's stream: fewer events cost both sides less."""
 
 
-def body(request: SampleRequest, model: str, *, token_ids: bool, server_stops: bool) -> dict[str, Any]:
-    """Return the JSON body. ``token_ids`` adds the extensions that return them and everything that leans on them."""
+def body(
+    request: SampleRequest, model: str, *, token_ids: bool, server_stops: bool, interval: int = STREAM_INTERVAL
+) -> dict[str, Any]:
+    """Return the JSON body. ``token_ids`` adds the extensions that return them and everything that leans on them.
+
+    ``interval``: tokens in one event, where the server can choose.
+    """
     fields: dict[str, Any] = {
         "model": model,
         "prompt": list(request.prompt_ids),
@@ -53,7 +58,7 @@ def body(request: SampleRequest, model: str, *, token_ids: bool, server_stops: b
             "top_k": -1,  # not what the model's generation_config says
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            "stream_interval": STREAM_INTERVAL,
+            "stream_interval": interval,
         }
         if request.watch_ids:
             fields["logprob_token_ids"] = list(request.watch_ids)
@@ -149,12 +154,17 @@ class Completion:
             raise broken("impossible token id", f"{shown} is beyond the vocabulary of {self.vocabulary:,} tokens")
         return value
 
-    def watched(self, watch_ids: tuple[int, ...], decode: Callable[[tuple[int, ...]], str]) -> list[tuple[float, ...]]:
-        """Return each step's log-probabilities of the watched ids, UNKNOWN where the server did not report one."""
+    def watched(
+        self, watch_ids: tuple[int, ...], decode: Callable[[tuple[int, ...]], str], start: int = 0
+    ) -> list[tuple[float, ...]]:
+        """Return each step's log-probabilities of the watched ids, UNKNOWN where the server did not report one.
+
+        From step ``start`` on.
+        """
         names = {watched: decode((watched,)) for watched in watch_ids}
         return [
             tuple(step.get(watched, step.get(names[watched], UNKNOWN)) for watched in watch_ids)
-            for step in self.likeliest
+            for step in self.likeliest[start:]
         ]
 
 

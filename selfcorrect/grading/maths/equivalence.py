@@ -550,7 +550,7 @@ class Equivalence:
         form, steps = work_out(node, self.rules.positive_symbols)
         spend(steps)
         if isinstance(form, Exception):
-            raise form
+            raise type(form)(*form.args)  # a remembered exception would gather the frames of everybody who raises it
         return form
 
     def _ask(self, response: Node, gold: Node) -> bool | None:
@@ -633,7 +633,7 @@ def _normal_form(node: Node, positive: bool) -> tuple[algebra.Quotient | TooLarg
         try:
             form = algebra.normal_form(node, positive=positive)
         except (TooLarge, Unreadable) as failure:
-            return failure, MAX_FORM_STEPS - max(0, int(steps_left()))
+            return failure.with_traceback(None), MAX_FORM_STEPS - max(0, int(steps_left()))
         return form, MAX_FORM_STEPS - int(steps_left())
 
 

@@ -5,6 +5,9 @@ A request has a hard wall clock; a worker that misses it, or dies, is replaced b
 from any thread. Workers start with the first open question and end with this process (their input closes). They find
 this package by its absolute location and start in the root folder with Python's safe path, so no file of the working
 folder is ever run. A worker that cannot be started is a `GraderError`, not an undecided grade.
+
+A process may fork while its threads grade. Its child must find no lock that one of them held: no question waits in a
+buffer of this process, `selfcorrect.grading` imports this module at once, and a fork waits while pint is imported.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,  # nothing of a question is in this process's memory, where a fork would double it
             env={**environment, "SYMPY_GROUND_TYPES": "python"},
             cwd=os.sep,
             start_new_session=True,
@@ -90,9 +94,10 @@ class Worker:
         question = {**question, "id": self.count, "soft_s": SOFT_S}
         stdin = self.process.stdin
         assert stdin is not None
+        unsent = memoryview(json.dumps(question).encode() + b"\n")
         try:
-            stdin.write(json.dumps(question).encode() + b"\n")
-            stdin.flush()
+            while unsent:
+                unsent = unsent[stdin.write(unsent) :]
         except OSError:
             self.kill()
             return None
@@ -154,11 +159,15 @@ class Worker:
     def kill(self) -> None:
         """End the process and reap it."""
         self.process.kill()
+        self.hang_up()
+        self.process.wait()
+
+    def hang_up(self) -> None:
+        """Close this process's ends of the pipes; a worker to which nobody holds an end ends by itself."""
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self.process.wait()
 
 
 class Pool:
@@ -167,7 +176,7 @@ class Pool:
     def __init__(self, size: int = WORKERS) -> None:
         self.size = size
         self.free: list[Worker] = []
-        self.lent: set[Worker] = set()
+        self.lent: dict[Worker, int] = {}  # and to which thread
         self.changed = threading.Condition()
         self.closed = False
         self.killed = 0
@@ -187,6 +196,9 @@ class Pool:
                 if last and not self.closed:
                     raise
                 continue
+            except BaseException:  # Ctrl-C: the reply to this question, which may still come, must answer no other
+                worker.kill()
+                raise
             finally:
                 self._give_back(worker)
             if reply is not None or worker.late:
@@ -195,7 +207,11 @@ class Pool:
 
     def _borrow(self) -> Worker | None:
         """Return a free worker or a new one; waits for one of another thread where none can be started."""
+        thread = threading.get_ident()
         with self.changed:
+            for left in [worker for worker, holder in self.lent.items() if holder == thread]:
+                del self.lent[left]  # a thread asks one question at a time: Ctrl-C came before it gave this one back
+                left.kill()
             while not self.closed:
                 self.free = [one for one in self.free if one.alive]
                 if not self.free and len(self.lent) < self.size:
@@ -209,14 +225,14 @@ class Pool:
                             ) from failure
                 if self.free:
                     worker = self.free.pop()
-                    self.lent.add(worker)
+                    self.lent[worker] = thread
                     return worker
                 self.changed.wait(1.0)
             return None
 
     def _give_back(self, worker: Worker) -> None:
         with self.changed:
-            self.lent.discard(worker)
+            self.lent.pop(worker, None)
             if worker.alive and not self.closed:
                 self.free.append(worker)
             else:
@@ -261,14 +277,26 @@ def close_pool() -> None:
 
 
 def _forget() -> None:
-    """After a fork the child must not talk over its parent's pipes."""
+    """After a fork the child must not talk over its parent's pipes, nor keep them open when the parent has gone."""
     global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
+    pool, _pool, _pool_lock = _pool, None, threading.Lock()
+    for worker in [*pool.free, *pool.lent] if pool is not None else []:
+        worker.hang_up()
+
+
+def _await_import() -> None:
+    """Before a fork wait until pint, which a grading may import, is there whole: half a module hangs the child."""
+    until = time.monotonic() + STARTUP_S
+    while time.monotonic() < until:
+        spec = getattr(sys.modules.get("pint"), "__spec__", None)
+        if not getattr(spec, "_initializing", False):
+            return
+        time.sleep(0.01)
 
 
 atexit.register(close_pool)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_await_import, after_in_child=_forget)
 
 
 def compare(response: Node, gold: Node, *, positive: bool) -> Decision:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from selfcorrect.errors import InputError, ModelError, RunFolderError
 from selfcorrect.problems import ProblemsRecipe
 from selfcorrect.runs.jsonl import read_jsonl
 from tests.data_gen.worlds import World, grade, write_problems
+from tests.loopback_hub import loopback_hub
 
 IGNORED = -100
 
@@ -271,55 +270,8 @@ def test_trl_trains_on_the_exports_as_they_are(tmp_path) -> None:
 
 @pytest.fixture
 def hub():  # type: ignore[no-untyped-def]
-    """A stand-in for the hub on loopback: makes repositories and takes commits of small files."""
-    seen: dict[str, Any] = {"files": {}}
-
-    class Hub(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def answer(self, value: Any, status: int = 200) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            self.answer({"id": "me/mine", "sha": "0" * 40, "siblings": []})
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.path.endswith("/repos/create"):
-                seen["made"] = json.loads(body)
-                self.answer({"url": f"http://{self.headers['Host']}/datasets/me/mine", "name": "me/mine"})
-            elif self.path.endswith("/validate-yaml"):
-                self.answer({"errors": [], "warnings": []})
-            elif "/preupload/" in self.path:
-                files = json.loads(body)["files"]
-                self.answer(
-                    {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-                )
-            elif "/commit/" in self.path:
-                for line in body.splitlines():
-                    entry = json.loads(line)
-                    if entry["key"] == "file":
-                        seen["files"][entry["value"]["path"]] = entry["value"]["content"]
-                self.answer(
-                    {
-                        "commitUrl": f"http://{self.headers['Host']}/datasets/me/mine/commit/0",
-                        "commitOid": "0" * 40,
-                        "success": True,
-                    }
-                )
-            else:
-                self.answer({}, 404)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", seen
-    server.shutdown()
+    with loopback_hub() as served:
+        yield served
 
 
 def test_the_folder_is_pushed_as_a_private_data_set(finished, hub, monkeypatch) -> None:

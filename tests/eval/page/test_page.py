@@ -303,3 +303,13 @@ def test_the_best_method_is_one_that_does_not_see_the_reference_answers(tmp_path
         row = write_row(tmp_path, name, paths, label=name)
         write_json(tmp_path / "eval" / name / "scores.json", row | more)
     assert "Best final accuracy: ift, 60.0%" in " ".join(read(tmp_path).text.split())
+
+
+def test_what_it_took_to_make_each_model_is_shown_where_it_is_recorded(tmp_path: Path) -> None:
+    row = write_row(tmp_path, "ift", [path(RIGHT)])
+    assert "tokens trained on" not in Page(write_report(tmp_path).read_text()).text
+    compute = {"problems": 1480, "sampled_tokens": 701407, "trained_tokens": 903013}
+    write_json(tmp_path / "eval" / "ift" / "scores.json", row | {"compute": compute})
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "tokens trained on" in text
+    assert "701,407" in text

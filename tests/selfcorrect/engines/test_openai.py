@@ -19,7 +19,16 @@ import pytest
 from tokenizers.normalizers import Lowercase
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
+from selfcorrect.engines import (
+    Engine,
+    EngineRecipe,
+    Sample,
+    SamplePart,
+    SampleRequest,
+    open_engine,
+    sample_all,
+    sample_seed,
+)
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.engines.server.client import OpenAIEngine
 from selfcorrect.errors import EngineError, RecipeError, RequestRefused
@@ -155,6 +164,70 @@ def test_text_that_its_ids_do_not_give_back_is_refused(folder, saved_codec) -> N
         engine.codec = normalising
         with pytest.raises(EngineError, match="cannot be re-tokenised without a change"):
             sample_all(engine, requests(saved_codec, 1))
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def streamed(engine: OpenAIEngine, asked: list[SampleRequest]) -> list[list[SamplePart]]:
+    async def parts_of(request: SampleRequest) -> list[SamplePart]:
+        return [part async for part in engine.stream(request)]
+
+    async def gather() -> list[list[SamplePart]]:
+        return list(await asyncio.gather(*map(parts_of, asked)))
+
+    return asyncio.run(gather())
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "old_vllm", "llama_cpp", "text_only"])
+def test_a_stream_gives_the_ids_of_the_sample_as_the_server_sends_them(folder, saved_codec, dialect) -> None:
+    asked = [
+        *requests(saved_codec, 4, watch_ids=(A, B)),
+        *requests(saved_codec, 4, max_tokens=7),
+        *requests(saved_codec, 4, stop_texts=("[VERIFY] correct.", "[VERIFY] wrong.")),
+    ]
+    options = {"token_ids": "retokenize"} if dialect == "text_only" else {"server_stops": dialect != "llama_cpp"}
+    with (
+        servers.Server(saved_codec, script, getattr(servers, dialect)) as server,
+        opened(folder, server, **options) as engine,
+    ):
+        assert engine.streams == (dialect != "text_only")
+        for parts in streamed(engine, asked[:2]):
+            assert len(parts) in ((1,) if dialect == "text_only" else (2, 3))
+        whole = sample_all(engine, asked)
+        for parts, sample in zip(streamed(engine, asked), whole, strict=True):
+            assert [part.sample for part in parts] == [None] * (len(parts) - 1) + [sample]
+            assert sum((part.token_ids for part in parts), ()) == sample.token_ids
+            assert sum((part.watched for part in parts), ()) == sample.watched
+    assert {body.get("stream_interval") for body in server.bodies[:2]} == {None if dialect == "text_only" else 1}
+
+
+def test_a_stream_that_was_cut_goes_on_where_the_new_one_begins_as_it_did(folder, saved_codec) -> None:
+    (request,) = requests(saved_codec, 1)
+    wanted = expected(saved_codec, [request])
+
+    def begins(ids: list[int]) -> Any:
+        event = {"choices": [{"text": saved_codec.decode(ids), "token_ids": ids, "finish_reason": None}]}
+
+        def cut(handler: Any) -> None:
+            handler.stream([event], whole=False)
+            handler.close_connection = True
+            handler.connection.close()
+
+        return cut
+
+    own = list(wanted[0].token_ids[:4])
+    for ids, goes_on in ((own, True), ([A, A], False)):
+        faults = lambda number, ids=ids: begins(ids) if number == 0 else None
+        with servers.Server(saved_codec, script, servers.vllm, faults) as server, opened(folder, server) as engine:
+            if not goes_on:
+                with pytest.raises(EngineError, match="other tokens than those that it had begun with"):
+                    streamed(engine, [request])
+                continue
+            (parts,) = streamed(engine, [request])
+            assert parts[0].token_ids == tuple(own)
+            assert same([parts[-1].sample], wanted)
+            assert sum((part.token_ids for part in parts), ()) == wanted[0].token_ids
 
 
 # --- what fails on the way -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from transformers import (
 from selfcorrect.engines import Engine, Sample, SampleRequest, sample_all, sample_seed
 from selfcorrect.engines.local import ragged
 from selfcorrect.engines.local.engine import TransformersEngine
+from selfcorrect.engines.local.padded import PaddedRunner
 from selfcorrect.engines.local.row import Row
 from selfcorrect.engines.local.sampling import Settings, StopTexts, choose, uniforms
 from selfcorrect.errors import EngineError, ModelError
@@ -477,3 +478,22 @@ def test_models_with_state_beside_keys_and_values_are_refused(llama: Any) -> Non
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(ModelError, match="linear_attention"):
         TransformersEngine(model, None)
+
+
+def test_a_cleared_batch_frees_its_storage_without_the_garbage_collector() -> None:
+    """On a GPU training needs the memory at once: an H200 kept a rollout's keys and values into the update."""
+    import gc
+    import weakref
+
+    engine = TransformersEngine(make_model(CONFIGS["qwen2"]), None, max_batch=4)
+    engine._batch._runner = PaddedRunner(engine.model, 4)
+    engine._batch.waiting.extend(Row(request) for request in requests_of(4))
+    engine._batch.step()
+    kept = [weakref.ref(layer.keys) for layer in engine._batch._runner._cache.layers]
+    assert len(kept) == 2
+    gc.disable()
+    try:
+        engine._batch.clear()
+        assert [ref() for ref in kept] == [None, None]
+    finally:
+        gc.enable()

@@ -48,6 +48,22 @@ def test_only_code_changes_it(other: str, same: bool) -> None:
     assert (fingerprint.syntax(ast.parse(other)) == fingerprint.syntax(ast.parse(CODE))) is same
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("raise x", "raise type(x)(*x.args)", True),
+        ("return x, 1", "return x.with_traceback(None), 1", True),
+        ("raise x", "raise type(y)(*x.args)", False),
+        ("raise x", "raise type(x)(*x.args, 1)", False),
+        ("raise x", "raise type(x)(*x.args) from y", False),
+        ("return x", "return x.with_traceback(y)", False),
+        ("return x", "return y.with_traceback(None)", False),
+    ],
+)
+def test_what_an_exception_remembers_does_not_change_it(one: str, other: str, same: bool) -> None:
+    assert (fingerprint.syntax(ast.parse(one)) == fingerprint.syntax(ast.parse(other))) is same
+
+
 def test_two_graders_are_told_apart_in_words() -> None:
     assert fingerprint.same_grader("2-aa", "2-aa") == ""
     assert "may be the same" in fingerprint.same_grader("0123456789ab", "2-aa")

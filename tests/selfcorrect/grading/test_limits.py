@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import pytest
@@ -174,3 +175,17 @@ def test_a_function_of_nothing_has_no_value_and_is_no_fault_of_the_grader(nothin
             result = grade(rf"\boxed{{{response}}}", gold)
             assert result.outcome is not Outcome.CORRECT
             assert result.method not in ("grader-error", "undecided")
+
+
+@pytest.mark.parametrize("answer", ["10^{10^6}!", "9^{9^{9^{9^9}}}"])
+def test_an_answer_over_the_limits_leaves_nothing_in_memory_each_time(answer: str) -> None:
+    """The remembered exception gathered the frames of every grade that raised it: 2 to 4 KB for each."""
+
+    def objects_after(times: int) -> int:
+        for _ in range(times):
+            assert grade(rf"\boxed{{{answer}}}", "5").method == "limit"
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(5)
+    assert objects_after(60) - before < 100  # it was 16 for each grade

@@ -242,3 +242,81 @@ print("finished")
     assert time.monotonic() - begun < 5
     assert "finished" not in out
     assert process.returncode != 0
+
+
+def ask_for_ever(pool: Pool, question: dict[str, object]) -> None:
+    while True:
+        pool.ask(question)
+
+
+def test_a_question_that_ctrl_c_interrupted_is_answered_to_nobody() -> None:
+    """Its reply came later, and the next question took it for its own, or was left open."""
+    pool = Pool(size=1)
+    assert pool.ask(QUESTION) is not None
+    slow = {"left": to_lists(read(HARD[7:-1])), "right": ["num", "1", []], "positive": False}
+    for _ in range(2):
+        threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            ask_for_ever(pool, slow)
+        reply = pool.ask(QUESTION)
+        assert reply is not None
+        assert reply["verdict"] is True
+    pool.close()
+
+
+def test_a_worker_that_a_thread_never_gave_back_is_replaced() -> None:
+    """Ctrl-C between two lines of the pool: with both workers gone, every later question waited for ever."""
+    pool = Pool(size=1)
+    left = pool._borrow()
+    assert left is not None
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(pool.ask(QUESTION)))  # another thread waits for its turn
+    asking.start()
+    asking.join(0.3)
+    assert asking.is_alive()
+    assert (pool.ask(QUESTION) or {})["verdict"] is True
+    asking.join(30)
+    assert len(answers) == 1
+    assert not left.alive
+    pool.close()
+
+
+def test_a_fork_leaves_the_pipes_of_the_workers_to_the_parent() -> None:
+    assert grade(*IDENTITY).correct
+    workers = [*shared_pool().free]
+    child = os.fork()
+    if child == 0:
+        streams = [one for worker in workers for one in (worker.process.stdin, worker.process.stdout)]
+        os._exit(0 if streams and all(stream is not None and stream.closed for stream in streams) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert all(worker.alive for worker in workers)
+
+
+def test_children_that_are_forked_while_threads_grade_do_not_hang() -> None:
+    """They waited for ever for the lock of an import that another thread of the parent was at (the soak found it)."""
+    code = """
+import multiprocessing, sys, threading
+import selfcorrect.grading
+assert "selfcorrect.grading.workers.pool" in sys.modules
+from concurrent.futures import ProcessPoolExecutor
+from selfcorrect.grading import grade
+def work(k):
+    return grade(rf"\\boxed{{{k}\\sin x\\cos x}}", rf"\\frac{{{k}}}{{2}}\\sin 2x").correct
+if __name__ == "__main__":
+    going = True
+    def beside(k):
+        while going:
+            assert work(k)
+            k += 8
+    threads = [threading.Thread(target=beside, args=(k,)) for k in range(2, 10)]
+    [thread.start() for thread in threads]
+    for start in range(3):
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            assert all(pool.map(work, range(100 * start + 100, 100 * start + 120)))
+    going = False
+    print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=200
+    )
+    assert done.stdout == "done\n", done.stderr

@@ -127,3 +127,18 @@ def test_scores_and_texts_of_other_tools() -> None:
     assert question_of(None) == ""
     chat = [{"role": "user", "content": "a"}, {"role": "assistant"}, {"role": "user", "content": "b"}]
     assert question_of(chat) == "b"
+
+
+def test_of_a_response_in_long_cot_the_last_attempt_answers(tmp_path: Path) -> None:
+    """Graded as a whole, the box of the last self-evaluation was taken for the answer."""
+    said = (
+        "2+2=5 \\boxed{5}\n\nCheck: no.\n[VERIFY] wrong.\n\nSo \\boxed{4}\n\nCheck: not \\boxed{0}.\n[VERIFY] correct."
+    )
+    rows = [
+        {"doc_id": n, "doc": {"question": "2+2?", "answer": "4"}, "resps": [[text]], "exact_match": 1.0}
+        for n, text in enumerate([said, "no mark \\boxed{4}", "[VERIFY] wrong."])
+    ]
+    place = tmp_path / "samples_x.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [response.text for response in read_log(place).responses]
+    assert texts == ["So \\boxed{4}", "no mark \\boxed{4}", ""]

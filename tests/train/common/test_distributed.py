@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from selfcorrect.chat import ChatCodec
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.errors import InputError, RecipeError
 from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.common import distributed, launch
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.samplers import open_sampler
 from selfcorrect.train.sft import SftRecipe
 
 ROOT = Path(__file__).parents[3]
@@ -30,18 +32,26 @@ def test_cpu_processes_go_to_torchrun_and_gpus_to_accelerate() -> None:
     assert command[1:6] == ["-P", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     ours = str(ROOT / "selfcorrect" / "__main__.py")
     assert command[-7:] == [sys.executable, "-P", ours, *arguments]
+    assert launch.launch_environment(launch.config_path("cpu")) == {launch.EXPECTED: "2"}
+    sharded = launch.launch_environment(launch.config_path("fsdp-cpu"))
+    assert sharded == {launch.EXPECTED: "2", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     command = launch.launch_command(launch.config_path("zero3"), arguments)
     assert command[1:5] == ["-P", "-m", "accelerate.commands.launch", "--config_file"]
     assert command[-5:] == [ours, *arguments]
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu", "fsdp-cpu"])
 def test_shipped_configurations_are_accelerates(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     config: Any = load_config_from_file(str(launch.config_path(name)))
-    assert config.num_processes == (2 if name == "cpu" else 8)
-    sharded = {"fsdp": ("fsdp_version", 2), "zero2": ("zero_stage", 2), "zero3": ("zero_stage", 3)}
+    assert config.num_processes == (2 if name.endswith("cpu") else 8)
+    sharded = {
+        "fsdp": ("fsdp_version", 2),
+        "fsdp-cpu": ("fsdp_version", 2),
+        "zero2": ("zero_stage", 2),
+        "zero3": ("zero_stage", 3),
+    }
     if name in sharded:
         key, value = sharded[name]
         assert (config.fsdp_config or config.deepspeed_config)[key] == value
@@ -62,11 +72,38 @@ def test_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")])
-def test_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    distributed.hold_whole_weights()
+def test_live_rollouts_on_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(distributed.FSDP, "0")  # so that what is set below is undone
     monkeypatch.setenv(name, value)
-    with pytest.raises(RecipeError, match="every process must hold all of them"):
-        distributed.hold_whole_weights()
+    with pytest.raises(RecipeError, match="set sampler=replica"):
+        open_sampler("live", ChatCodec.load("embedded"), "embedded", 8, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("FSDP_VERSION", "1", "set fsdp_version: 2"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "set trainer.gradient_checkpointing=true"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "weights stay on the GPUs"),
+    ],
+)
+def test_what_accelerate_would_do_and_we_do_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=said):
+        distributed.fsdp_asked()
+
+
+def test_accelerate_is_not_told_of_fsdp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(distributed.FSDP, "0")
+    assert not distributed.fsdp_asked()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert distributed.fsdp_asked()
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+    assert distributed.fsdp_asked()
 
 
 @pytest.mark.parametrize(

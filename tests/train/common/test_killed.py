@@ -27,14 +27,52 @@ STEPS, KILLS = 45, 3
 TIMINGS = ("rollout_s", "grading_s", "update_s", "seconds")
 
 
-def start(program: str, recipe: Any, run: Path) -> subprocess.Popen[str]:
+def start(program: str, recipe: Any, run: Path, *options: str) -> subprocess.Popen[str]:
     path = run / "recipe.yaml"
     path.write_text(to_yaml(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "selfcorrect.cli", "train", program, str(path), "--run", str(run)]
+    command = [sys.executable, "-m", "selfcorrect.cli", "train", program, str(path), "--run", str(run), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+
+
+def trainer_of(process: int, rank: int) -> int | None:
+    """Return the training process of a rank, at or below a process."""
+    if f"RANK={rank}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+        return process
+    below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return next((found for child in below if (found := trainer_of(int(child), rank))), None)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_whose_trainer_was_killed_ends_as_one_left_alone(
+    guesser: Path, recipe: GrpoRecipe, tmp_path: Path
+) -> None:
+    """One of two FSDP processes is killed: the other is ended, the message says how, and the run is resumed."""
+    chosen = replace(recipe, steps=16, prompts_per_step=4, save_every=4, sampler="replica")
+    folders = {name: tmp_path / name / "checkpoints/grpo" for name in ("whole", "torn")}
+    for name in folders:
+        shutil.copytree(guesser / "data", tmp_path / name / "data")
+        shutil.copy(tmp_path / "data/prompts.jsonl", tmp_path / name / "data/prompts.jsonl")
+    whole = start("grpo", chosen, tmp_path / "whole", "--launch", "fsdp-cpu")
+    assert whole.wait(timeout=600) == 0, whole.stderr and whole.stderr.read()[-2000:]
+    torn = start("grpo", chosen, tmp_path / "torn", "--launch", "fsdp-cpu")
+    while torn.poll() is None and len(logged(folders["torn"])) < 7:
+        time.sleep(0.01)
+    second = trainer_of(torn.pid, 1)
+    assert second is not None, "ended before it was killed"
+    os.kill(second, signal.SIGKILL)
+    assert torn.wait(timeout=120) == 1
+    assert torn.stderr is not None
+    assert "signal 9" in torn.stderr.read()
+    torn = start("grpo", chosen, tmp_path / "torn", "--launch", "fsdp-cpu")
+    assert torn.wait(timeout=600) == 0, torn.stderr and torn.stderr.read()[-2000:]
+    rows = [logged(folder) for folder in folders.values()]
+    assert [row["step"] for row in rows[0]] == list(range(1, 17))
+    assert rows[0] == rows[1]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders.values()]
+    assert weights[0] == weights[1]
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

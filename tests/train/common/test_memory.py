@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from selfcorrect.train.common.memory import Batch, ModelSize, activation_bytes, memory_table, model_size, state_bytes
+from selfcorrect.train.common.memory import (
+    Batch,
+    Models,
+    ModelSize,
+    activation_bytes,
+    fitting_table,
+    memory_table,
+    model_size,
+    run_bytes,
+    state_bytes,
+)
 
 LLAMA3_8B = {
     "vocab_size": 128256,
@@ -79,7 +90,7 @@ def test_sharding_is_that_of_the_zero_paper(layout: str, gigabytes: float) -> No
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
     size = ModelSize(8_030_261_248, 32, 4096, 128256, 8_030_261_248)
     kept, recomputed = (activation_bytes(size, Batch(1, 4096, checkpointing)) for checkpointing in (False, True))
-    assert kept / 1e9 == pytest.approx(32 * 34 * 4096 * 4096 / 1e9 + 12 * 4096 * 128256 / 1e9)
+    assert kept / 1e9 == pytest.approx(32 * 34 * 4096 * 4096 / 1e9)
     assert recomputed < kept / 2
     assert activation_bytes(size, Batch(2, 4096, True)) == 2 * recomputed
 
@@ -88,5 +99,33 @@ def test_the_table_adds_reference_and_value_model() -> None:
     size = ModelSize(1_000_000_000, 1, 1, 1, 1_000_000_000)
     plain = memory_table(size, Batch(1, 1, True))
     assert next(iter(plain.columns[1].cells)) == "16.0"
-    assert next(iter(memory_table(size, Batch(1, 1, True), 1, True).columns[1].cells)) == "36.0"
-    assert list(plain.columns[4].cells) == ["16.0", "5.5", "2.0"]
+    both = memory_table(size, Batch(1, 1, True), Models(references=1, value_model=True, replica=True))
+    assert next(iter(both.columns[1].cells)) == "38.0"  # 2 x 16, 4 of the reference, 2 of the copy
+    assert list(plain.columns[4].cells) == ["16.0", "5.5", "10.0"]  # 2 of an eighth, 8 of the one layer, as two
+    assert list(both.columns[4].cells) == ["38.0", "17.0", "14.5"]
+
+
+def test_the_fewest_gpus_leave_a_tenth_free() -> None:
+    size = ModelSize(1_125_000_000, 1000, 1, 1, 1_125_000_000)  # 18 GB of states
+    table = fitting_table(size, Batch(1, 1, True))
+    assert [list(column.cells) for column in table.columns[1:]] == [
+        ["1 GPU", "1 GPU", "1 GPU"] for _ in (24, 40, 80, 141)
+    ]
+    table = fitting_table(replace(size, parameters=2_000_000_000, trained=2_000_000_000), Batch(1, 1, True))
+    assert [list(column.cells) for column in table.columns[1:]] == [
+        ["no", "2 GPUs", "2 GPUs"],  # 32 GB; zero2: 8 + 24 / 2; fsdp: 16
+        *(["1 GPU"] * 3 for _ in (40, 80, 141)),
+    ]
+
+
+def test_the_shipped_7b_recipes_fit_eight_gpus_of_80_gb() -> None:
+    size = model_size("Qwen/Qwen2.5-Math-7B")
+    runs = {
+        "grpo": (Batch(4, 4096, True), Models(references=1, replica=True)),
+        "ppo": (Batch(2, 4096, True), Models(references=1, value_model=True, replica=True)),
+        "dpo": (Batch(2, 6144, True), Models(references=1)),
+        "sft": (Batch(1, 8192, True), Models()),
+    }
+    for name, (batch, models) in runs.items():
+        held = run_bytes(size, batch, models, "zero3, fsdp", 8) / 1e9
+        assert held < 72, (name, held)

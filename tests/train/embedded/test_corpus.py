@@ -18,6 +18,7 @@ from selfcorrect.problems.arithmetic import (
     OPENINGS,
     PRODUCTS,
     QUESTIONS,
+    UNSEEN,
     available,
     clause_split,
     level,
@@ -27,6 +28,7 @@ from selfcorrect.problems.arithmetic import (
 from selfcorrect.problems.arithmetic import Sum as Numbers
 from selfcorrect.train.embedded.corpus import Phase
 from selfcorrect.train.embedded.skills import (
+    Turn,
     careful_solution,
     check,
     comparison,
@@ -128,6 +130,29 @@ def test_out_of_distribution_shares_no_product_and_no_clauses_with_what_is_learn
         around = [_clause(texts, problem.question) for texts in (OPENINGS, GROWTHS, QUESTIONS)]
         for text in _changes(problem.question):
             assert clause_split((around[0], text, around[1], around[2])) == "test"
+
+
+def test_the_other_wording_is_test_with_words_that_nothing_else_has() -> None:
+    told, retold = problems("test", 300, seed=3), problems("wording", 300, seed=3)
+    known = {word for words in UNSEEN for word in words}
+    unseen = {word for words in UNSEEN.values() for word in words}
+    assert not known & unseen
+    assert len({problem.id for problem in retold}) == 300
+    for before, after in zip(told, retold, strict=True):
+        words, others = set(re.findall(r"[A-Za-z]+", before.question)), set(re.findall(r"[A-Za-z]+", after.question))
+        assert not others & known
+        assert (words - known, bool(words & known)) == (others - unseen, bool(others & unseen))
+        assert re.findall(r"\d+", before.question) == re.findall(r"\d+", after.question)
+        assert (before.gold, before.meta) == (after.gold, after.meta)
+        assert before.id.replace("test", "wording") == after.id
+    corpus = "".join(turn.text for phase in (Phase(1), Phase(1, styles={})) for turn in _turns(phase, 400))
+    assert not unseen & set(re.findall(r"[A-Za-z]+", corpus))
+    assert available("wording") == available("test")
+
+
+def _turns(phase: Phase, count: int) -> list[Turn]:
+    rng = random.Random(5)
+    return [turn for _ in range(count) for turn in phase.writer()(rng)]
 
 
 def _clause(texts: tuple[str, ...], question: str) -> int:

@@ -1,0 +1,149 @@
+"""GRPO on sharded weights: two FSDP processes against one process, and the hand-over of the weights to the sampler.
+
+    python benchmarks/rl_scale.py                             # two gloo processes on this CPU, the embedded model
+    python benchmarks/rl_scale.py --steps 10 --width 1024
+
+Both runs are `train grpo` in fp32 on the same problems, 5 steps of 8 × 8 paths: one process that samples from the live
+module, then ``--launch fsdp-cpu`` with ``sampler: replica``. `loss_abs_diff` is the largest difference of a step's
+loss; `weights_apart` is the distance of the final weights as a share of the one-process run's update. What the order
+of sums alone does to it is `weights_apart_reordered`: one process again, with micro-batches half as long.
+
+The hand-over is measured on a Llama of random weights, ``--layers`` of ``--width``, sharded over the same processes:
+`handover_equal` says whether the sampler's copy has bit for bit the weights that were sharded, `handover_s` is the
+median of 5, `peak_extra_mb` the most memory that a process had beyond its shards and the copy (resident set, both
+processes' maximum; freed memory is given back at once by MALLOC_MMAP_THRESHOLD_). `layer_mb` and `whole_mb` are what to
+compare it with. `servers_lost` and `paths_lost` are of ``sampler: servers`` (null: not measured).
+The last line is JSON for machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from selfcorrect.chat import model_path
+from selfcorrect.children import selfcorrect_command
+from selfcorrect.runs.jsonl import read_jsonl
+from selfcorrect.train.common.distributed import gathered, process_count, process_rank
+from selfcorrect.train.common.launch import config_path, launch_environment
+from selfcorrect.train.common.sharding import shard
+from selfcorrect.train.common.weights import hand_over
+
+SETTINGS = (
+    "prompts=null", "problems.source=arithmetic", "problems.count=40", "prompts_per_step=8", "generations=8",
+    "micro_rows=8", "max_tokens=120", "precision=fp32", "schedule=constant", "guard.action=ignore",
+    "guard.max_turn1_drop=null",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        measure_hand_over(arguments.layers, arguments.width, arguments.worker)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        one = trained(Path(folder) / "one", arguments.steps)
+        two = trained(Path(folder) / "two", arguments.steps, "sampler=replica", "--launch", "fsdp-cpu")
+        again = trained(Path(folder) / "reordered", arguments.steps, "micro_rows=4")
+        reordered = {"weights_apart_reordered": compared(one, again)["weights_apart"]}
+        figures = compared(one, two) | reordered | handed_over(Path(folder), arguments.layers, arguments.width)
+    print(json.dumps({"processes": 2} | figures | {"servers_lost": None, "paths_lost": None}))
+
+
+def trained(run: Path, steps: int, *more: str) -> Path:
+    """Run ``train grpo`` and return its checkpoint folder."""
+    words = ["train", "grpo", f"steps={steps}", *SETTINGS, *more, "--run", str(run)]
+    started = time.perf_counter()
+    subprocess.run(selfcorrect_command(words), check=True, stdout=subprocess.DEVNULL, env=one_thread())
+    print(f"{run.name}: {time.perf_counter() - started:.0f} s")
+    return run / "checkpoints" / "grpo"
+
+
+def compared(one: Path, two: Path) -> dict[str, float]:
+    """Return how far two trainings from the embedded model are apart."""
+    losses = [[row["loss"] for row in read_jsonl(folder / "metrics.jsonl")] for folder in (one, two)]
+    start, first, second = (load_file(Path(f) / "model.safetensors") for f in (model_path("embedded"), one, two))
+    apart = sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+    moved = sum(float(((first[name] - start[name].float()) ** 2).sum()) for name in first)
+    differences = [abs(a - b) for a, b in zip(*losses, strict=True)]
+    return {"steps": len(differences), "loss_abs_diff": max(differences), "weights_apart": (apart / moved) ** 0.5}
+
+
+def handed_over(folder: Path, layers: int, width: int) -> dict[str, Any]:
+    """Measure the hand-over in two processes of torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = one_thread() | launch_environment(config_path("fsdp-cpu"))
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    sizes = ["--layers", str(layers), "--width", str(width)]
+    subprocess.run(
+        [*launcher, __file__, *sizes, "--worker", str(folder / "hand-over.json")], check=True, env=environment
+    )
+    found: dict[str, Any] = json.loads((folder / "hand-over.json").read_text())
+    return found
+
+
+def measure_hand_over(layers: int, width: int, result: Path) -> None:
+    """Shard a model, hand its weights to a copy, and write what that took."""
+    process_count()  # opens the process group
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4 * width, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        num_attention_heads=8, tie_word_embeddings=True,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config)
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    shard(model)
+    copy: Any = LlamaForCausalLM(config)
+    for weight in copy.parameters():
+        weight.data.zero_()
+    before = peak_mb(reset=True)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        hand_over(model, copy)
+        seconds.append(time.perf_counter() - started)
+    extra = max(gathered([peak_mb() - before]))
+    equal = all(gathered([all(torch.equal(start[name], weight) for name, weight in copy.named_parameters())]))
+    if process_rank() == 0:
+        figures = {
+            "handover_equal": equal,
+            "handover_s": round(statistics.median(seconds), 3),
+            "peak_extra_mb": round(extra, 1),
+            "layer_mb": round(sum(p.numel() for p in copy.model.layers[0].parameters()) * 4 / 1e6, 1),
+            "whole_mb": round(sum(p.numel() for p in copy.parameters()) * 4 / 1e6, 1),
+        }
+        result.write_text(json.dumps(figures))
+    torch.distributed.destroy_process_group()
+
+
+def peak_mb(reset: bool = False) -> float:
+    """Return the most memory that this process had resident since the last reset; Linux."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def one_thread() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+if __name__ == "__main__":
+    main()

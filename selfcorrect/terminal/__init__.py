@@ -1,0 +1,1 @@
+"""The chat in a terminal: `session` asks and obeys commands, `display` shows events, `maths` makes answers readable."""

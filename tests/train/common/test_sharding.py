@@ -1,0 +1,180 @@
+"""Two FSDP processes (gloo) train what one process does, resume as if nothing had happened, and give whole weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfcorrect.errors import RecipeError
+from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.runs.recipes import to_yaml
+from selfcorrect.train import dpo, grpo, orm, ppo, sft
+from selfcorrect.train.common import sharding
+from selfcorrect.train.common.launch import config_path, launch_environment
+from selfcorrect.train.common.lora import LoraRecipe
+from selfcorrect.train.rl.guards import GuardRecipe
+from selfcorrect.train.rl.recipe import RlRecipe
+from tests.train.common.test_distributed import ROOT, moved_apart
+from tests.train.conftest import make_recipe, write_prompts
+
+TIMINGS = ("rollout_s", "grading_s", "update_s", "seconds", "logprob_gap", "logprob_gap_max")
+
+
+STOPPING = GuardRecipe(action="stop", window=1, min_observed=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A program and its recipe; how far the weights of two processes may be from one's, by the update's norm."""
+
+    program: str
+    recipe: Any
+    apart: float = 1e-5
+    die_at: int | None = None
+
+
+def cases(guesser: Path) -> dict[str, Case]:
+    lora, start = LoraRecipe(rank=4, alpha=16), make_recipe(guesser)
+    rl = replace(start, steps=5, prompts_per_step=4, guard=GuardRecipe(action="warn"), save_every=2)
+    shared = {field.name: getattr(rl, field.name) for field in fields(RlRecipe)} | {"name": "ppo"}
+    of_ppo = ppo.PpoRecipe(**(shared | {"beta": 0.01, "updates": 1, "value_learning_rate": 1e-2}))
+    common: dict[str, Any] = {"model": start.model, "precision": "fp32", "learning_rate": 1e-3}
+    of_sft = sft.SftRecipe(**common, epochs=3, batch_rows=4, micro_rows=2, log_every=1, save_every=2)
+    of_orm = orm.OrmRecipe(
+        **common, data="data/attempts.jsonl", validation=1 / 3, epochs=2, batch_rows=4, micro_rows=1, log_every=1
+    )
+    of_dpo = dpo.DpoRecipe(
+        **common, pairs=None, iterations=2, problems_per_iteration=4, generations=8, validation=2, max_tokens=48,
+        epochs=2, batch_pairs=2, save_every=1,
+    )  # fmt: skip
+    checkpointed = {"gradient_checkpointing": True}
+    return {
+        "grpo": Case("grpo", replace(rl, sampler="replica", beta=0.01, trainer=checkpointed), die_at=4),
+        "grpo-lora": Case("grpo", replace(rl, sampler="replica", lora=lora, beta=0.01), die_at=4),
+        "grpo-trl-head": Case("grpo", replace(rl, sampler="replica", steps=2, trainer={"entropy_coef": 0.01}), 1e-3),
+        "grpo-stopped": Case("grpo", replace(rl, sampler="replica", guard=STOPPING, learning_rate=1e-2)),
+        "ppo": Case("ppo", replace(of_ppo, sampler="replica"), 1e-4, die_at=4),  # whitening sums over processes
+        "ppo-head-lora": Case("ppo", replace(of_ppo, sampler="replica", critic="head", lora=lora), 1e-4, die_at=4),
+        "sft": Case("sft", replace(of_sft, trainer=checkpointed), die_at=6),
+        "sft-lora": Case("sft", replace(of_sft, lora=lora), die_at=6),
+        "orm": Case("orm", of_orm, 1e-4),
+        "dpo": Case("dpo", of_dpo, 1e-3, die_at=2),
+    }
+
+
+NAMES = [name for name in cases(Path()) if name != "grpo-stopped"]
+
+
+@pytest.fixture(scope="module")
+def world(guesser: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every case on two processes, some again with a break; return the folder of the runs: two, torn."""
+    folder = tmp_path_factory.mktemp("world")
+    jobs: list[dict[str, Any]] = [{"program": "weights"}]
+    for name, case in cases(guesser).items():
+        (folder / f"{name}.yaml").write_text(to_yaml(case.recipe), encoding="utf-8")
+        for kind, dies in (("two", [None]), ("torn", [case.die_at, None] if case.die_at else [])):
+            run = prepared(guesser, folder / kind / name)
+            about = {"program": case.program, "recipe": str(folder / f"{name}.yaml"), "run": str(run)}
+            jobs += [about | {"die_at": die} for die in dies]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    environment = os.environ | launch_environment(config_path("fsdp-cpu")) | {"OMP_NUM_THREADS": "1"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed leaves the process, so that its peak is of use
+    command = [*launcher, "--standalone", "--no-python", "--", sys.executable, "-m", "tests.train.common.sharded_world"]
+    done = subprocess.run(
+        [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[:200_000].split("torch/distributed/elastic")[0][-4000:]
+    return folder
+
+
+def prepared(guesser: Path, run: Path) -> Path:
+    """Return a run folder with the data that all programs read."""
+    shutil.copytree(guesser / "data", run / "data")
+    write_prompts(run / "data/prompts.jsonl")
+    rows = [json.loads(line) for line in (run / "data/sft/self-rewarding.jsonl").read_text().splitlines()]
+    graded = [row | {"problem_id": row["id"], "first": "right" if row["id"][-1] == "3" else "wrong"} for row in rows]
+    write_jsonl(run / "data/attempts.jsonl", graded)
+    return run
+
+
+def result(run: Path) -> Path:
+    (marked,) = (run / "checkpoints").glob("*/DONE")
+    return marked.parent
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_sharded_processes_train_what_one_does(world: Path, guesser: Path, tmp_path: Path, name: str) -> None:
+    """Losses within 1e-5; weights within 1e-5 of the update's norm, where no sum but the gradient's spans processes."""
+    case = cases(guesser)[name]
+    program: Any = {"sft": sft, "dpo": dpo, "orm": orm, "grpo": grpo, "ppo": ppo}[case.program]
+    alone = replace(case.recipe, sampler="live") if hasattr(case.recipe, "sampler") else case.recipe
+    program.run(alone, prepared(guesser, tmp_path / "one"))
+    one, two = result(tmp_path / "one"), result(world / "two" / name)
+    rows = [logged(folder) for folder in (one, two)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], abs=1e-5)
+    assert [row["grad_norm"] for row in rows[0]] == pytest.approx([row["grad_norm"] for row in rows[1]], rel=1e-3)
+    apart = moved_apart(Path(case.recipe.model), one, two)
+    print(f"{name}: {apart:.1e} of the update")
+    assert apart < case.apart
+    names = [sorted(file.name for file in folder.iterdir() if file.is_file()) for folder in (one, two)]
+    assert names[0] == names[1]
+    assert json.loads((one / "config.json").read_text()) == json.loads((two / "config.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, case in cases(Path()).items() if case.die_at])
+def test_interrupted_equals_uninterrupted(world: Path, name: str) -> None:
+    whole, torn = (result(world / kind / name) for kind in ("two", "torn"))
+    assert logged(whole) == logged(torn)
+    assert (whole / "model.safetensors").read_bytes() == (torn / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_returns_the_start_model(world: Path, guesser: Path) -> None:
+    folder = result(world / "two" / "grpo-stopped")
+    summary = json.loads((folder / "DONE").read_text())
+    assert summary["result_step"] == 0, summary
+    start, end = (load_file(path / "model.safetensors") for path in (guesser / "checkpoints/ift", folder))
+    assert all(torch.equal(start[name], end[name]) for name in start)
+
+
+@pytest.mark.slow
+def test_gathering_gives_the_weights_and_takes_a_layer(world: Path) -> None:
+    for rank in (0, 1):
+        found = json.loads((world / f"weights-{rank}.json").read_text())
+        assert found["processes"] == 2
+        assert all(found[what] for what in ("sharded", "same", "rounded", "names", "put_back")), found
+        assert found["local_share"] == pytest.approx(0.5, abs=0.01)
+        assert found["peak_mb"] < found["layer_mb"] < found["whole_mb"] / 8, found
+
+
+def test_a_checkpoint_of_another_launch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer(sharding.Sharding):
+        pass
+
+    (tmp_path / "checkpoint-2" / "shards").mkdir(parents=True)
+    monkeypatch.setenv("SELFCORRECT_FSDP", "0")
+    with pytest.raises(RecipeError, match=r"saved with FSDP: .* remove .*"):
+        Trainer()._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
+    (tmp_path / "checkpoint-2" / "shards").rmdir()
+    monkeypatch.setenv("SELFCORRECT_FSDP", "1")
+    with pytest.raises(RecipeError, match="saved without FSDP"):
+        sharding._shards_of(str(tmp_path / "checkpoint-2"))
