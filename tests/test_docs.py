@@ -264,6 +264,9 @@ def test_every_command_of_the_pages_is_one_that_the_command_line_reads(page: str
             words = ["run", *words]
         if not words or words[0].isupper():
             return  # a group by its name alone, or a stand-in for one of its commands
+        if words[0].startswith("-"):  # an option of the group itself
+            assert words[0] in {name for parameter in command.params for name in parameter.opts}, line
+            return
         name, command, words = command.resolve_command(context, words)
         context = click.Context(command, info_name=name, parent=context)
     if "--help" in words or "-h" in words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from selfcorrect.study.graph import Step
 
 OPTIONS = ("--run", "--launch")
 """Options with a value that steps have after their recipe and its overrides."""
+
+STAGES: dict[str, Callable[[], Stage[Any, Any]]] = {
+    "gen": generation,
+    "train sft": train.sft_stage,
+    "train dpo": train.dpo_stage,
+    "train ppo": train.ppo_stage,
+    "train grpo": train.grpo_stage,
+    "train orm": train.orm_stage,
+    "eval calibrate": lambda: evaluate.evaluation("calibration"),
+    "eval": evaluate.evaluation,
+}
+
+
+@cache
+def _stage(command: str) -> Stage[Any, Any]:
+    """Return the stage of a command; its program is imported once."""
+    return STAGES[command]()
 
 
 def unchanged(step: Step) -> None:
@@ -33,7 +51,6 @@ def unchanged(step: Step) -> None:
 
 def _stage_of(step: Step) -> tuple[Stage[Any, Any], list[str], Path]:
     """Return the stage of a step, the words after its command without options, and its run folder."""
-
     words = list(step.args)
     options = {}
     for option in OPTIONS:
@@ -41,18 +58,8 @@ def _stage_of(step: Step) -> tuple[Stage[Any, Any], list[str], Path]:
             at = words.index(option)
             options[option] = words[at + 1]
             del words[at : at + 2]
-    stages: dict[str, Callable[[], Stage[Any, Any]]] = {
-        "gen": generation,
-        "train sft": train.sft_stage,
-        "train dpo": train.dpo_stage,
-        "train ppo": train.ppo_stage,
-        "train grpo": train.grpo_stage,
-        "train orm": train.orm_stage,
-        "eval calibrate": lambda: evaluate.evaluation("calibration"),
-        "eval": evaluate.evaluation,
-    }
-    command = next(name for name in (" ".join(words[:2]), words[0]) if name in stages)
+    command = next(name for name in (" ".join(words[:2]), words[0]) if name in STAGES)
     rest = words[len(command.split()) :]
     if command == "eval calibrate":
         rest.append("stop=never")  # as `calibrate` sets it
-    return stages[command](), rest, Path(options["--run"])
+    return _stage(command), rest, Path(options["--run"])
