@@ -42,6 +42,11 @@ test-doors:  ## the doors for other tools, each by the tool's own client in an e
 test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)
 	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/rl/test_samplers.py
 
+# With the Python that has torch for the GPU: make gpu-check PYTHON=python3. On a CPU: GPU_OPTIONS=--small.
+.PHONY: gpu-check
+gpu-check:  ## the GPU kit: tests on the device, the demo, an update beside TRL's, a larger model; 10 minutes, results in runs/gpu
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m benchmarks.gpu runs/gpu $(GPU_OPTIONS)
+
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
