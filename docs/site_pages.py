@@ -12,7 +12,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-ABOVE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+ABOVE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "AGENTS.md": "agents.md"}
 """Files above docs/ that are pages of the site: their names there."""
 
 

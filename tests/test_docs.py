@@ -226,7 +226,11 @@ def test_the_site_has_every_page_and_no_dead_link(tmp_path: Path) -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     named = set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
-    assert named == {page.name for page in PAGES if page.parent.name == "docs"} | {"index.md", "contributing.md"}
+    assert named == {page.name for page in PAGES if page.parent.name == "docs"} | {
+        "index.md",
+        "contributing.md",
+        "agents.md",
+    }
 
 
 TYPED = re.compile(r"^(?:\$ )?selfcorrect [a-z][^\n]*$", re.MULTILINE)

@@ -27,7 +27,7 @@ def modules_of(requirements: list[str]) -> set[str]:
 
 
 DOORS = {"inspect_ai": {"inspect_ai", "anyio"}, "verifiers": {"verifiers"}, "verl": {"verl"}, "weights": {"deepspeed"}}
-"""What a module may import beside ours: the tool that calls it, which is there then (DeepSpeed under ZeRO-3), and its own."""
+"""What a module may import beside ours: the tool that calls it (DeepSpeed: under ZeRO-3), and what that rests on."""
 
 
 def imported(path: Path) -> set[str]:
