@@ -13,6 +13,7 @@ import pytest
 
 from tests.doors.page import lines_of
 
+pytestmark = pytest.mark.skipif(find_spec("torch") is not None, reason="make test-doors: where torch is not installed")
 DATA = Path(__file__).parent.parent / "selfcorrect" / "logs" / "data"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from selfcorrect.logs import read_log
 
+pytestmark = pytest.mark.skipif(find_spec("torch") is not None, reason="make test-doors: where torch is not installed")
 DATA = Path(__file__).parent.parent / "selfcorrect" / "logs" / "data"
 
 
