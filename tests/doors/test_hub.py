@@ -126,7 +126,7 @@ from transformers import pipeline
 said = [pipeline("text-generation", name)(solve_messages({QUESTION!r}), max_new_tokens=200, do_sample=False)
         for name in ("me/self-correcting", "runs/mine/checkpoints/ift")]
 assert said[0] == said[1], said
-assert "[VERIFY]" in said[0][0]["generated_text"][-1]["content"]
+assert "boxed" in said[0][0]["generated_text"][-1]["content"], said
 """
     said(sys.executable, "-c", plain, cwd=folder, env=env)
 
