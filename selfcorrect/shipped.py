@@ -33,7 +33,7 @@ def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
     model = base_of(model)
     wanted = [name for name in recipes_of("data_gen", "") if model_of("data_gen", name) == model]
     of_kind = [name for name in wanted if name.endswith("-pairs") == pairs]
-    recipe = next(iter(of_kind), "embedded-pairs" if pairs else "embedded")
+    recipe = min(of_kind, key=len, default="embedded-pairs" if pairs else "embedded")  # a variant has a longer name
     own = [] if of_kind else [f"engine.model={model}"]
     words = ["selfcorrect", "gen", recipe, *own, "--run", str(run)]
     return f"no data at {path}; this makes it: {shlex.join(words)}"

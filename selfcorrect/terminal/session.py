@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 from rich.text import Text
 
 from selfcorrect.correction.events import Event, Final
-from selfcorrect.errors import InputError, SelfCorrectError, nearest
+from selfcorrect.errors import DataError, InputError, SelfCorrectError, nearest
 from selfcorrect.loading import SHIPPED
 from selfcorrect.model import Options, SelfCorrectModel
 from selfcorrect.printing import show
+from selfcorrect.runs.jsonl import write_jsonl
 from selfcorrect.terminal.display import Display
 from selfcorrect.types import Message, Role, Trajectory, to_json
 
@@ -141,13 +141,12 @@ class Session:
         if not words:
             raise InputError("/save: expected the name of a file, such as /save talk.jsonl")
         file = Path(words).expanduser()
+        if file.exists():
+            raise InputError(f"/save: {file} exists; choose another name")
         try:
-            with file.open("x", encoding="utf-8") as out:
-                out.writelines(json.dumps(to_json(t), ensure_ascii=False) + "\n" for t in self.trajectories)
-        except FileExistsError:
-            raise InputError(f"/save: {file} exists; choose another name") from None
-        except OSError as error:
-            raise InputError(f"/save: cannot write {file}: {error.strerror}") from error
+            write_jsonl(file, [to_json(trajectory) for trajectory in self.trajectories])
+        except DataError as error:
+            raise InputError(f"/save: {error}") from error
         show(f"{len(self.trajectories)} trajectories in {file}")
 
     def _model(self, words: str) -> None:

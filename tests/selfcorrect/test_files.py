@@ -28,7 +28,7 @@ OURS = {  # file → the calls that may stand in it, and why
     "selfcorrect/launched.py": {"write_text", "open"},  # a message to the process that launched this one; its terminal
     "train/common/launch.py": {"open"},  # the launcher's log in a temporary folder, and a pipe
     "train/common/models.py": {"save_model", "save_pretrained"},  # synced by mark_done before DONE
-    "train/dpo.py": {"copy2", "save_model"},  # the same
+    "train/dpo.py": {"copy2", "save_model", "save_to_disk", "rename"},  # the same; a table for the other processes
     "train/sft.py": {"save_model"},
     "train/orm.py": {"save_model"},
     "train/rl/program.py": {"save_model"},
@@ -37,7 +37,9 @@ OURS = {  # file → the calls that may stand in it, and why
         "savez",
         "copy",
     },  # the same; tokens, which every start writes anew
-    "train/rl/samplers.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
+    "train/common/weights.py": {"save_pretrained"},  # a folder in memory, gone after the hand-over
+    "train/common/sharding.py": {"save_model", "save"},  # a checkpoint: sealed by transformers' rename, synced by DONE
+    "selfcorrect/hub.py": {"write_bytes", "copyfile", "rename"},  # a folder beside, synced and renamed: all or none
 }
 STREAM = {"save", "dump", "savefig", "write_table", "print"}
 """Calls that write to what they are given: right where it is a stream of `whole_file`."""
