@@ -84,7 +84,16 @@ def outcome(name: str, door: Door) -> str:
     report = folder / f"tests-{name}.xml"
     report.unlink(missing_ok=True)
     # Without tests/conftest.py, which serves the tests of the whole installation.
-    words = ["-m", "pytest", f"--confcutdir={HERE}", f"--junitxml={report}", "-rs", str(HERE / f"test_{name}.py")]
+    words = [
+        "-m",
+        "pytest",
+        "-m",
+        "",
+        f"--confcutdir={HERE}",
+        f"--junitxml={report}",
+        "-rs",
+        str(HERE / f"test_{name}.py"),
+    ]
     path = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ended = subprocess.run(

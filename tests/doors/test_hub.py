@@ -27,6 +27,7 @@ from selfcorrect.train.common.model_card import base_on_hub
 from tests.doors.page import ROOT, lines_of
 from tests.loopback_hub import loopback_hub
 
+pytestmark = pytest.mark.slow  # three minutes: a checkpoint is trained; make test-doors runs it
 OFFLINE = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 OFFLINE |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 QUESTION = problems("test", 1, seed=0)[0].question

@@ -53,6 +53,7 @@ def test_every_step_names_a_recipe_settings_and_a_checkpoint_that_exist(
     assert len(found) == (6 if smoke else 10)
 
 
+@pytest.mark.slow  # minutes
 def test_the_small_plan_runs_and_a_second_time_does_nothing_again(tmp_path: Path) -> None:
     first = plan("--smoke", "--go", "--run", "run", cwd=tmp_path)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-3000:]
