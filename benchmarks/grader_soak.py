@@ -235,9 +235,9 @@ def interrupted(progress: Progress, count: int, first: int) -> dict[str, Any]:
     for work in (press, beside, beside):
         threading.Thread(target=work, daemon=True).start()
     i, last = first, first + count
-    while i < last:
+    while i < last or not presses:  # a quick machine is done before the first press
         try:
-            while i < last:  # most of these are for a worker: the press comes while it is asked
+            while i < last or not presses:  # most of these are for a worker: the press comes while it is asked
                 progress.add(1, not is_as_written(8 + 50 * i if i % 3 else i))
                 i += 1
         except KeyboardInterrupt:

@@ -55,7 +55,6 @@ def start(part: str, out: Path, small: bool) -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",
-            "SELFCORRECT_SMALL": str(int(small)),
         }
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
 

@@ -24,7 +24,7 @@ def test_a_short_soak() -> None:
     assert {key: found[key] for key in ("hung", "orphans", "wrong")} == {"hung": 0, "orphans": 0, "wrong": 0}, found
     assert set(found["ways"]) == {"threads", "asyncio", "fork", "spawn", "interrupted", "ends"}
     assert found["gradings"] >= 2000
-    assert found["ways"]["interrupted"]["presses"] >= 0  # a quick machine is done before the first
+    assert found["ways"]["interrupted"]["presses"] > 0
     assert done.returncode == 0, done.stderr
 
 
