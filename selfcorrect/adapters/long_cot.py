@@ -8,10 +8,10 @@ verdict or at the end. The attempt at the horizon cannot be superseded: it is co
 from __future__ import annotations
 
 from selfcorrect.adapters.turns import read_turns
+from selfcorrect.correction.parsing import attempt_so_far
 from selfcorrect.errors import InputError
-from selfcorrect.prompts import SEPARATOR
 from selfcorrect.types import Verdict
-from selfcorrect.verdicts import MARKS, next_mark
+from selfcorrect.verdicts import MARKS, before_mark, next_mark
 
 _LONGEST_MARK = max(map(len, MARKS.values()))
 
@@ -77,19 +77,11 @@ class LongCotStream:
         return reasoning, last[len(self._content) :]
 
     def _more(self) -> tuple[str, str]:
-        """Give all of an attempt that may be superseded; of the one at the horizon, what is certain to be the attempt.
-
-        A self-evaluation may follow. It begins after a box, or else it is the last paragraph (`parsing._attempt_end`):
-        the box waits, each paragraph but the first waits for the next, and a mark that has begun waits.
-        """
-        text, part = self.text, self._part
+        """Give all of an attempt that may be superseded; of the one at the horizon, what is certain to be the attempt."""
         if self._marks < self.horizon - 1:
-            return self._reasoning_to(len(text)), ""
-        waits = [text.find("boxed", part), text.rfind("[", max(part, len(text) - _LONGEST_MARK))]
-        limit = min([position for position in waits if position >= 0], default=len(text))
-        paragraph = text.rfind(SEPARATOR, part, limit)
-        begins = self._begins()
-        certain = text[begins : paragraph if paragraph > part else limit].rstrip()
+            return self._reasoning_to(len(self.text)), ""
+        begins, part = self._begins(), before_mark(self.text[self._part :])
+        certain = self.text[begins : self._part + attempt_so_far(part)[0]].rstrip()
         reasoning, more = self._reasoning_to(begins), certain[len(self._content) :]
         self._content += more
         self._given = max(self._given, begins + len(self._content))
