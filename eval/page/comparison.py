@@ -9,17 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfcorrect.compare import HEADS, LogComparison
-from selfcorrect.eval.page.values import show_p, show_value
+from selfcorrect.eval.page.templates import HERE, templates
+from selfcorrect.eval.page.values import show_p
 from selfcorrect.metrics import PairedTest
-from selfcorrect.printing import clean
 from selfcorrect.runs.jsonl import write_whole
 from selfcorrect.table import Figure, Table
 
-HERE = Path(__file__).parent
 LONGEST = 6000
 """So many characters of a response are shown: a log may hold megabytes of one."""
 PARTS = (("both", "kept"), ("A", "broken"), ("B", "fixed"), ("neither", "wrong"))
@@ -27,28 +25,23 @@ PARTS = (("both", "kept"), ("A", "broken"), ("B", "fixed"), ("neither", "wrong")
 
 def write_comparison(compared: LogComparison, page: Path) -> Path:
     """Write the page of a comparison and return its path."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
-    )
-    environment.filters |= {"value": show_value}
     texts = compared.first_responses()
     is_single = all(len(side.keys) == len(set(side.keys)) for _, side in compared.sides())
-    text = environment.get_template("comparison.html.j2").render(
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        c=compared,
-        sides=compared.sides(),
-        lead=_lead(compared),
-        tests=Markup(_tests(compared).to_html("scores")),
-        bar=_bar(compared, is_single),
-        right_words="right" if is_single else "right more often",
-        wrong_words="wrong" if is_single else "right less often",
-        flips=[(flip, *map(_shown, pair)) for flip, pair in zip(compared.flips, texts, strict=True)],
-        odd=[(name, side, side.disagreements()) for name, side in compared.sides()],
+    text = (
+        templates()
+        .get_template("comparison.html.j2")
+        .render(
+            style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+            c=compared,
+            sides=compared.sides(),
+            lead=_lead(compared),
+            tests=Markup(_tests(compared).to_html("scores")),
+            bar=_bar(compared, is_single),
+            right_words="right" if is_single else "right more often",
+            wrong_words="wrong" if is_single else "right less often",
+            flips=[(flip, *map(_shown, pair)) for flip, pair in zip(compared.flips, texts, strict=True)],
+            odd=[(name, side, side.disagreements()) for name, side in compared.sides()],
+        )
     )
     write_whole(page, [text.encode("utf-8", "replace").decode()])  # a lone surrogate must not stop us
     return page

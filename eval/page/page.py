@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfcorrect.errors import DataError
@@ -29,7 +28,8 @@ from selfcorrect.eval.analysis.calibration import judged
 from selfcorrect.eval.analysis.error_budget import error_budget
 from selfcorrect.eval.analysis.voting import UNITS, Curve, curves
 from selfcorrect.eval.page.charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
-from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_short, show_value
+from selfcorrect.eval.page.templates import HERE, templates
+from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_value
 from selfcorrect.eval.page.viewer import viewer_json
 from selfcorrect.eval.results import (
     SCORES,
@@ -43,13 +43,11 @@ from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell
 from selfcorrect.eval.tables.demo_table import claims, compute_table, paired_tests, result_table
 from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, budget_line, has_own_verdicts
 from selfcorrect.metrics import is_graded, is_scored
-from selfcorrect.printing import clean
 from selfcorrect.runs.folder import finished
 from selfcorrect.runs.jsonl import read_json, read_jsonl, write_whole
 from selfcorrect.table import DASH, Figure, Table
 from selfcorrect.types import Trajectory
 
-HERE = Path(__file__).parent
 KATEX = HERE / "vendor" / "katex"
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
 
@@ -94,52 +92,51 @@ def _render(run: Path, beside: Path | None) -> str:
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
     scripts = [_asset("vendor/katex/katex.min.js"), _asset("mathematics.js") + _asset("report.js")]
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
-    )
-    environment.filters |= {"value": show_value, "short": show_short}
-    return environment.get_template("report.html.j2").render(
-        name=run.resolve().name,
-        katex_script=Markup(scripts[0]),
-        script=Markup(scripts[1]),
-        script_digests=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],
-        katex_style=Markup(katex_style()),
-        style=Markup(_asset("report.css")),
-        run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
-        rows=results,
-        results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
-        compute=_html(taken) if (taken := compute_table(results)) else "",
-        best=_best(results),
-        bars=[bar for result in results if (bar := _transition_bar(result))],
-        budgets=_budgets(evaluated),
-        voting=[(row.title, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
-        tests=_html(_tests_table(tests)) if tests else "",
-        checks=checks,
-        tested=[check for check in checks if check.get("holds") is not None],
-        curves=[_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))],
-        calibrations=[
-            (row.title, row.reliability, reliability_panel(row.reliability))
-            for row in evaluated
-            if row.reliability.n >= FEWEST_JUDGED and (row.result is None or has_own_verdicts(row.result))
-        ],
-        generation=grouped(
-            {name: value for name, value in read_json(run / "gen" / "DONE", missing_ok=True).items() if name != "files"}
-        ),
-        cards=cards,
-        card_keys=list(dict.fromkeys(key for card in cards.values() for key in card)),
-        seconds=flat(_mapping(demo.get("seconds"))),
-        evaluations=[(row.name, _made_with(row.result)) for row in evaluated],
-        provenance=provenance,
-        packages=_packages(provenance),
-        is_model_organism=any(
-            (row.result and row.result.model == "embedded") or "model: embedded" in row.recipe for row in evaluated
-        ),
-        paths=viewer_json(evaluated),
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            name=run.resolve().name,
+            katex_script=Markup(scripts[0]),
+            script=Markup(scripts[1]),
+            script_digests=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],
+            katex_style=Markup(katex_style()),
+            style=Markup(_asset("report.css")),
+            run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
+            rows=results,
+            results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
+            compute=_html(taken) if (taken := compute_table(results)) else "",
+            best=_best(results),
+            bars=[bar for result in results if (bar := _transition_bar(result))],
+            budgets=_budgets(evaluated),
+            voting=[(row.title, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
+            tests=_html(_tests_table(tests)) if tests else "",
+            checks=checks,
+            tested=[check for check in checks if check.get("holds") is not None],
+            curves=[_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))],
+            calibrations=[
+                (row.title, row.reliability, reliability_panel(row.reliability))
+                for row in evaluated
+                if row.reliability.n >= FEWEST_JUDGED and (row.result is None or has_own_verdicts(row.result))
+            ],
+            generation=grouped(
+                {
+                    name: value
+                    for name, value in read_json(run / "gen" / "DONE", missing_ok=True).items()
+                    if name != "files"
+                }
+            ),
+            cards=cards,
+            card_keys=list(dict.fromkeys(key for card in cards.values() for key in card)),
+            seconds=flat(_mapping(demo.get("seconds"))),
+            evaluations=[(row.name, _made_with(row.result)) for row in evaluated],
+            provenance=provenance,
+            packages=_packages(provenance),
+            is_model_organism=any(
+                (row.result and row.result.model == "embedded") or "model: embedded" in row.recipe for row in evaluated
+            ),
+            paths=viewer_json(evaluated),
+        )
     )
 
 

@@ -77,7 +77,7 @@ class LongCotStream:
         return reasoning, last[len(self._content) :]
 
     def _more(self) -> tuple[str, str]:
-        """Give all of an attempt that may be superseded; of the one at the horizon, what is certain to be the attempt."""
+        """Give all of an attempt that may be superseded; of the one at the horizon, what is certainly attempt."""
         if self._marks < self.horizon - 1:
             return self._reasoning_to(len(self.text)), ""
         begins, part = self._begins(), before_mark(self.text[self._part :])

@@ -49,6 +49,8 @@ def test_every_step_names_a_recipe_settings_and_a_checkpoint_that_exist(
             assert used in made, words
         if words[0] == "train":
             made.add(recipe.name)
+            spread = gpus != "1" and not smoke  # by the planner nothing less than FSDP fits on 8 GPUs of 80 GB
+            assert words[words.index("--launch") :][:2] == ["--launch", "fsdp"] if spread else "--launch" not in words
     assert made == {"ift", stage2}
     assert len(found) == (6 if smoke else 10)
 
