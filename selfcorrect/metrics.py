@@ -69,14 +69,18 @@ def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
 
 
 def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
-    """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled."""
+    """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled.
+
+    The order of the values does not matter: the same figures give the same interval, however they were read.
+    """
     with named_extras():
         import numpy as np
 
     groups: dict[str, list[float]] = {}
     for problem, value in values:
         groups.setdefault(problem, []).append(value)
-    sums, counts = np.array([sum(group) for group in groups.values()]), np.array(list(map(len, groups.values())))
+    groups = dict(sorted(groups.items()))
+    sums, counts = np.array(list(map(math.fsum, groups.values()))), np.array(list(map(len, groups.values())))
     weights = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
     low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])
     return float(low), float(high)
@@ -315,23 +319,12 @@ def paired_test(of_a: Mapping[str, Sequence[float]], of_b: Mapping[str, Sequence
     )
 
 
-def gain_difference(a: Sequence[Trajectory], b: Sequence[Trajectory]) -> tuple[float, float]:
-    """Return the 95% interval, in points, of Δ(b) - Δ(a) over the problems that both scored (paired, normal).
-
-    Raises InputError with fewer than two common problems.
-    """
-    of_a, of_b = ({t.problem.id: _gain(t) for t in trajectories if is_scored(t)} for trajectories in (a, b))
-    differences = [of_b[problem] - of_a[problem] for problem in sorted(of_a.keys() & of_b.keys())]
-    n = len(differences)
-    if n < 2:
-        raise InputError("the two runs have fewer than two scored problems in common")
-    mean = _mean(differences)
-    half = Z95 * math.sqrt(sum((difference - mean) ** 2 for difference in differences) / (n - 1) / n)
-    return 100 * (mean - half), 100 * (mean + half)
-
-
-def _gain(trajectory: Trajectory) -> int:
-    return int(bool(is_correct(trajectory.final))) - int(bool(is_correct(trajectory.first)))
+def gains(trajectories: Sequence[Trajectory]) -> dict[str, list[int]]:
+    """Return by problem what revising changed in each scored trajectory: 1 fixed, -1 broken, 0 neither."""
+    found: dict[str, list[int]] = {}
+    for t in filter(is_scored, trajectories):
+        found.setdefault(t.problem.id, []).append(int(bool(is_correct(t.final))) - int(bool(is_correct(t.first))))
+    return found
 
 
 def _final_accuracy(trajectories: Sequence[Trajectory]) -> dict[str, list[bool]]:
@@ -349,9 +342,9 @@ def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
     if not differences:
         return 1.0
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
-    as_far = np.abs(signs @ np.array(differences)) >= abs(sum(differences)) - 1e-9
+    as_far = np.abs(signs @ np.array(differences)) >= abs(math.fsum(differences)) - 1e-9
     return float((1 + as_far.sum()) / (1 + flips))
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return math.fsum(values) / len(values)

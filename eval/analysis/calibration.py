@@ -148,9 +148,11 @@ class Quality:
 
 
 def quality(p_N: Floats, correct_N: Floats, problems: Sequence[str]) -> Quality:
-    """Measure P(correct); raises InputError on nothing."""
+    """Measure P(correct), in whatever order the attempts come; raises InputError on nothing."""
     if not len(p_N):
         raise InputError("no verdict probabilities to measure: this method gives none, or the engine hides them")
+    order = np.lexsort((correct_N, p_N, np.array(problems)))
+    p_N, correct_N, problems = p_N[order], correct_N[order], [problems[at] for at in order]
     index = {problem: k for k, problem in enumerate(dict.fromkeys(problems))}
     members: list[list[int]] = [[] for _ in index]
     for place, problem in enumerate(problems):

@@ -150,7 +150,7 @@ def curves(trajectories: Sequence[Trajectory]) -> list[Curve]:
 
     Without verdicts only ``maj@n`` can be drawn. Raises InputError with fewer than two trajectories a problem.
     """
-    by_problem = ballots(trajectories)
+    by_problem = ballots(sorted(trajectories, key=lambda t: (t.problem.id, t.seed or 0)))
     most = min(map(len, by_problem.values()), default=0)
     if most < 2:
         raise InputError(
@@ -166,6 +166,31 @@ def curves(trajectories: Sequence[Trajectory]) -> list[Curve]:
         for method in METHODS
         if judged or method == "maj@n"
     ]
+
+
+def mean_curves(of_seeds: Sequence[Sequence[Curve]]) -> list[Curve]:
+    """Return the curves of a method that was trained with several seeds: the mean over the models, by problem.
+
+    Paths of two models never vote together. Problems and numbers of paths are those that every model has.
+    """
+    return [_mean_curve(alike) for alike in zip(*of_seeds, strict=True)]
+
+
+def _mean_curve(alike: Sequence[Curve]) -> Curve:
+    if len(alike) == 1:
+        return alike[0]
+    problems = tuple(sorted(set.intersection(*(set(curve.problems) for curve in alike))))
+    if not problems:
+        raise InputError("the seeds of a voting curve have no problem in common")
+    points = []
+    for same in zip(*(curve.points for curve in alike), strict=False):  # n = 1, 2, 4, … up to what every seed has
+        places = [{p: k for k, p in enumerate(curve.problems)} for curve in alike]
+        found = [point.accuracy_K[[of[p] for p in problems]] for point, of in zip(same, places, strict=True)]
+        accuracy_K = np.mean(found, axis=0)
+        responses, tokens = (float(np.mean([getattr(point, unit) for point in same])) for unit in UNITS)
+        mean, band = float(accuracy_K.mean()), _band(accuracy_K)
+        points.append(Point(same[0].n, responses, tokens, mean, band, accuracy_K))
+    return Curve(alike[0].method, tuple(points), problems)
 
 
 def _subsets(rng: np.random.Generator, available: int, size: int) -> list[list[int]]:

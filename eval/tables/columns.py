@@ -35,6 +35,7 @@ class Column:
 
 _ALL = (
     Column("n", "n", "scored trajectories"),
+    Column("seeds", "seeds", "models by other seeds of data and training, and the lowest and highest Final among them"),
     Column("turn1", "Turn 1", "first attempts that are correct, percent"),
     Column("final", "Final", "final answers that are correct, percent"),
     Column("delta", "Δ", "Final minus Turn 1, points", signed=True),

@@ -17,8 +17,9 @@ from rich.text import Text
 from selfcorrect.correction.loop import JUDGES_ITSELF
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SCORES, Estimate, EvalResult, EvaluatedRow, RowScores, read_row
-from selfcorrect.eval.tables.claims import Claim, Found, claims_of
+from selfcorrect.eval.tables.claims import Claim, Found, Measured, claims_of
 from selfcorrect.eval.tables.columns import COMPUTE, COUNTED, JUDGED, REACHED, cell, headings
+from selfcorrect.eval.tables.seeds import UNTRAINED as NO_SEED
 from selfcorrect.metrics import compare, is_correct
 from selfcorrect.runs.jsonl import read_json, write_json, write_whole
 from selfcorrect.table import Table
@@ -38,7 +39,7 @@ def demo_tables(run: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     results = {name: row.result for name, row in rows.items()}
     trajectories = {name: row.trajectories() for name, row in rows.items()}
     gain = compare(trajectories["ift"], trajectories["grpo"])
-    claims = claims_of({name: (results[name], trajectories[name]) for name in rows})
+    claims = claims_of({name: Measured(results[name], {NO_SEED: trajectories[name]}) for name in rows})
     first = results[DEMO_ROWS[0]]
     table = {
         "rows": [result.to_json() for result in results.values()],

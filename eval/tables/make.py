@@ -1,6 +1,7 @@
 """`selfcorrect report NAME RUNS…`: a table or figure from finished runs, written as Markdown, LaTeX, CSV, PNG and SVG.
 
 Files go to ``<first run>/tables/``; nothing is sampled. What is missing is shown with the command that makes it.
+Rows of several runs that differ in the seed of data and training alone are one row (`seeds`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from selfcorrect.errors import DataError, InputError
-from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equal_budget, curves
-from selfcorrect.eval.results import EvaluatedRow, find_rows
+from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equal_budget, curves, mean_curves
+from selfcorrect.eval.results import find_rows
 from selfcorrect.eval.tables.paper import FIELDS, published_tables
 from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
+from selfcorrect.eval.tables.seeds import SeededRow, over_seeds
 from selfcorrect.eval.tables.study_claims import study_claims
 from selfcorrect.runs.jsonl import read_jsonl, write_json, write_whole
 from selfcorrect.table import DASH, Figure, Table
@@ -63,17 +65,17 @@ def make(
         write_json(out / "claims.json", found)
         report = _written(name, {name: table}, out)
         return replace(report, files=[out / "claims.json", *report.files])
-    rows = find_rows(places)
+    rows, apart = over_seeds(find_rows(places))
     if name == "figure2":
-        tables, curves = _figure2(rows, run)
+        tables, curves = _figure2(rows, run, apart)
         return _written(name, tables, out, (lambda figures: figures.figure2(curves, out)) if curves else None)
     if name == "budget":
-        return _written(name, {name: budget_table(rows, by)}, out)
+        return _written(name, {name: budget_table(rows, by, apart)}, out)
     if name == "calibration":
         measured = believed(rows)
         draw = (lambda figures: figures.calibration(measured, out)) if measured else None
-        return _written(name, {name: calibration_table(measured, run)}, out, draw)
-    return _written(name, {name: paper_table(name, rows, run, beside)}, out)
+        return _written(name, {name: calibration_table(measured, run, apart)}, out, draw)
+    return _written(name, {name: paper_table(name, rows, run, beside, apart)}, out)
 
 
 def _run_of(place: Path) -> Path:
@@ -134,13 +136,25 @@ def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, An
     return Table("Learning dynamics, as in the paper's figure 1", head, lines, notes), found
 
 
-def _figure2(rows: Sequence[EvaluatedRow], run: Path) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
-    """Voting curves of the rows with several seeds; correction with a vote against every baseline at equal cost."""
+def _figure2(
+    rows: Sequence[SeededRow], run: Path, apart: Sequence[str]
+) -> tuple[dict[str, Table], list[tuple[str, Curve]]]:
+    """Voting curves of the rows with several sampling seeds; correction with a vote against baselines at equal cost.
+
+    With several seeds of training a curve is the mean over the models.
+    """
     several = [row for row in rows if len(row.result.sampling.seeds) > 1]
-    drawn = [(row.title, curve) for row in several for curve in curves(row.trajectories(tokens=False))]
+    drawn = [
+        (row.title, curve)
+        for row in several
+        for curve in mean_curves([curves(found) for found in row.by_seed().values()])
+    ]
+    models = [f"{row.title}: the mean over {row.seeds} models, by seed." for row in several if row.seeds > 1]
     notes = [
         "Accuracy in percent [95% band over problems]; the mean over random subsets of n paths.",
         f"The paper's: {published_tables()['figure2']['caption']}.",
+        *models,
+        *apart,
     ]
     commands = []
     if not drawn:

@@ -29,6 +29,7 @@ from selfcorrect.eval.tables.paper import (
     published_rows,
     published_tables,
 )
+from selfcorrect.eval.tables.seeds import SeededRow
 from selfcorrect.metrics import power_note
 from selfcorrect.table import BESIDE, DASH, Table
 from selfcorrect.types import to_json
@@ -47,8 +48,13 @@ QUALITY = ("ece", "ece_binned", "brier", "auroc", "aurc")
 FEWEST_JUDGED = 20  # a reliability diagram of fewer judgements says nothing
 
 
-def paper_table(name: str, rows: Sequence[EvaluatedRow], run: Path, beside: str | None = None) -> Table:
-    """Return one of the paper's tables with our rows beside its rows; a row that no run fills shows its command."""
+def paper_table(
+    name: str, rows: Sequence[EvaluatedRow], run: Path, beside: str | None = None, apart: Sequence[str] = ()
+) -> Table:
+    """Return one of the paper's tables with our rows beside its rows; a row that no run fills shows its command.
+
+    ``apart`` are further notes: what was not pooled over seeds.
+    """
     theirs = published_rows(name)
     every = rows
     rows = [row for row in rows if row.result.is_result]  # always revised: no result, but p c→i
@@ -62,10 +68,13 @@ def paper_table(name: str, rows: Sequence[EvaluatedRow], run: Path, beside: str 
         groups = groups[:1]  # runs on other problems stand beside one part of the table
     temperature = TEMPERATURES.get(name, 1.0)
     columns = FIELDS[name]
-    head = ("method", "n", *(text for key in columns for text in (COLUMNS[key].heading, BESIDE)))
+    with_seeds = any(_seeds(row) > 1 for row in rows)
+    heads = headings(("n", "seeds") if with_seeds else ("n",))
+    head = ("method", *heads, *(text for key in columns for text in (COLUMNS[key].heading, BESIDE)))
     lines: list[tuple[str, ...]] = []
     commands: list[str] = []
     guessed: list[EvaluatedRow] = []
+    elsewhere: list[EvaluatedRow] = []
     for place, group in enumerate(groups):
         members = [row for row in theirs if row.group == group]
         fitting = [row for row in rows if _is_of_group(row, members[0].benchmark, place == 0)]
@@ -76,27 +85,38 @@ def paper_table(name: str, rows: Sequence[EvaluatedRow], run: Path, beside: str 
         for member in members:
             mine = [row for row in fitting if belongs(row, member.method, temperature > 0)]
             left = [row for row in left if row not in mine]
+            alike = [row for row in mine if row.result.sampling.temperature == temperature]
+            elsewhere += [row for row in mine if alike and row not in alike]
+            mine = alike or mine
             if not mine:
                 like = fitting[0] if fitting else None
                 asked = benchmarks[0] if benchmarks else member.benchmark
                 commands.append(command(member.method, asked, temperature, run, like))
-                lines.append(_line(member.method, None, member, columns, every))
+                lines.append(_line(member.method, None, member, columns, every, with_seeds))
             for row in mine:  # several runs may be this row: each is shown, by its name and model
                 title = member.method if len(mine) == 1 else f"{member.method}: {row.name}, {_model(row)}"
-                lines.append(_line(title, row, member, columns, every))
+                lines.append(_line(title, row, member, columns, every, with_seeds))
         guessed += [
             row for row in fitting if row.result.has_default_label and not row.result.checkpoint and row not in left
         ]
-        lines += [_line(_title(row), row, None, columns, every) for row in left if _fills(row, columns)]
+        lines += [_line(_title(row), row, None, columns, every, with_seeds) for row in left if _fills(row, columns)]
+    rows = [row for row in rows if row not in elsewhere]
     notes = [
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
         "Percent [95% interval]. in, out: the paper's value against our interval, where the benchmark is the same.",
+        *([SEEDS_NOTE] if with_seeds else []),
         *_power(rows),
         *_sampling(rows, temperature),
         *(
             f"{row.name} ({_model(row)}) has no label of its own, so it stands where its method does; label= names it."
             for row in guessed
         ),
+        *(
+            f"{row.name} was sampled at temperature {row.result.sampling.temperature or 0:g}: it is not shown, for "
+            f"there is a row at {temperature:g}, as the paper's."
+            for row in elsewhere
+        ),
+        *apart,
     ]
     if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
         notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
@@ -137,14 +157,35 @@ def _line(
     member: Published | None,
     columns: Sequence[str],
     rows: Sequence[EvaluatedRow],
+    with_seeds: bool,
 ) -> tuple[str, ...]:
     comparable = mine is not None and member is not None and benchmark_of(mine) == member.benchmark
     cells = [title, "missing" if mine is None else f"{mine.result.scores.n:,}"]
+    cells += [_spread(mine)] if with_seeds else []
     for key in columns:
         measured = _misled(mine, rows) if key == "p_c2i" and mine else mine
         measure = _measure(measured, key) if measured else Estimate()
         cells += [COLUMNS[key].figure(measure.value, measure.interval), _theirs(member, key, measure, comparable)]
     return tuple(cells)
+
+
+SEEDS_NOTE = (
+    "With several seeds of data and training, n is problems × seeds, intervals resample problems (the same ones for "
+    "every seed), and what the seeds differ by stands in its own column."
+)
+
+
+def _seeds(row: EvaluatedRow) -> int:
+    return row.seeds if isinstance(row, SeededRow) else 1
+
+
+def _spread(row: EvaluatedRow | None) -> str:
+    """Return how many seeds a row has, and the lowest and highest Final among them; a dash where nothing is trained."""
+    if row is None or not _seeds(row):
+        return DASH
+    finals = [member.result.scores.final.value for member in row.members] if isinstance(row, SeededRow) else []
+    known = [final for final in finals if final is not None]
+    return f"{_seeds(row)}: {min(known):.1f} to {max(known):.1f}" if len(known) > 1 else str(_seeds(row))
 
 
 def _misled(mine: EvaluatedRow, rows: Sequence[EvaluatedRow]) -> EvaluatedRow | None:
@@ -192,7 +233,7 @@ def _power(rows: Sequence[EvaluatedRow]) -> list[str]:
     return [power_note(n, resolution) + "." for n, resolution in sorted(widest.items())]
 
 
-def budget_table(rows: Sequence[EvaluatedRow], by: str | None = None) -> Table:
+def budget_table(rows: Sequence[EvaluatedRow], by: str | None = None, apart: Sequence[str] = ()) -> Table:
     """Return the error budget of each row (by a field of its problems, such as level), the paper's own below it."""
     lines: list[tuple[str, ...]] = [("ours",)]
     fields: set[str] = set()
@@ -212,7 +253,12 @@ def budget_table(rows: Sequence[EvaluatedRow], by: str | None = None) -> Table:
         lines.append((f"the paper, {benchmark}",))
         lines += [budget_line(method, budget) for method, budget in budgets.items()]
     papers = "The paper's parts follow from its accuracies, transitions and reward-model accuracies."
-    return Table("Error budget", BUDGET_HEAD, lines, [*BUDGET_NOTES, papers])
+    return Table("Error budget", BUDGET_HEAD, lines, [*BUDGET_NOTES, papers, *_several(rows), *apart])
+
+
+def _several(rows: Sequence[EvaluatedRow]) -> list[str]:
+    """Return a note for each row that has the trajectories of several seeds."""
+    return [f"{row.title}: {_seeds(row)} seeds of data and training." for row in rows if _seeds(row) > 1]
 
 
 def budget_line(title: str, budget: Budget) -> tuple[str, ...]:
@@ -270,7 +316,7 @@ def has_own_verdicts(result: EvalResult) -> bool:
     return result.stop in ("sampled", "never")
 
 
-def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
+def calibration_table(measured: Sequence[Believed], run: Path, apart: Sequence[str] = ()) -> Table:
     """Return ECE, Brier, AUROC and the area under the risk-coverage curve of each row."""
     lines: list[tuple[str, ...]] = []
     for row in measured:
@@ -281,6 +327,8 @@ def calibration_table(measured: Sequence[Believed], run: Path) -> Table:
         "corrected for the noise that the binned sum adds up. "
         "Brier: mean squared error. AUROC: chance that a right attempt gets the higher P(correct). AURC: mean error "
         "rate over all coverages, percent. [95% bootstrap over problems].",
+        *_several([found.row for found in measured]),
+        *apart,
     ]
     missing = [] if lines else [f"selfcorrect eval embedded method=self-rewarding row=ift --run {run}"]
     head = ("method", "n", "right", *headings(QUALITY))

@@ -1,27 +1,36 @@
 """The paper's findings held against whole runs: `claims.claims_of`, and what only a study can test (5.5, 5.6, 5.7).
 
-``selfcorrect report claims RUNS…`` and the last step of `reproduce` come here. Several runs are seeds of one study: the
-trajectories of a row are pooled over them, by problem. ``claims.json`` has every claim with its interval, its n and its
-scale; what no row tests is in it as not tested, with what it lacks.
+``selfcorrect report claims RUNS…`` and the last step of `reproduce` come here. Several runs are seeds of one study
+(`seeds.over_seeds`); rows that are not, under one name, are an error. ``claims.json`` has every claim with its
+interval, its n, its seeds and its scale; what no row tests is in it as not tested, with what it lacks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError
-from selfcorrect.eval.analysis.voting import at_equal_budget, curves
-from selfcorrect.eval.results import SCORES, Estimate, EvalResult, EvaluatedRow, RowScores, read_row
-from selfcorrect.eval.tables.claims import Claim, Found, Rows, claims_of, judged
-from selfcorrect.metrics import Z95, compare, score
+from selfcorrect.eval.analysis.voting import Curve, at_equal_budget, curves, mean_curves
+from selfcorrect.eval.results import SCORES, Estimate, read_row
+from selfcorrect.eval.tables.claims import (
+    Claim,
+    Found,
+    Measured,
+    Rows,
+    above,
+    claims_of,
+    judged,
+    over_common_seeds,
+    reinforced,
+)
+from selfcorrect.eval.tables.seeds import over_seeds
+from selfcorrect.metrics import Z95
 from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.shipped import base_of
 from selfcorrect.table import DASH, Table
-from selfcorrect.types import Trajectory
 
 HACKED = 5.0
 """Points by which the first attempts of a hacked policy are worse than the start model's."""
@@ -40,19 +49,32 @@ def study_claims(runs: Sequence[Path]) -> tuple[Table, dict[str, Any]]:
     found.sort(key=lambda claim: (claim.control, "" if claim.control else claim.claim[:3]))
     scale = scale_of(rows)
     lines = [
-        (claim.claim, claim.paper or DASH, claim.ours, _interval(claim), f"{claim.n:,}", str(claim.verdict))
+        (
+            claim.claim,
+            claim.paper or DASH,
+            claim.ours,
+            _interval(claim),
+            f"{claim.n:,}",
+            str(claim.seeds or DASH),
+            str(claim.verdict),
+        )
         for claim in found
     ]
+    most = max((claim.seeds for claim in found), default=0)
     notes = [
         "A claim is decided by its 95% interval: it holds where all of it is on the claim's side, does not hold where "
         "none is, and cannot be told where it has both.",
-        f"Scale: {scale}; {len(runs)} seed{'s' * (len(runs) > 1)} of data and training.",
+        "n: problems; seeds: how many models of each row, by other seeds of data and training, count. A problem counts "
+        "once, by its mean over the seeds; the interval is over problems, and how far apart the seeds lie is in ours."
+        if most > 1
+        else "n: problems; one seed of data and training.",
+        f"Scale: {scale}.",
     ]
     table = Table("What the paper finds, held against this study", HEAD, lines, notes)
-    return table, {"claims": [{**claim.to_json(), "scale": scale, "seeds": len(runs)} for claim in found]}
+    return table, {"claims": [{**claim.to_json(), "scale": scale} for claim in found]}
 
 
-HEAD = ("claim", "the paper", "ours", "interval", "n", "verdict")
+HEAD = ("claim", "the paper", "ours", "interval", "n", "seeds", "verdict")
 
 
 def _interval(claim: Claim) -> str:
@@ -60,23 +82,21 @@ def _interval(claim: Claim) -> str:
 
 
 def pooled(runs: Sequence[Path]) -> Rows:
-    """Return the rows of runs by their names; one that several runs have is scored over all its trajectories."""
-    by_name: dict[str, list[EvaluatedRow]] = {}
-    for run in runs:
-        for file in sorted(run.glob(f"eval/*/{SCORES}")):
-            by_name.setdefault(file.parent.name, []).append(read_row(file.parent))
-    found: dict[str, tuple[EvalResult, Sequence[Trajectory]]] = {}
-    for name, rows in by_name.items():
-        trajectories = [trajectory for row in rows for trajectory in row.trajectories(tokens=False)]
-        first = rows[0].result
-        scores = first.scores if len(rows) == 1 else RowScores.of(score(first.label, trajectories))
-        found[name] = (replace(first, scores=scores), trajectories)
-    return found
+    """Return the rows of runs by their names, over their seeds; DataError where two of a name are no seeds of one."""
+    read = [read_row(file.parent) for run in runs for file in sorted(run.glob(f"eval/*/{SCORES}"))]
+    rows, notes = over_seeds(read)
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"claims are about one study, and these runs are not its seeds: {' '.join(notes)} Give the runs that are, "
+            "or evaluate the row anew"
+        )
+    return {row.name: Measured(row.result, row.by_seed()) for row in rows}
 
 
 def scale_of(rows: Rows) -> str:
     """Return the scale at which rows were made, by the model that they come from."""
-    bases = {base_of(result.model) for result, _ in rows.values() if result.model}
+    bases = {base_of(row.result.model) for row in rows.values() if row.result.model}
     if "embedded" in bases:
         return "laptop"
     return "smollm" if any("smol" in Path(base).name.casefold() for base in bases) else "gpu"
@@ -87,19 +107,8 @@ def scale_of(rows: Rows) -> str:
 
 def _by_ppo(rows: Rows) -> list[Claim]:
     """Return 5.4 of PPO, which is the paper's own, beside GRPO's; and PPO against iterative DPO."""
-    above, paper = "5.4 PPO ends above iterative DPO", "78.6 → 80.2"
-    found = []
-    if {"ift", "ppo"} <= rows.keys():
-        as_rl = claims_of({"ift": rows["ift"], "grpo": rows["ppo"]})
-        found += [replace(c, claim=c.claim.replace(" RL ", " PPO ")) for c in as_rl if c.claim.startswith("5.4")]
-    if {"dpo", "ppo"} <= rows.keys():
-        test = compare(rows["dpo"][1], rows["ppo"][1])
-        said = f"{test.gain:+.1f} points, p = {test.p_value:.2g} ({test.test})"
-        found.append(Claim(above, paper, said, test.gain_interval, test.n, judged(test.gain_interval)))
-    else:
-        lacking = [name for name in ("dpo", "ppo") if name not in rows]
-        found.append(Claim(above, paper, f"no row {' and '.join(lacking)}", None, 0, Found.MISSING))
-    return found
+    found = reinforced(rows, "ppo", "PPO") if {"ift", "ppo"} <= rows.keys() else []
+    return [*found, above(rows, "dpo", "ppo", "5.4 PPO ends above iterative DPO", "78.6 → 80.2")]
 
 
 # --- 5.5: what the set is made of ---------------------------------------------------------------------------------
@@ -121,13 +130,17 @@ def _rise(rows: Rows, before: str, after: str, field: str, claim: str, paper: st
     lacking = [name for name in (before, after) if name not in rows]
     if lacking:
         return Claim(claim, paper, f"no row {' and '.join(lacking)}", None, 0, Found.MISSING)
-    of_a, of_b = (getattr(rows[name][0].scores, field) for name in (before, after))
+    one, other, seeds = over_common_seeds(rows[before], rows[after])
+    if not seeds:
+        return Claim(claim, paper, f"no seed has both {before} and {after}", None, 0, Found.MISSING)
+    of_a, of_b = (getattr(row.scores, field) for row in (one, other))
     if of_a.value is None or of_b.value is None:
         return Claim(claim, paper, f"{field} was not measured", None, 0, Found.MISSING)
     change, half = of_b.value - of_a.value, math.hypot(_half(of_a), _half(of_b))
     interval = (change - half, change + half)
     found = judged((-interval[1], -interval[0])) if falls else judged(interval)
-    return Claim(claim, paper, f"{of_a.value:.1f} → {of_b.value:.1f}", interval, min(of_a.n or 0, of_b.n or 0), found)
+    said, n = f"{of_a.value:.1f} → {of_b.value:.1f}", min(of_a.n or 0, of_b.n or 0)
+    return Claim(claim, paper, said, interval, n, found, seeds=len(seeds))
 
 
 def _half(share: Estimate) -> float:
@@ -142,12 +155,9 @@ def _hacked(runs: Sequence[Path]) -> list[Claim]:
     """Return what the last rollouts under the hacked reward say, by problem, against the start model's attempts."""
     claim = f"5.6 a reward for the correction itself makes first attempts worse, by more than {HACKED:g} points"
     paper = "Turn 1 18.6, Final 77.6 after 150 steps"
+    files = [file for run in runs if (file := run / "checkpoints" / "hacked" / "metrics.jsonl").exists()]
     last = [
-        change
-        for run in runs
-        if (file := run / "checkpoints" / "hacked" / "metrics.jsonl").exists()
-        for row in list(read_jsonl(file))[-LAST:]
-        for change in row.get("turn1_changes") or []
+        change for file in files for row in list(read_jsonl(file))[-LAST:] for change in row.get("turn1_changes") or []
     ]
     if len(last) < 2:
         return [Claim(claim, paper, "no checkpoint hacked", None, 0, Found.MISSING)]
@@ -156,7 +166,7 @@ def _hacked(runs: Sequence[Path]) -> list[Claim]:
     interval = (100 * (mean - half), 100 * (mean + half))
     said = f"{100 * mean:+.1f} points on the problems of the last {LAST} rollouts before the guard stopped it"
     low, high = interval
-    return [Claim(claim, paper, said, interval, len(last), judged((-high, -low), HACKED))]
+    return [Claim(claim, paper, said, interval, len(last), judged((-high, -low), HACKED), seeds=len(files))]
 
 
 LAST = 5
@@ -169,11 +179,20 @@ def _voting(rows: Rows) -> Claim:
     lacking = [name for name in ("vote-ift", "vote-single-turn") if name not in rows]
     if lacking:
         return Claim(claim, paper, f"no row {' and '.join(lacking)}", None, 0, Found.MISSING)
-    corrected = next(curve for curve in curves(rows["vote-ift"][1]) if curve.method == "correction + vote")
-    alone = next(curve for curve in curves(rows["vote-single-turn"][1]) if curve.method == "maj@n")
+    one, other, seeds = over_common_seeds(rows["vote-ift"], rows["vote-single-turn"])
+    if not seeds:
+        return Claim(claim, paper, "no seed has both vote-ift and vote-single-turn", None, 0, Found.MISSING)
+    corrected, alone = _curve(one, "correction + vote"), _curve(other, "maj@n")
     points = at_equal_budget(corrected, alone, "responses")
     if not points:
         return Claim(claim, paper, "no budget that both curves have", None, 0, Found.MISSING)
     dearest = points[-1]
     said = f"{dearest.ours:.1f} against {dearest.theirs:.1f} at {dearest.budget:.1f} responses a problem"
-    return Claim(claim, paper, said, dearest.interval, len(corrected.problems), judged(dearest.interval))
+    n, found = len(corrected.problems), judged(dearest.interval)
+    return Claim(claim, paper, said, dearest.interval, n, found, seeds=len(seeds))
+
+
+def _curve(row: Measured, method: str) -> Curve:
+    """Return a voting curve of a row, the mean over its seeds."""
+    drawn = mean_curves([curves(found) for found in row.by_seed.values()])
+    return next(curve for curve in drawn if curve.method == method)

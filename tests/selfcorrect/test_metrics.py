@@ -233,6 +233,20 @@ def test_the_clustered_interval_covers() -> None:
 
 
 @resampling
+def test_the_order_of_what_is_read_changes_no_figure() -> None:
+    values = [(f"p{i}", 100 / (1 + (i * s) % 7)) for i in range(40) for s in range(3)]
+    assert (
+        clustered_interval(values)
+        == clustered_interval(reversed(values))
+        == clustered_interval(values[50:] + values[:50])
+    )
+    paths = [seeded(i, s, (i + s) % 3 == 0) for i in range(40) for s in range(3)]
+    assert score("m", paths) == score("m", paths[::-1])
+    better = [seeded(i, s, (i + s) % 3 < 2) for i in range(40) for s in range(3)]
+    assert compare(paths, better) == compare(paths[::-1], better[60:] + better[:60])
+
+
+@resampling
 def test_compare_with_several_seeds_pairs_problems() -> None:
     a = [seeded(i, s, (i + s) % 4 == 0) for i in range(40) for s in range(4)]
     b = [seeded(i, s, i < 20 or (i + s) % 4 == 0) for i in range(40) for s in range(2)]

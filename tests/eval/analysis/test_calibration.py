@@ -92,6 +92,8 @@ def test_measures_by_hand() -> None:
     assert list(coverage) == [25, 50, 75, 100]
     assert list(risk) == pytest.approx([0, 50, 50, 50])  # the tie at 0.3 is half right
     assert quality(p, np.ones(4), list("abcd")).auroc is None
+    turned = quality(p[::-1], right[::-1], list("dcba"))
+    assert turned == q, "in whatever order they come"
 
 
 @pytest.mark.parametrize(("scale", "shift", "truth"), [(1.0, 0.0, 0.0), (1.5, 0.3, 5.5), (3.0, 1.0, 16.2)])

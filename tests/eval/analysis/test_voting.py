@@ -72,6 +72,13 @@ def test_bands_resample_problems_and_correction_costs_more(path: Paths) -> None:
     assert (corrected.accuracy, corrected.responses, corrected.tokens) == (100, 2, 17)
 
 
+def test_the_order_of_the_paths_changes_no_curve(path: Paths) -> None:
+    paths = [path(i, (i + s) % 3 > 0, seed=s) for i in range(12) for s in range(5)]
+    for one, other in zip(curves(paths), curves(paths[31:] + paths[:31]), strict=True):
+        assert one.problems == other.problems
+        assert [(p.accuracy, p.interval) for p in one.points] == [(p.accuracy, p.interval) for p in other.points]
+
+
 def test_one_path_a_problem_cannot_vote(path: Paths) -> None:
     with pytest.raises(InputError, match=r"seeds=\[0,1,2"):
         curves([path(i, True) for i in range(5)])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from selfcorrect.eval.results import EvalResult
 from selfcorrect.eval.run import EvalRecipe, summary
-from selfcorrect.eval.tables.claims import Claim, Found, Rows, claims_of, judged, opposite
+from selfcorrect.eval.tables.claims import Claim, Found, Measured, Rows, claims_of, judged, opposite
+from selfcorrect.eval.tables.seeds import UNTRAINED as NO_SEED
 from selfcorrect.runs.compute import Compute
 from selfcorrect.types import Trajectory, Verdict
 from tests.eval.conftest import make_path
@@ -17,11 +16,25 @@ from tests.eval.conftest import make_path
 HOLDS, FAILS, OPEN, MISSING = Found.HOLDS, Found.FAILS, Found.OPEN, Found.MISSING
 
 
-def row(fixed: int, broken: int, correct: int, wrong: int) -> tuple[EvalResult, Sequence[Trajectory]]:
-    """Return a row of so many problems that were fixed, broken, correct throughout, wrong throughout, in this order."""
+def paths(fixed: int, broken: int, correct: int, wrong: int) -> list[Trajectory]:
+    """Return so many problems that were fixed, broken, correct throughout, wrong throughout, in this order."""
     outcomes = [(False, True)] * fixed + [(True, False)] * broken + [(True, True)] * correct + [(False, False)] * wrong
-    found = [make_path(k, *rights, verdict=Verdict.WRONG) for k, rights in enumerate(outcomes)]
-    return summary(EvalRecipe(row="x"), found, {}), found
+    return [make_path(k, *rights, verdict=Verdict.WRONG) for k, rights in enumerate(outcomes)]
+
+
+def measured(by_seed: dict[str, list[Trajectory]]) -> Measured:
+    every = [trajectory for found in by_seed.values() for trajectory in found]
+    return Measured(summary(EvalRecipe(row="x"), every, {}), by_seed)
+
+
+def row(*counts: int) -> Measured:
+    """Return a row of one seed, with the counts of `paths`."""
+    return measured({NO_SEED: paths(*counts)})
+
+
+def seeds(*counts: tuple[int, int, int, int], first: int = 0) -> Measured:
+    """Return a row of several seeds, each with the counts of `paths`."""
+    return measured({f"s{first + k}": paths(*each) for k, each in enumerate(counts)})
 
 
 def found(rows: Rows) -> dict[str, Claim]:
@@ -92,8 +105,8 @@ def test_the_control_is_the_untrained_model_that_is_asked() -> None:
 
 
 def test_the_control_of_equal_compute_and_that_of_a_random_reward() -> None:
-    def costing(tokens: int, row: tuple[EvalResult, Sequence[Trajectory]]) -> tuple[EvalResult, Sequence[Trajectory]]:
-        return replace(row[0], compute=Compute(10, tokens, 3)), row[1]
+    def costing(tokens: int, row: Measured) -> Measured:
+        return replace(row, result=replace(row.result, compute=Compute(10, tokens, 3)))
 
     rows = {"ift": row(100, 4, 600, 296), "grpo": costing(7000, row(150, 4, 600, 246))}
     rows |= {"ift-longer": costing(7100, row(250, 4, 600, 146)), "random": row(40, 90, 500, 370)}
@@ -109,4 +122,38 @@ def test_what_is_not_there_is_not_tested_and_what_holds_by_construction_is_no_cl
     assert {claim.claim[:3] for claim in claims_of({}) if not claim.control} == {f"5.{k}" for k in range(1, 8)}
     assert not [claim for claim in claims_of({}) if "gold" in claim.claim]
     one_claim = one({"ift": row(30, 2, 100, 68)}, "5.3 self-rewarding IFT gains").to_json()
-    assert set(one_claim) == {"claim", "paper", "ours", "interval", "n", "verdict", "control"}
+    assert set(one_claim) == {"claim", "paper", "ours", "interval", "n", "verdict", "control", "seeds"}
+
+
+def test_a_claim_over_several_seeds_counts_problems_once_and_says_how_far_apart_the_seeds_lie() -> None:
+    rows = {"ift": seeds((30, 2, 100, 68), (20, 4, 110, 66), (10, 4, 110, 76))}
+    gain = one(rows, "5.3 self-rewarding IFT gains")
+    assert (gain.n, gain.seeds, gain.verdict) == (200, 3, HOLDS)
+    assert gain.by_seed == pytest.approx((14.0, 8.0, 3.0))
+    assert gain.to_json()["by_seed"] == [14.0, 8.0, 3.0]
+    assert gain.ours.endswith("Δ +8.3; 3 seeds: +3.0 to +14.0")
+    ratio = one(rows, "5.3 IFT fixes more than 3 times")
+    assert (ratio.n, ratio.seeds) == (200, 3)
+    assert ratio.by_seed == pytest.approx((12.0, 4.0, -1.0))
+
+
+def test_seeds_of_the_same_problems_are_not_further_problems() -> None:
+    alike = (20, 6, 100, 94)
+    (low, high), (one_low, one_high) = (
+        one({"ift": row}, "5.3 IFT fixes more than 3 times").interval or (0.0, 0.0)
+        for row in (seeds(alike, alike, alike, alike), seeds(alike))
+    )
+    assert high - low == pytest.approx(one_high - one_low, rel=0.1), "not half as wide"
+
+
+def test_two_trained_rows_are_compared_over_the_seeds_that_both_have() -> None:
+    ift = seeds((100, 0, 0, 100), (0, 0, 200, 0), (0, 0, 200, 0))
+    rows = {"ift": ift, "grpo": seeds((0, 0, 160, 40)), "asked": row(0, 0, 90, 110)}
+    final = one(rows, "5.4 RL raises Final")
+    assert (final.n, final.seeds, final.ours[:29]) == (200, 1, "50.0 → 80.0: +30.0 points, p ")
+    assert "McNemar" in final.ours
+    control = one(rows, "control: ift ends above the untrained")
+    assert (control.seeds, control.by_seed) == (3, pytest.approx((5.0, 55.0, 55.0)))
+    assert "sign flips" in control.ours
+    apart = one({"ift": seeds((9, 1, 5, 5)), "grpo": seeds((9, 1, 5, 5), first=1)}, "5.4 RL raises Final")
+    assert (apart.verdict, apart.ours) == (MISSING, "no seed has both ift and grpo")

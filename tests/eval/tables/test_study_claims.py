@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError
+from selfcorrect.eval.analysis.voting import curves, mean_curves
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import make
 from selfcorrect.eval.tables.study_claims import pooled, scale_of, study_claims
-from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.runs.jsonl import write_json, write_jsonl
 from selfcorrect.types import Trajectory, Verdict
 from tests.eval.conftest import make_path, make_row
 
@@ -38,14 +40,33 @@ def said_of(beginning: str, *runs: Path) -> tuple[str, int]:
     return one
 
 
+def trained(run: Path, name: str, found: list[Trajectory], seed: int = 0, **settings: object) -> None:
+    """Write a row of a checkpoint of the run, that was trained with a seed and further settings."""
+    folder = run / "checkpoints" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "recipe.yaml", {"name": name, "model": "embedded", "seed": seed, "epochs": 4.0, **settings})
+    make_row(run, EvalRecipe(row=name, engine=EngineRecipe(model=str(folder))), found)
+
+
 def test_the_trajectories_of_all_seeds_count(tmp_path: Path) -> None:
-    write(tmp_path / "s0", "ift", paths(6, 5, 100, 89))
+    trained(tmp_path / "s0", "ift", paths(6, 5, 100, 89))
     assert said_of("5.3 self-rewarding IFT gains", tmp_path / "s0") == ("cannot be told", 200)
-    write(tmp_path / "s1", "ift", paths(60, 5, 80, 55))
-    result, trajectories = pooled([tmp_path / "s0", tmp_path / "s1"])["ift"]
-    assert (result.scores.n, len(trajectories), result.scores.problems) == (400, 400, 200)
-    assert result.scores.i2c.value == pytest.approx(100 * 66 / 400, abs=0.01)
-    assert said_of("5.3 self-rewarding IFT gains", tmp_path / "s0", tmp_path / "s1") == ("holds", 400)
+    trained(tmp_path / "s1", "ift", paths(60, 5, 80, 55), seed=1)
+    ift = pooled([tmp_path / "s0", tmp_path / "s1"])["ift"]
+    assert (ift.scores.n, len(ift.trajectories), ift.problems, len(ift.by_seed)) == (400, 400, 200, 2)
+    assert ift.scores.i2c.value == pytest.approx(100 * 66 / 400, abs=0.01)
+    assert said_of("5.3 self-rewarding IFT gains", tmp_path / "s0", tmp_path / "s1") == ("holds", 200)
+    _, found = study_claims([tmp_path / "s0", tmp_path / "s1"])
+    counted = {claim["claim"]: claim["seeds"] for claim in found["claims"]}
+    assert counted["5.3 self-rewarding IFT gains: Δ > 0"] == 2
+    assert counted["5.4 RL raises Final above IFT's"] == 0
+
+
+def test_rows_of_two_studies_are_refused_with_what_differs(tmp_path: Path) -> None:
+    trained(tmp_path / "s0", "ift", paths(6, 5, 100, 89))
+    trained(tmp_path / "s1", "ift", paths(6, 5, 100, 89), seed=1, epochs=9.0)
+    with pytest.raises(DataError, match=r"ift of s1 is not another seed of s0's: ift: epochs is 4.0 there, 9.0 here"):
+        study_claims([tmp_path / "s0", tmp_path / "s1"])
 
 
 def test_ppo_stands_beside_grpo_and_against_dpo(tmp_path: Path) -> None:
@@ -99,6 +120,20 @@ def test_voting_is_compared_at_the_dearest_budget_that_both_have(tmp_path: Path)
     assert said_of("5.7", tmp_path)[0] == "not tested"
     seeds("vote-single-turn", 20)
     assert said_of("5.7", tmp_path) == ("holds", 60)
+
+
+def test_models_of_several_seeds_do_not_vote_together(tmp_path: Path) -> None:
+    """Each of three models is right on another third: in a vote over all of them the two others often win."""
+    for seed in range(3):
+        found = [make_path(k, k % 3 == seed, answer="5", seed=s) for k in range(30) for s in range(2)]
+        trained(tmp_path / f"s{seed}", "vote-ift", found, seed=seed)
+        row = pooled([tmp_path / f"s{seed}"])["vote-ift"]
+        assert curves(row.trajectories)[0].points[-1].accuracy == pytest.approx(100 / 3)
+    every = pooled([tmp_path / f"s{seed}" for seed in range(3)])["vote-ift"]
+    (mean,) = mean_curves([curves(found) for found in every.by_seed.values()])
+    assert [point.n for point in mean.points] == [1, 2]
+    assert mean.points[-1].accuracy == pytest.approx(100 / 3)
+    assert curves(every.trajectories)[0].points[-1].accuracy < 100 / 4
 
 
 def test_the_report_writes_claims_with_their_scale(tmp_path: Path) -> None:
