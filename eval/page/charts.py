@@ -17,9 +17,10 @@ from selfcorrect.metrics import Share
 from selfcorrect.table import Figure
 
 WIDTH, HEIGHT = 300, 170
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 24
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 24, 38
 FEW = 10  # judgements; bins with fewer are drawn faint
 MOST_POINTS = 240  # of one drawn line; longer series are averaged down to this
+MOST_READ = 80  # places of a curve whose values can be read with the cursor
 
 Point = tuple[float, float]
 
@@ -33,7 +34,10 @@ class Series:
 
 
 def curve_panel(series: Sequence[Series]) -> Markup:
-    """Return one panel of learning curves: the logged values pale, a running mean over them where they are many."""
+    """Return one panel of learning curves: the logged values pale, a running mean over them where they are many.
+
+    Under the cursor the step and the drawn values are written at the top.
+    """
     points = [point for line in series for point in line.points]
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     if first == last:
@@ -42,7 +46,7 @@ def curve_panel(series: Sequence[Series]) -> Markup:
     y_ticks = ticks(min(y for _, y in points), max(y for _, y in points), 4)
     x_of = _scale((first, last), (LEFT, WIDTH - RIGHT))
     y_of = _scale((y_ticks[0], y_ticks[-1]), (HEIGHT - BOTTOM, TOP))
-    parts = [_axes(x_ticks, y_ticks, x_of, y_of)]
+    parts = [_axes(x_ticks, y_ticks, x_of, y_of), _under("training step")]
     for place, line in enumerate(series):
         drawn = averaged_down(line.points)
         smooth = running_mean(drawn)
@@ -54,8 +58,33 @@ def curve_panel(series: Sequence[Series]) -> Markup:
         if smooth:
             parts.append(f'<path class="{colour} pale" d="{_line(drawn, x_of, y_of)}"/>')
         parts.append(f'<path class="{colour}" d="{_line(smooth or drawn, x_of, y_of)}"/>')
+    parts += _readings(series, x_of)
     names = ", ".join(line.name for line in series)
     return _svg(f"{names} by training step", HEIGHT, parts)
+
+
+def _readings(series: Sequence[Series], x_of: _scale) -> list[str]:
+    """Return strips side by side, each of which shows a hairline and its values while the cursor is over it."""
+    at: dict[float, list[str]] = {}
+    for line in series:
+        for x, y in averaged_down(line.points, MOST_READ):
+            at.setdefault(round(x, 1), []).append(f"{line.name} {_number(float(f'{y:.4g}'))}")
+    xs = sorted(at)
+    words = [escape(f"step {_number(x)}: {', '.join(at[x])}") for x in xs]
+    edges = [LEFT, *((x_of(a) + x_of(b)) / 2 for a, b in pairwise(xs)), WIDTH - RIGHT]
+    tall = HEIGHT - BOTTOM - TOP
+    return [
+        f'<g class="at"><rect x="{low:.1f}" y="{TOP}" width="{high - low:.1f}" height="{tall}"/>'
+        f'<path d="M{x_of(x):.1f} {TOP}v{tall}"/>'
+        f'<text x="{WIDTH - RIGHT}" y="12" text-anchor="end">{shown}</text></g>'
+        for x, shown, (low, high) in zip(xs, words, pairwise(edges), strict=True)
+    ]
+
+
+def _under(words: str, bottom: float = HEIGHT - BOTTOM) -> str:
+    """Return the title of the axis across."""
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return f'<text class="axis" x="{middle:.0f}" y="{bottom + 31:.0f}" text-anchor="middle">{escape(words)}</text>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +106,7 @@ def band_panel(bands: Sequence[Band], unit: str) -> Markup:
     x_of = _scale((first, last), (LEFT, WIDTH - RIGHT))
     y_of = _scale((y_ticks[0], y_ticks[-1]), (HEIGHT - BOTTOM, TOP))
     every = 1 + (last - first) // 6
-    parts = [_axes([], y_ticks, x_of, y_of)]
+    parts = [_axes([], y_ticks, x_of, y_of), _under(f"{unit} a problem, logarithmic")]
     parts += [
         f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_number(2.0**x)}</text>'
         for x in range(first, last + 1, every)
@@ -92,22 +121,23 @@ def band_panel(bands: Sequence[Band], unit: str) -> Markup:
         parts.append(f'<path class="{colour}" d="{_line(line, x_of, y_of)}"/>')
         for (x, y), (cost, _), (least, most) in zip(line, band.points, band.bounds, strict=True):
             words = f"{band.name}: {y:.1f}% ({least:.1f} to {most:.1f}) at {cost:.1f} {unit}"
+            centre = f'cx="{x_of(x):.1f}" cy="{y_of(y):.1f}"'
             parts.append(
-                f'<circle class="{colour} dot" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">'
-                f"<title>{escape(words)}</title></circle>"
+                f'<g><title>{escape(words)}</title><circle class="hit" {centre} r="9"/>'
+                f'<circle class="{colour} dot" {centre} r="3"/></g>'
             )
     return _svg(f"Accuracy by {unit}: {', '.join(band.name for band in bands)}", HEIGHT, parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Ten equal bins of P(correct) of the first attempts: mean P(correct) and how many were right in each."""
+    """Ten equal bins of P(correct) of the first attempts: mean P(correct) and how many were correct in each."""
 
-    bins: tuple[tuple[float, Share], ...]  # (mean P(correct), right of how many), empty bins with n = 0
+    bins: tuple[tuple[float, Share], ...]  # (mean P(correct), correct of how many), empty bins with n = 0
 
     @classmethod
     def of(cls, judged: Sequence[tuple[float, bool]]) -> Reliability:
-        """Bin ``(p_correct, is right)`` pairs."""
+        """Bin ``(p_correct, is correct)`` pairs."""
         bins = []
         for place in range(10):
             members = [(p, right) for p, right in judged if min(9, int(p * 10)) == place]
@@ -122,7 +152,7 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of P(correct) from the share that was right, weighted by count, in percent points."""
+        """Mean distance of P(correct) from the share that was correct, weighted by count, in percent points."""
         return sum(abs(100 * mean * share.n - 100 * share.hits) for mean, share in self.bins) / max(1, self.n)
 
     @property
@@ -135,10 +165,12 @@ def reliability_panel(reliability: Reliability) -> Markup:
     """Return a reliability diagram with 95% intervals, and below it how many judgements each bin holds."""
     square = WIDTH - LEFT - RIGHT
     bottom = TOP + square
-    height = bottom + 76
+    height = bottom + 96
     x_of = _scale((0, 1), (LEFT, WIDTH - RIGHT))
     y_of = _scale((0, 100), (bottom, TOP))
-    parts = [_axes([0, 0.5, 1], [0, 50, 100], x_of, y_of, bottom)]
+    parts = [_axes([0, 0.5, 1], [0, 50, 100], x_of, y_of, bottom), _under("P(correct) of the attempt", bottom)]
+    parts.append('<text class="axis" x="0" y="12">correct, percent</text>')
+    parts.append(f'<text class="axis" x="0" y="{height - 40:.0f}">n</text>')
     parts.append(f'<path class="ideal" d="M{x_of(0)} {y_of(0)}L{x_of(1)} {y_of(100)}"/>')
     most = max(share.n for _, share in reliability.bins)
     base = height - 20
@@ -155,15 +187,15 @@ def reliability_panel(reliability: Reliability) -> Markup:
         low, high = share.interval
         x, y = x_of(mean), y_of(share.percent)
         title = (
-            f"P(correct) {mean:.2f}: {share.hits} of {share.n} right, {share.percent:.1f}% ({low:.1f} to {high:.1f})"
+            f"P(correct) {mean:.2f}: {share.hits} of {share.n} correct, {share.percent:.1f}% ({low:.1f} to {high:.1f})"
         )
         faint = ' class="faint"' if share.n < FEW else ""
         parts.append(
-            f"<g{faint}><title>{title}</title>"
+            f'<g{faint}><title>{title}</title><circle class="hit" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
             f'<path class="whisker" d="M{x:.1f} {y_of(low):.1f}V{y_of(high):.1f}"/>'
             f'<circle class="s0 dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/></g>'
         )
-    return _svg(f"Share right by P(correct), {reliability.n} judgements", height, parts)
+    return _svg(f"Share correct by P(correct), {reliability.n} judgements", height, parts)
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:

@@ -16,7 +16,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from markupsafe import Markup
 
 from selfcorrect.errors import DataError
 from selfcorrect.eval.analysis.calibration import judged
-from selfcorrect.eval.analysis.error_budget import error_budget
+from selfcorrect.eval.analysis.error_budget import PARTS, error_budget
 from selfcorrect.eval.analysis.voting import UNITS, Curve, curves
 from selfcorrect.eval.page.charts import Band, Reliability, Series, band_panel, curve_panel, reliability_panel
+from selfcorrect.eval.page.measures import MEASURES, Measure, measure
 from selfcorrect.eval.page.templates import HERE, templates
-from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_value
-from selfcorrect.eval.page.viewer import viewer_json
+from selfcorrect.eval.page.values import flat, grouped, is_number, show_p, show_time, show_value
+from selfcorrect.eval.page.viewer import CLASSES, viewer_json
 from selfcorrect.eval.results import (
     SCORES,
     TRAJECTORIES,
@@ -39,7 +40,7 @@ from selfcorrect.eval.results import (
     read_result,
     read_trajectories,
 )
-from selfcorrect.eval.tables.columns import COUNTED, JUDGED, REACHED, cell
+from selfcorrect.eval.tables.columns import COLUMNS, COMPUTE, COUNTED, JUDGED, REACHED, Column, cell
 from selfcorrect.eval.tables.demo_table import claims, compute_table, paired_tests, result_table
 from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, budget_line, has_own_verdicts
 from selfcorrect.metrics import is_graded, is_scored
@@ -51,11 +52,13 @@ from selfcorrect.types import Trajectory
 KATEX = HERE / "vendor" / "katex"
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
 
+RESULT_FIELDS = ("n", *REACHED, *JUDGED, *COUNTED)
+BUDGET_FIELDS = ("wrong", *PARTS, "perfect_judge", "perfect_fixer", "bottleneck")
 RESULT_SPANS = (("", 1), ("", len(REACHED) + len(JUDGED)), ("", len(COUNTED)))
 BUDGET_SPANS = (("", 1), ("wrong at turn 1", 4), ("correct at turn 1", 3), ("", 1), ("ceilings", 2), ("", 1))
 TOGETHER = (("turn1", "final"), ("i2c", "c2i"))  # learning curves that share a panel
 NOT_CURVES = {"step", "epoch", "key", "time", "seconds", "timestamp", "wall_s", "elapsed_s"}
-FIRST_CURVES = ("loss", "eval_loss", "reward", "turn1", "i2c", "verdict_rate", "kl", "length", "entropy", "lr")
+FIRST_CURVES = ("turn1", "i2c", "reward", "verdict_rate", "mean_length", "kl", "entropy", "loss", "eval_loss")
 
 
 def write_report(run_folder: Path, beside: Path | None = None) -> Path:
@@ -84,11 +87,12 @@ def _render(run: Path, beside: Path | None) -> str:
         others = [_read(folder, f"{beside.resolve().name}: ") for folder in _folders(beside / "eval")]
         results += _results([], demo_file, others)
         evaluated += others
-    tests, checks = _objects(demo, "tests"), _objects(demo, "checks")
-    if not demo:  # not the demo's: every pair of rows, and what each row can be asked
-        finished_rows = [(row.result, row.graded) for row in evaluated if row.is_result and row.result]
-        tests = paired_tests(finished_rows)
-        checks = claims([result for result, _ in finished_rows])
+    finished_rows = [(row.result, row.graded) for row in evaluated if row.is_result and row.result]
+    tests = _tests(_objects(demo, "tests"), paired_tests(finished_rows))
+    checks = _objects(demo, "checks") if demo else claims([result for result, _ in finished_rows])
+    best = _best(results)
+    first_tests = [test for test in tests if best and best["title"] in (test.get("a"), test.get("b"))] or tests
+    other_tests = [test for test in tests if test not in first_tests]
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
     scripts = [_asset("vendor/katex/katex.min.js"), _asset("mathematics.js") + _asset("report.js")]
@@ -106,14 +110,22 @@ def _render(run: Path, beside: Path | None) -> str:
             rows=results,
             results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
             compute=_html(taken) if (taken := compute_table(results)) else "",
-            best=_best(results),
+            best=best,
+            taken=_taken(run, provenance),
+            terms=_terms(COLUMNS[field] for field in RESULT_FIELDS),
+            compute_terms=_terms(COLUMNS[field] for field in COMPUTE),
+            budget_terms=_terms(COLUMNS[field] for field in BUDGET_FIELDS),
+            classes=CLASSES,
             bars=[bar for result in results if (bar := _transition_bar(result))],
             budgets=_budgets(evaluated),
             voting=[(row.title, drawn, _voting_panels(drawn)) for row in evaluated if (drawn := _votes(row))],
-            tests=_html(_tests_table(tests)) if tests else "",
+            tests=_html(_tests_table(first_tests)) if tests else "",
+            other_tests=_html(_tests_table(other_tests)) if other_tests else "",
+            tests_left=len(other_tests),
             checks=checks,
             tested=[check for check in checks if check.get("holds") is not None],
-            curves=[_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))],
+            curves=_all_curves(run),
+            curve_terms=_terms(MEASURES.values()),
             calibrations=[
                 (row.title, row.reliability, reliability_panel(row.reliability))
                 for row in evaluated
@@ -138,6 +150,25 @@ def _render(run: Path, beside: Path | None) -> str:
             paths=viewer_json(evaluated),
         )
     )
+
+
+def _tests(listed: Sequence[dict[str, Any]], paired: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the paired tests of every two rows, and before them what a demo's file lists of rows that are not here."""
+    known = {(test["a"], test["b"]) for test in paired}
+    return [test for test in listed if (test.get("a"), test.get("b")) not in known] + list(paired)
+
+
+def _taken(run: Path, provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the run took: the time of its stages, one after another, and the machines; empty where none says."""
+    done = [read_json(run / entry["stage"] / "DONE", missing_ok=True) for entry in provenance]
+    seconds = sum(found["seconds"] for found in done if is_number(found.get("seconds")))
+    machines = dict.fromkeys(str(made) for entry in provenance if (made := entry["made"].get("machine")))
+    return {"time": show_time(seconds), "machines": " and ".join(machines)} if seconds else {}
+
+
+def _terms(named: Iterable[Column | Measure]) -> dict[str, str]:
+    """Return titles with their meanings, for the list of words below a table or chart."""
+    return {one.title: one.meaning for one in named if one.meaning}
 
 
 def _html(table: Table, kind: str = "") -> Markup:
@@ -224,7 +255,7 @@ def _read(folder: Path, prefix: str = "") -> _ShownRow:
     graded = [trajectory for trajectory in read if is_graded(trajectory)]
     sample = judged(graded)
     return _ShownRow(
-        folder.name,
+        prefix + folder.name,
         prefix + folder.name if result is None else result.title,
         result,
         _read_text(folder / "recipe.yaml"),
@@ -248,7 +279,10 @@ def _best(results: Sequence[EvalResult]) -> dict[str, Any] | None:
     """Return the row of the highest Final among those that do not look at the reference answers, None without any."""
     able = [result for result in results if result.scores.final.value is not None and not result.sees_references]
     best = max(able, key=lambda result: result.scores.final.value or 0.0, default=None)
-    return None if best is None else {key: cell(best, key) for key in ("final", "turn1")} | {"title": best.title}
+    if best is None:
+        return None
+    took = best.compute and {name: f"{getattr(best.compute, name):,}" for name in ("sampled_tokens", "trained_tokens")}
+    return {key: cell(best, key) for key in ("final", "turn1")} | {"title": best.title, "took": took}
 
 
 def _budgets(evaluated: Sequence[_ShownRow]) -> Markup | str:
@@ -300,16 +334,16 @@ def _made_with(result: EvalResult | None) -> list[str]:
 
 
 def _transition_bar(result: EvalResult) -> dict[str, Any] | None:
-    """The four shares of a stacked bar: broken and kept right add up to Turn 1, kept right and fixed to Final."""
+    """The four shares of a stacked bar: the first two add up to Turn 1, the middle two to Final."""
     scores = result.scores
     turn1, gained, lost = scores.turn1.value, scores.i2c.value, scores.c2i.value
     if turn1 is None or gained is None or lost is None:
         return None
     parts = (
-        ("broken", "right → wrong", lost),
-        ("kept", "kept right", turn1 - lost),
-        ("fixed", "wrong → right", gained),
-        ("wrong", "kept wrong", 100 - turn1 - gained),
+        ("broken", "correct → wrong (broken)", lost),
+        ("kept", "correct → correct", turn1 - lost),
+        ("fixed", "wrong → correct (fixed)", gained),
+        ("wrong", "wrong → wrong", 100 - turn1 - gained),
     )
     shown = [(name, words, max(0.0, round(share, 2))) for name, words, share in parts]
     return {
@@ -341,6 +375,12 @@ def _voting_panels(drawn: Sequence[Curve]) -> list[tuple[str, Markup]]:
     return [(unit, band_panel(bands(unit), unit)) for unit in UNITS if all(curve.has(unit) for curve in drawn)]
 
 
+def _all_curves(run: Path) -> list[dict[str, Any]]:
+    """Return the curves of each checkpoint: RL's first, which show what became of the correction; then by start."""
+    found = [_curves(folder) for folder in _in_order_of_start(_folders(run / "checkpoints"))]
+    return sorted(found, key=lambda curves: not any("turn1" in names for names, _, _ in curves["panels"]))
+
+
 def _curves(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.jsonl"
     logged = list(read_jsonl(path)) if path.exists() else []
@@ -358,7 +398,11 @@ def _curves(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "steps": len(logged),
         "panels": [
-            (group, curve_panel([Series(key, tuple(sorted(points[key]))) for key in group]))
+            (
+                group,
+                [measure(key) for key in group],
+                curve_panel([Series(measure(key).title, tuple(sorted(points[key]))) for key in group]),
+            )
             for group in groups[:MOST_PANELS]
         ],
         "left_out": [" and ".join(group) for group in groups[MOST_PANELS:]],

@@ -7,7 +7,7 @@
   const classes = data.classes.map(([name]) => name), meanings = data.classes.map(([, words]) => words);
   // A path: [problem, seed, class, stop, attempts [text, outcome, answer, reason], evaluations [text, verdict, P(correct)]]
   const PROBLEM = 0, SEED = 1, CLASS = 2, STOP = 3, ATTEMPTS = 4, EVALUATIONS = 5;
-  const OUTCOMES = ["right", "wrong", "ungradable"], VERDICTS = ["correct", "wrong"];
+  const OUTCOMES = ["correct", "wrong", "ungradable"], VERDICTS = ["correct", "wrong"];
   const ITEM = 52; // height of a list entry in pixels, as in report.css
   if (!rows.length) { $("no-paths").hidden = false; return; }
   $("viewer").hidden = false;
@@ -39,12 +39,12 @@
     : places[state.b].exact.get(path[PROBLEM] + "#" + path[SEED]) || places[state.b].any.get(path[PROBLEM]);
 
   // --- filters
-  const endsRight = (path) => ["fixed", "false alarm", "kept right"].includes(classes[path[CLASS]]);
+  const endsCorrect = (path) => ["fixed", "kept", "left alone"].includes(classes[path[CLASS]]);
   const FLIPS = [
-    ["only the first is right", (p, q) => endsRight(p) && !endsRight(q)],
-    ["only the second is right", (p, q) => !endsRight(p) && endsRight(q)],
-    ["both right", (p, q) => endsRight(p) && endsRight(q)],
-    ["both wrong", (p, q) => !endsRight(p) && !endsRight(q)],
+    ["only the first is correct", (p, q) => endsCorrect(p) && !endsCorrect(q)],
+    ["only the second is correct", (p, q) => !endsCorrect(p) && endsCorrect(q)],
+    ["both correct", (p, q) => endsCorrect(p) && endsCorrect(q)],
+    ["both wrong", (p, q) => !endsCorrect(p) && !endsCorrect(q)],
   ];
 
   function matcher(query) { // each distinct string is searched once, however many paths share it
@@ -78,8 +78,9 @@
     }
     state.found = ofKind(state.kind);
     const same = kept ? state.found.findIndex((p) => p[PROBLEM] === kept[PROBLEM] && p[SEED] === kept[SEED]) : 0;
+    const meaning = state.kind < 0 ? "" : `; ${classes[state.kind]}: ${meanings[state.kind]}`;
     const cut = row.paths.length < row.all ? `; the page holds the first ${row.paths.length.toLocaleString("en")} of ${row.all.toLocaleString("en")}` : "";
-    $("count").textContent = `${state.found.length.toLocaleString("en")} of ${row.paths.length.toLocaleString("en")} trajectories${cut}`;
+    $("count").textContent = `${state.found.length.toLocaleString("en")} of ${row.paths.length.toLocaleString("en")} trajectories${meaning}${cut}`;
     $("spacer").style.height = state.found.length * ITEM + "px";
     select(Math.max(0, same));
   }
@@ -136,6 +137,33 @@
     detail(state.found[state.at]);
   }
 
+  // --- the address of a path: #trajectory/<folder of the row>/<problem>/<seed>
+  const address = (path) => "#" + ["trajectory", rows[state.a].name, problems[path[PROBLEM]][0], path[SEED] ?? ""]
+    .map((part) => encodeURIComponent(String(part).toWellFormed())).join("/");
+
+  function open(wanted) { // true where an address names a path of this page
+    const [kind, ...parts] = wanted.replace(/^#/, "").split("/");
+    if (kind !== "trajectory" || parts.length !== 3) return false;
+    let row, id, seed;
+    try { [row, id, seed] = parts.map(decodeURIComponent); } catch { return false; }
+    const a = rows.findIndex((one) => one.name === row);
+    const found = a < 0 ? undefined : rows[a].paths.find(
+      (path) => String(problems[path[PROBLEM]][0]).toWellFormed() === id && String(path[SEED] ?? "") === seed);
+    if (!found) return false;
+    Object.assign(state, { a, kind: -1, flip: -1, query: "" });
+    $("row-a").value = String(a);
+    $("search").value = "";
+    refresh();
+    select(state.found.indexOf(found));
+    $("trajectories").scrollIntoView();
+    return true;
+  }
+
+  function startPath() { // one that was fixed: what the page is about
+    const fixed = state.found.findIndex((path) => classes[path[CLASS]] === "fixed");
+    if (fixed > 0) select(fixed);
+  }
+
   // --- one problem, one or two paths
   function detail(path) {
     const home = $("detail");
@@ -143,7 +171,9 @@
     if (!path) { home.replaceChildren(el("p", "empty", "Nothing matches.")); return; }
     const [id, question, gold] = problems[path[PROBLEM]];
     const facts = el("p", "facts", "Reference answer "), columns = el("div", "columns");
-    facts.append(marked("b", "", gold), ` · problem ${id}` + (path[SEED] === null ? "" : ` · seed ${path[SEED]}`));
+    const link = el("a", "", "link to this trajectory");
+    link.href = address(path);
+    facts.append(marked("b", "", gold), ` · problem ${id}` + (path[SEED] === null ? "" : ` · seed ${path[SEED]}`) + " · ", link);
     columns.append(column(rows[state.a].label, path));
     if (state.b >= 0) columns.append(column(rows[state.b].label, partner(path)));
     home.replaceChildren(marked("p", "question", question), facts, columns);
@@ -163,7 +193,7 @@
       if (!evaluation) return;
       const [words, verdict, p] = evaluation;
       const judged = [el("span", "", verdict < 0 ? "no verdict" : "“" + VERDICTS[verdict] + "”")];
-      if (verdict >= 0 && outcome >= 0 && outcome < 2) judged.push(verdict === outcome ? el("span", "right", "justly") : el("span", "not", "mistaken"));
+      if (verdict >= 0 && outcome >= 0 && outcome < 2) judged.push(verdict === outcome ? el("span", "right", "as graded") : el("span", "not", "not as graded"));
       if (p !== null) judged.push(el("span", "dim", "P(correct) " + p.toFixed(p > 0.0005 && p < 0.9995 ? 3 : 4)));
       node.append(block("evaluation", "Self-evaluation", judged, texts[words]));
     });
@@ -237,5 +267,7 @@
   });
   list.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
   addEventListener("resize", draw);
+  addEventListener("hashchange", () => open(location.hash));
   refresh();
+  if (!open(location.hash)) startPath();
 })();

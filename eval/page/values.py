@@ -29,6 +29,13 @@ def show_short(value: str) -> str:
     return value if len(value) <= 24 else f"{value[:6]}…{value[-17:]}"
 
 
+def show_time(seconds: float) -> str:
+    """Return a duration as a reader wants it: ``37 s``, ``16 min``, ``5.2 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def show_p(value: Any) -> str:
     """Return a p-value as a reader wants it: ``0.031``, ``< 0.001``."""
     if not is_number(value):

@@ -9,18 +9,19 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from selfcorrect.metrics import first_verdict, is_correct, is_graded, is_scored, p_correct
+from selfcorrect.eval.analysis.error_budget import part_of
+from selfcorrect.metrics import is_graded, p_correct
 from selfcorrect.types import Outcome, Trajectory, Verdict
 
 TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
 
-CLASSES = {
-    "fixed": "wrong, then right (i→c)",
-    "broken": "right, then wrong (c→i)",
-    "missed": "wrong, but judged correct",
-    "false alarm": "right and judged wrong, but kept right",
-    "kept right": "right, and stayed right",
-    "still wrong": "wrong, and stayed wrong",
+CLASSES = {  # the six parts of the error budget, and what is in none of them
+    "fixed": "wrong, then correct (i→c)",
+    "broken": "correct, then wrong (c→i)",
+    "never flagged": "wrong, and neither judged wrong nor revised",
+    "not fixed": "wrong and flagged (judged wrong, or revised), wrong at the end",
+    "kept": "correct and flagged (judged wrong, or revised), correct at the end",
+    "left alone": "correct and not flagged",
     "not scored": "the grader failed, or it never ran",
 }
 
@@ -40,14 +41,8 @@ class ViewedRow(Protocol):
 
 def transition(trajectory: Trajectory) -> str:
     """Return the name in `CLASSES` of what the self-correction did to a problem. Each trajectory has exactly one."""
-    if not is_graded(trajectory) or not is_scored(trajectory):
-        return "not scored"
-    first, final, verdict = is_correct(trajectory.first), is_correct(trajectory.final), first_verdict(trajectory)
-    if first != final:
-        return "fixed" if final else "broken"
-    if first:
-        return "false alarm" if verdict is Verdict.WRONG else "kept right"
-    return "missed" if verdict is Verdict.CORRECT else "still wrong"
+    part = part_of(trajectory) if is_graded(trajectory) else None
+    return "not scored" if part is None else part.replace("_", " ")
 
 
 def viewer_json(rows: Sequence[ViewedRow]) -> Markup:

@@ -12,6 +12,7 @@ import pytest
 
 from selfcorrect.eval.page.page import write_report
 from selfcorrect.eval.run import EvalRecipe
+from selfcorrect.runs.jsonl import write_jsonl
 from selfcorrect.types import Attempt, SelfEvaluation, Trajectory, Verdict
 
 FIRST_ITEM = "document.querySelector('#list .item')"
@@ -50,11 +51,11 @@ def test_clicking_through(browser: Any, two_runs: tuple[Path, Path]) -> None:
     browser.open(write_report(a, b))
     assert browser.run(COUNT) == "30 of 30 trajectories"
     browser.click(CHIP.format("broken"))
-    assert browser.run(COUNT) == "1 of 30 trajectories"
-    assert "right, then wrong (c→i)" in browser.run(SHOWN)
-    browser.click(CHIP.format("missed"))
+    assert browser.run(COUNT).startswith("1 of 30 trajectories")
+    assert "correct, then wrong (c→i)" in browser.run(SHOWN)
+    browser.click(CHIP.format("never flagged"))
     browser.click(FIRST_ITEM)
-    assert "“correct” mistaken" in browser.run(SHOWN).replace("\n", " ")
+    assert "“correct” not as graded" in browser.run(SHOWN).replace("\n", " ")
     browser.click(CHIP.format("all"))
     browser.click("document.getElementById('search')")
     browser.type("What is 17?")
@@ -73,6 +74,40 @@ def test_clicking_through(browser: Any, two_runs: tuple[Path, Path]) -> None:
     browser.run("document.getElementById('list').focus()")
     browser.press("End")
     assert browser.problems == []
+
+
+def test_it_opens_on_a_fixed_trajectory_and_every_trajectory_has_an_address(
+    browser: Any, two_runs: tuple[Path, Path]
+) -> None:
+    a, b = two_runs
+    page = write_report(a, b)
+    browser.open(page)
+    selected = "document.querySelector('#list [aria-selected=true] .what').textContent"
+    assert browser.run(selected) == "fixed"
+    assert "wrong, then correct (i→c)" in browser.run(SHOWN)
+    browser.click(CHIP.format("broken"))
+    address = browser.run("document.querySelector('#detail .facts a').getAttribute('href')")
+    assert address == "#trajectory/ift/p1/0"
+    assert "; broken: correct, then wrong (c→i)" in browser.run(COUNT)
+    browser.click(CHIP.format("all"))
+    theirs = "#trajectory/other%3A%20ift/p2/0"  # a row of the same name in the other run
+    for to, shown in (("#trajectory/ift/p7/0", "What is 7?"), (theirs, "other: IFT"), (address, "What is 1?")):
+        browser.run(f"location.hash = {to!r}; new Promise((done) => setTimeout(done, 100))")
+        assert shown in browser.run(SHOWN)
+    browser.run("location.hash = '#trajectory/ift/nowhere/0'; new Promise((done) => setTimeout(done, 100))")
+    assert "What is 1?" in browser.run(SHOWN), "an address of nothing changes nothing"
+    assert browser.problems == []
+
+
+def test_the_values_of_a_curve_are_shown_under_the_cursor(browser: Any, tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "checkpoints" / "grpo" / "metrics.jsonl", [{"step": s, "entropy": s / 8} for s in range(1, 9)]
+    )
+    browser.open(write_report(tmp_path))
+    shown = "[...document.querySelectorAll('.at text')].filter((t) => getComputedStyle(t).visibility === 'visible')"
+    assert browser.run(f"{shown}.length") == 0
+    browser.click("document.querySelectorAll('.at rect')[3]")
+    assert browser.run(f"{shown}.map((t) => t.textContent)") == ["step 4: Entropy 0.5"]
 
 
 def test_mathematics_is_set_and_can_be_shown_as_written(browser: Any, two_runs: tuple[Path, Path]) -> None:

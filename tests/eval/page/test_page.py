@@ -11,10 +11,11 @@ import pytest
 
 from selfcorrect.errors import DataError
 from selfcorrect.eval.page.charts import Reliability, Series, curve_panel, ticks
-from selfcorrect.eval.page.page import write_report
-from selfcorrect.eval.page.values import flat, show_p, show_short, show_value
-from selfcorrect.eval.page.viewer import inert_json, transition
+from selfcorrect.eval.page.page import BUDGET_FIELDS, RESULT_FIELDS, write_report
+from selfcorrect.eval.page.values import flat, show_p, show_short, show_time, show_value
+from selfcorrect.eval.page.viewer import CLASSES, inert_json, transition
 from selfcorrect.eval.results import RowScores
+from selfcorrect.eval.tables.columns import COLUMNS
 from selfcorrect.metrics import score
 from selfcorrect.runs.jsonl import write_json, write_jsonl
 from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
@@ -84,11 +85,13 @@ def read(run: Path) -> Page:
     [
         (path(WRONG, RIGHT, verdict=Verdict.WRONG), "fixed"),
         (path(RIGHT, WRONG, verdict=Verdict.WRONG), "broken"),
-        (path(WRONG, verdict=Verdict.CORRECT), "missed"),
-        (path(RIGHT, RIGHT, verdict=Verdict.WRONG), "false alarm"),
-        (path(RIGHT, verdict=Verdict.CORRECT), "kept right"),
-        (path(RIGHT, RIGHT), "kept right"),
-        (path(WRONG, WRONG, verdict=Verdict.WRONG), "still wrong"),
+        (path(WRONG, verdict=Verdict.CORRECT), "never flagged"),
+        (path(WRONG), "never flagged"),
+        (path(WRONG, WRONG), "not fixed"),
+        (path(RIGHT, RIGHT, verdict=Verdict.WRONG), "kept"),
+        (path(RIGHT, verdict=Verdict.CORRECT), "left alone"),
+        (path(RIGHT, RIGHT), "kept"),
+        (path(WRONG, WRONG, verdict=Verdict.WRONG), "not fixed"),
         (path(BROKEN), "not scored"),
         (path(None), "not scored"),
         (path(Grade(Outcome.UNGRADABLE, "no answer", method=next(iter(NO_ANSWER))), RIGHT), "fixed"),
@@ -123,7 +126,7 @@ def test_the_table_the_tests_and_the_checks(tmp_path: Path) -> None:
         assert shown in page.text, shown
     assert "1 of the 1 statements" in page.text
     assert [item[1].get("aria-label") for item in page.tags if item[1].get("class") == "bar"] == [
-        "right → wrong 0.0%, kept right 90.0%, wrong → right 10.0%, kept wrong 0.0%"
+        "correct → wrong (broken) 0.0%, correct → correct 90.0%, wrong → correct (fixed) 10.0%, wrong → wrong 0.0%"
     ]
     assert any("30 judgements" in (tag[1].get("aria-label") or "") for tag in page.tags if tag[0] == "svg")
 
@@ -166,8 +169,60 @@ def test_learning_curves_plot_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "raft").mkdir()
     page = read(tmp_path)
     labels = [tag[1]["aria-label"] for tag in page.tags if tag[0] == "svg"]
-    assert labels == ["loss by training step", "turn1, final by training step"]
+    assert labels == ["Turn 1, Final by training step", "Loss by training step"]
     assert "checkpoints/raft/metrics.jsonl" in page.text
+    assert "step 4: Turn 1 0.5, Final 0.6" in page.text, "the values of a step, for the cursor"
+    assert page.text.count("step 8: Loss 0.125") == 1
+
+
+def test_the_curves_of_rl_come_first_with_titles_and_units(tmp_path: Path) -> None:
+    for name, more in (("a-ift", {"token_accuracy": 0.9}), ("b-grpo", {"turn1": 40.0, "final": 50.0, "entropy": 0.1})):
+        write_jsonl(
+            tmp_path / "checkpoints" / name / "metrics.jsonl", [{"step": s, "x_own": s, **more} for s in (1, 2)]
+        )
+    page = read(tmp_path)
+    labels = [str(tag[1]["aria-label"]).removesuffix(" by training step") for tag in page.tags if tag[0] == "svg"]
+    assert labels == ["Turn 1, Final", "Entropy", "x_own", "x_own", "Learned tokens predicted"]
+    text = " ".join(page.text.split())
+    for shown in ("Turn 1, Final percent", "Entropy nats a token", "Learned tokens predicted share", "training step"):
+        assert shown in text, shown
+    meanings = {tag[1].get("title") for tag in page.tags if tag[0] == "span"}
+    assert "how undecided the model is about the next token" in meanings
+
+
+def test_the_words_of_tables_charts_and_trajectories_are_explained_where_they_stand(tmp_path: Path) -> None:
+    write_row(tmp_path, "ift", [path(WRONG, RIGHT, verdict=Verdict.WRONG, key=f"p-{i}", p=0.1) for i in range(3)])
+    page = read(tmp_path)
+    for column in (*RESULT_FIELDS, *BUDGET_FIELDS):
+        assert COLUMNS[column].meaning in page.text, column
+    for name, meaning in CLASSES.items():
+        assert f"{name}{meaning}" in page.text, name
+
+
+def test_the_summary_says_what_time_and_tokens_it_took(tmp_path: Path) -> None:
+    row = write_row(tmp_path, "ift", [path(RIGHT)])
+    compute = {"problems": 1480, "sampled_tokens": 701407, "trained_tokens": 903013}
+    write_json(tmp_path / "eval" / "ift" / "scores.json", row | {"compute": compute})
+    for stage, seconds in (("gen", 150), ("checkpoints/ift", 810)):
+        write_json(tmp_path / stage / "provenance.json", {"machine": "x86_64, 2 cores"})
+        write_json(tmp_path / stage / "DONE", {"seconds": seconds})
+    text = " ".join(read(tmp_path).text.split())
+    assert "All stages took 16 min, one after another (x86_64, 2 cores); 701,407 tokens were sampled" in text
+    assert "903,013 trained on to make Self-rewarding IFT." in text
+    assert (show_time(37), show_time(18_720)) == ("37 s", "5.2 h")
+
+
+def test_a_demo_has_the_tests_of_every_two_rows_with_the_best_first(tmp_path: Path) -> None:
+    rows = []
+    for name, rights in (("a", 2), ("b", 18), ("c", 9)):
+        paths = [path(RIGHT if i < rights else WRONG, verdict=Verdict.CORRECT, key=f"p-{i}") for i in range(20)]
+        rows.append(write_row(tmp_path, name, paths, label=f"row {name}"))
+    listed = {"a": "row a", "b": "elsewhere", "n": 20, "gain": 1.0}
+    write_json(tmp_path / "tables" / "demo.json", {"rows": rows, "tests": [listed]})
+    text = " ".join(read(tmp_path).text.split())
+    assert "1 more pair of rows" not in text
+    assert "2 more pairs of rows" in text, "what the file lists, and the two without the best"
+    assert text.index("row arow b") < text.index("row brow c") < text.index("2 more pairs") < text.index("row arow c")
 
 
 def test_the_viewer_data_holds_every_text_once(tmp_path: Path) -> None:
