@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from selfcorrect.metrics import Share
 from selfcorrect.table import Figure
 
-WIDTH, HEIGHT = 300, 170
+WIDTH, HEIGHT = 300, 198
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 24, 38
 FEW = 10  # judgements; bins with fewer are drawn faint
 MOST_POINTS = 240  # of one drawn line; longer series are averaged down to this
