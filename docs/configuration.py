@@ -22,6 +22,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from selfcorrect.cli.chat import ChatRecipe
 from selfcorrect.data_gen.recipe import GenRecipe
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.serving.settings import ServeRecipe
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train pretrain": PretrainRecipe,
     "eval": EvalRecipe,
     "serve": ServeRecipe,
+    "chat": ChatRecipe,
 }
 HEAD = """# Configuration reference
 

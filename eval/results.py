@@ -6,7 +6,7 @@ Example::
 
     row = read_row(Path("runs/demo/eval/ift"))
     row.result.method                  # "self-rewarding"
-    row.result.scores.final            # Estimate(value=84.4, interval=(82.02, 86.52), n=1000)
+    row.result.scores.final            # Estimate(value=78.2, interval=(75.54, 80.65), n=1000)
     row.trajectories()[0].final.grade
 
 ``scores.json`` names its ``schema``. Version 2 holds the method under ``method`` and what tables call the row under
