@@ -163,6 +163,17 @@ def test_every_column_of_the_result_tables_is_in_the_glossary() -> None:
     assert [column.title for column in columns.values() if column.title not in explained] == []
 
 
+def test_the_answers_of_the_glossary_are_those_of_its_running_example() -> None:
+    """The attempt's, the revision's and the reference answer; a number of another example has no place there."""
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    example = next(block for _, block in BLOCK.findall(page))
+    attempt, revision = re.findall(r"boxed\{(\d+)\}", example)
+    (reference,) = re.findall(r"reference answer: (\d+)", example)
+    shown = page.split("## The trajectory and its parts")[1].split("## Training data")[0]
+    assert set(re.findall(r"\b[67]\d{3}\b", shown)) == {attempt, revision, reference} == {attempt, reference}
+    assert f"**final answer** | the answer of the last attempt | `{revision}` |" in shown
+
+
 def test_every_way_in_which_a_trajectory_ends_is_in_the_glossary() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     (entry,) = re.findall(r"^\| \*\*stop\*\* \|.*$", glossary, re.MULTILINE)
