@@ -71,7 +71,8 @@ def share_of(outcomes: Iterable[tuple[str, bool]]) -> Share:
 def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, float]:
     """Return the 95% percentile-bootstrap interval of the mean of ``(problem id, value)``, problems resampled.
 
-    The order of the values does not matter: the same figures give the same interval, however they were read.
+    The order of the values does not matter: the same figures give the same interval, however they were read. Problems
+    that have the same values are exchangeable, so it is drawn how often each kind occurs, not each problem.
     """
     with named_extras():
         import numpy as np
@@ -79,9 +80,9 @@ def clustered_interval(values: Iterable[tuple[str, float]]) -> tuple[float, floa
     groups: dict[str, list[float]] = {}
     for problem, value in values:
         groups.setdefault(problem, []).append(value)
-    groups = dict(sorted(groups.items()))
-    sums, counts = np.array(list(map(math.fsum, groups.values()))), np.array(list(map(len, groups.values())))
-    weights = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    alike = sorted(Counter((math.fsum(group), len(group)) for group in groups.values()).items())
+    sums, counts, problems = (np.array(column) for column in zip(*((*key, n) for key, n in alike), strict=True))
+    weights = np.random.default_rng(0).multinomial(len(groups), problems / len(groups), size=RESAMPLES)
     low, high = np.percentile((weights @ sums) / (weights @ counts), [2.5, 97.5])
     return float(low), float(high)
 
@@ -341,8 +342,10 @@ def _sign_flips(differences: Sequence[float], flips: int = 10_000) -> float:
 
     if not differences:
         return 1.0
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
-    as_far = np.abs(signs @ np.array(differences)) >= abs(math.fsum(differences)) - 1e-9
+    sizes = sorted(Counter(round(abs(difference), 9) for difference in differences).items())
+    size, problems = (np.array(column) for column in zip(*sizes, strict=True))
+    sums = (2 * np.random.default_rng(0).binomial(problems, 0.5, size=(flips, len(problems))) - problems) @ size
+    as_far = np.abs(sums) >= abs(math.fsum(differences)) - 1e-6
     return float((1 + as_far.sum()) / (1 + flips))
 
 
