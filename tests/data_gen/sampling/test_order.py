@@ -163,16 +163,14 @@ def mean_rate(problems: Counter[str]) -> float:
     return sum(rates) / len(rates)
 
 
-@pytest.mark.parametrize("schedule", ["adaptive", "fixed"])
-@pytest.mark.parametrize("steer", [True, False])
+@pytest.mark.parametrize(("schedule", "steer"), [("adaptive", True), ("adaptive", False), ("fixed", True)])
 def test_matched_classes_come_from_the_same_problems_in_equal_parts(recipe, tmp_path, codec, schedule, steer) -> None:
     wanted = {"D1": 40, "D2": 10, "D3": 40}
     if schedule == "fixed":
         recipe, wanted = replace(recipe, attempts=10, evaluations=2, revisions=2), {"D1": 25, "D2": 8, "D3": 25}
     equal = replace(recipe, quota=Quota(*wanted.values()), steer=steer, schedule=schedule)
-    found = {
-        match: sampled(replace(equal, match=match), tmp_path / match, codec) for match in ("none", "difficulty", "auto")
-    }
+    matches = ("none", "difficulty", "auto") if schedule == "adaptive" else ("none", "difficulty")
+    found = {match: sampled(replace(equal, match=match), tmp_path / match, codec) for match in matches}
     assert all(summary["classes"] == wanted for summary in found.values())
     before, after = (problems_by_kind(tmp_path / match) for match in ("none", "difficulty"))
     assert mean_rate(before["D3"]) - mean_rate(before["D1"]) > 0.15
@@ -180,7 +178,8 @@ def test_matched_classes_come_from_the_same_problems_in_equal_parts(recipe, tmp_
     assert found["none"]["leak"]["pass rate"]["low"] > 0.55
     assert found["difficulty"]["leak"]["pass rate"]["auroc"] == 0.5
     assert found["difficulty"]["leak"]["words"]["auroc"] == 0.5
-    assert rows_of(tmp_path / "auto") == rows_of(tmp_path / "difficulty"), "the quotas are equal, so auto matches"
+    if "auto" in found:
+        assert rows_of(tmp_path / "auto") == rows_of(tmp_path / "difficulty"), "the quotas are equal, so auto matches"
 
 
 def test_matching_does_not_change_what_the_rows_of_a_class_are_like(recipe, tmp_path, codec) -> None:
