@@ -93,9 +93,8 @@ def is_whole(command: str) -> bool:
     words = shlex.split(command)[1:]
     if any(word.isupper() or "$" in word for word in words):
         return False
-    return (
-        len(words) > 2 or words[0] in ("demo", "doctor", "recipes", "chat") or any("=" in w or "-" in w for w in words)
-    )
+    in_group = words[0] in ("train", "eval", "report", "recipes")
+    return len(words) > 1 + in_group or words in (["demo"], ["doctor"], ["recipes"], ["chat"])
 
 
 def in_order(page: str) -> list[str]:

@@ -114,6 +114,13 @@ def test_what_cannot_be_made_is_refused_with_what_can() -> None:
             numbers(text)
 
 
+def test_a_table_is_made_from_the_rows_of_every_seed_at_once() -> None:
+    (report,) = [s for s in study_steps(["table3"], "laptop", (0, 1, 2), Path("runs/study")) if "table3" in s.args]
+    places = [word for word in report.args if "/eval/" in word]
+    assert [f"runs/study/s{seed}/eval/ift" in places for seed in range(3)] == [True] * 3
+    assert [f"runs/study/s{seed}/eval/gold" in places for seed in range(3)] == [True, False, False]
+
+
 def test_only_the_first_seed_evaluates_what_no_training_changes() -> None:
     steps = steps_at("laptop", (0, 1))
     rows = {
