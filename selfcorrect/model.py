@@ -78,9 +78,13 @@ class SelfCorrectModel:
         self.settings = settings or LoopSettings()
 
     @classmethod
-    def load(cls, model: str | Path, *, engine: EngineRecipe | None = None, **settings: Any) -> SelfCorrectModel:
+    def load(
+        cls, model: str | Path, *, engine: EngineRecipe | None = None, own_process: bool = False, **settings: Any
+    ) -> SelfCorrectModel:
         """Load a model folder, a hub id, or ``"embedded"``; ``settings`` are those of `LoopSettings`.
 
+        ``own_process`` loads an engine of kind ``transformers`` in a process of its own, for programs that do much with
+        each token; the other kinds have processes of their own already.
         ``engine=EngineRecipe(kind="openai", endpoints=(…,))`` asks servers that have the model loaded. The embedded
         base model is not fine-tuned to judge itself in one pass, so it is asked for each part (``method="asked"``)
         unless a method is given. ``stop="threshold"`` stops by the calibrated P(correct) that ``selfcorrect eval
@@ -94,7 +98,7 @@ class SelfCorrectModel:
         if loop.stop == "threshold" and "rule" not in settings:
             loop = replace(loop, rule=load_rule(model_path(model)))
         with quiet_bars():
-            opened = open_engine(replace(engine or EngineRecipe(), model=model))
+            opened = _opened(replace(engine or EngineRecipe(), model=model), own_process)
         context = opened.context
         if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
             loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))
@@ -305,6 +309,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return background.call(work)
     finally:
         background.shut()
+
+
+def _opened(recipe: EngineRecipe, own_process: bool) -> Engine:
+    if not own_process or recipe.kind != "transformers":
+        return open_engine(recipe)
+    from selfcorrect.engines.process import ProcessEngine
+
+    return ProcessEngine.start(recipe)
 
 
 def _loop(settings: Mapping[str, Any]) -> LoopSettings:

@@ -72,6 +72,7 @@ class ServeRecipe:
     hosts: tuple[str, ...] = ()  # further names that this server is called by, where it listens on loopback alone
     page: bool = True  # the page at /
     engine: EngineRecipe = field(default_factory=EngineRecipe)  # what samples; its model is MODEL of the command
+    own_process: bool = True  # a transformers engine in a process of its own; false: in the server's, with less memory
     loop: dict[str, Any] = field(default_factory=dict)  # what differs from the settings of `LoopSettings`
     upstream: UpstreamRecipe = field(default_factory=UpstreamRecipe)  # chat servers behind; none: the engine samples
     limits: Limits = field(default_factory=Limits)  # of requests, clients and waits
