@@ -74,6 +74,8 @@ def open_source(recipe: ServeRecipe) -> Source:
     from selfcorrect.serving.sources import ModelSource
 
     needs_engine(recipe.engine)
+    if recipe.engine.kind == "transformers":
+        needs("train")
     model = SelfCorrectModel.load(
         recipe.engine.model, engine=recipe.engine, own_process=recipe.own_process, **recipe.loop
     )

@@ -12,8 +12,8 @@ from selfcorrect.engines import Sample, SamplePart
 from selfcorrect.errors import EngineError
 
 PACE: ContextVar[Callable[[], float]] = ContextVar("PACE", default=lambda: 0.0)
-"""How long it is from one part to the next at least, in seconds; the end of a sample is given at once. The server sets it
-by how many it serves, because a part costs the processor more than a token does."""
+"""The least time from one part to the next, in seconds; the end of a sample is given at once. The server sets it by how
+many it serves, because a part costs the processor more than a token does."""
 
 
 class Arrivals:

@@ -1,8 +1,8 @@
 """`ProcessEngine`: the engine of `transformers` in a process of its own. Opened by `selfcorrect serve`.
 
-Python runs one thread of a process at a time. What turns tokens into events and sends them would therefore take its time
-from an engine in the same process; from another process it takes the time of another core. The two processes talk by
-pickled messages over a pair of sockets that nobody else has (`process_worker` is the other end):
+Python runs one thread of a process at a time. What turns tokens into events and sends them would therefore take its
+time from an engine in the same process; in another process it has a core of its own. The two processes talk by pickled
+messages over a pair of sockets that nobody else has (`process_worker` is the other end):
 
     to the engine    the recipe; then (number, request, is_streamed), (number, None, False) to leave it, None to close
     from it          (name, context) or an error; then after a step (what is new of streamed samples, what has ended)

@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
+from selfcorrect.model import without_reference
 from selfcorrect.redaction import redacted_text
 from selfcorrect.runs.recipes import build_recipe
 
@@ -78,7 +79,7 @@ class ServeRecipe:
     limits: Limits = field(default_factory=Limits)  # of requests, clients and waits
 
     def __post_init__(self) -> None:
-        build_recipe(LoopSettings, self.loop, where="loop")
+        without_reference(build_recipe(LoopSettings, self.loop, where="loop"))
         if not 0 <= self.port <= 65535:
             raise RecipeError(f"port: expected 0 to 65535, got {self.port}")
         if self.name is not None and not re.fullmatch(r"[\w./:@-]{1,200}", self.name):

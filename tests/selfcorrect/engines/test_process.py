@@ -60,7 +60,7 @@ def test_tokens_come_while_the_sample_is_under_way(engine, codec: ChatCodec) -> 
 
 
 def test_what_is_left_ends_in_the_engine(engine, codec: ChatCodec) -> None:
-    """Eight rows are all that the batch holds: were those that are left still live, the last one would wait for them."""
+    """Eight rows are all that the batch holds: the last one would wait for those that were left, were they live."""
     long = SampleRequest(requests(codec, 1)[0].prompt_ids, 700)  # no end but its length
 
     async def leave() -> tuple[int, int]:
