@@ -89,8 +89,6 @@ class Engine(Protocol):
     """The most tokens that a prompt and its completion may have together; None: no known limit."""
     streams: bool = False
     """True where `stream` gives tokens as they are sampled; False: all of a sample in one part, once it is whole."""
-    is_alive: bool = True
-    """False once the engine can answer nobody any more."""
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample. Raises EngineError when the engine failed (never a partial sample)."""

@@ -109,8 +109,8 @@ class ModelSource:
                     yield event
 
     async def health(self) -> dict[str, object]:
-        """Say whether the engine can answer."""
-        return {"ok": self.model.engine.is_alive, "engine": self.model.engine.name}
+        """Say whether the engine can answer: one in a process of its own may have lost it (`engines.process`)."""
+        return {"ok": getattr(self.model.engine, "is_alive", True), "engine": self.model.engine.name}
 
     async def close(self) -> None:
         """Free the engine."""
