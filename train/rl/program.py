@@ -8,16 +8,17 @@ which calls `step` where a new rollout is due), computes the loss of each, steps
 | part | where it is done |
 |---|---|
 | roll out | `rollouts.roll_out` by the loop that evaluates; the sampler has the live weights (`samplers`) |
+| roll out ahead | ``off_policy: 1``: the next rollout, in a thread beside this update (`off_policy`) |
 | score | the grader and `selfcorrect.rewards` (`scored_rollout.score`), figures (`rollout_metrics`) |
 | weigh | GRPO: TRL's group advantages, or `scored_rollout.weigh`; PPO: its value model (`ppo_trainer`) |
 | update | TRL's loss on our micro-batches (`grpo_trainer`), checked against the sampler's log-probs |
-| watch | `GuardCallback`, `guards` |
+| watch | `GuardCallback`, `guards`; the run's clock, `dashboard`; trajectories in trackers, `trackers` |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ from selfcorrect.train.common.models import save_model
 from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.off_policy import OneStepOffPolicy, saving
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import START_TOKENS, RolloutFunction, problem_order
 from selfcorrect.train.rl.rollouts import within_context
@@ -54,6 +56,7 @@ R = TypeVar("R", bound=RlRecipe)
 def step(rollout_function: RolloutFunction, trainer: TrajectoryTrainer, prompts: Sequence[str]) -> list[dict[str, Any]]:
     """Take a step as far as the update: return the micro-batches that its optimizer steps learn from."""
     sampled = rollout_function.roll_out(prompts, trainer.model, trainer.state.global_step)
+    rollout_function.sample_next(trainer)  # off_policy: 1
     scored = rollout_function.score(sampled)
     batch = trainer.tensors(prompts, scored)
     batch |= trainer.weigh(scored, batch)
@@ -90,10 +93,17 @@ def run(
             use_bf16(recipe.precision),
         )
         metrics = open_metrics(folder)
-        with closing(sampler), meter(recipe.name, recipe.steps) as progress:
+        with ExitStack() as opened:
+            opened.enter_context(closing(sampler))
+            progress = opened.enter_context(meter(recipe.name, recipe.steps))
             progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
-            rollout_function = RolloutFunction(recipe, codec, problem_order(recipe, problems), sampler)
+            kind = OneStepOffPolicy if recipe.off_policy else RolloutFunction
+            rollout_function = kind(recipe, codec, problem_order(recipe, problems), sampler)
+            opened.enter_context(closing(rollout_function))
             trainer = build_trainer(recipe, rollout_function, folder)
+            if isinstance(rollout_function, OneStepOffPolicy):
+                rollout_function.restore(last_checkpoint(folder))
+                trainer.add_callback(saving(rollout_function, folder))
             if recipe.guard.watches_turn1:
                 rollout_function.measure_start(trainer.model, folder / "start.json")
             watch = GuardCallback(recipe, trainer, metrics, progress)

@@ -54,6 +54,8 @@ class RlRecipe(TrainerRecipe):
     sampler_options: dict[str, Any] = field(
         default_factory=dict
     )  # vllm: its engine arguments; servers: endpoints, weights (a folder), …
+    off_policy: Literal[0, 1] = 0  # 1: the next rollout is sampled while this one is learned (one-step off-policy)
+    importance_cap: float = 2.0  # off_policy: at most the weight of a token, policy over sampler (truncated IS)
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
@@ -91,4 +93,19 @@ class RlRecipe(TrainerRecipe):
         for key in sorted(_FIXED_HERE & self.trainer.keys()):
             raise RecipeError(f"trainer: {key!r} is fixed here: paths are sampled untruncated, at temperature 1")
         check_trainer(self.trainer)
+        self._check_off_policy()
         assert self.loss  # refuses what is not the method
+
+    def _check_off_policy(self) -> None:
+        if self.off_policy and self.sampler == "live":
+            raise RecipeError(
+                "off_policy=1 samples while the weights change, and sampler=live samples from those very weights: set "
+                "sampler=replica (a copy of the model beside it), servers or vllm, or off_policy=0"
+            )
+        if not self.importance_cap >= 1:
+            raise RecipeError(
+                f"importance_cap={self.importance_cap}: expected 1 or more; the weights of tokens that the policy and "
+                "the sampler find equally likely are 1, and a lower cap would cut them all"
+            )
+        for key in sorted(key for key in self.trainer if self.off_policy and key.startswith("vllm_importance")):
+            raise RecipeError(f"trainer: {key!r}: off_policy=1 truncates each token's weight: set importance_cap")
