@@ -120,6 +120,7 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
 
     args: Any
     model: Any
+    _tokenizer: Any
     num_generations: int
     _buffered_inputs: Any
 
@@ -335,10 +336,8 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
 
         Raises GuardError where they differ by more than ``max_logprob_gap``.
         """
-        rows = {
-            name: column.to(self.accelerator.device)
-            for name, column in _padded(rollouts, self.processing_class.pad_token_id).items()
-        }
+        pad_id: int = self._tokenizer.pad_token_id
+        rows = {name: column.to(self.accelerator.device) for name, column in _padded(rollouts, pad_id).items()}
         gap = Gap()
         gap.add(policy_log_probs(self, rows) - rows["sampling_per_token_logps"], rows["completion_mask"])
         gap.hold(self.max_logprob_gap, self.state.global_step)
@@ -348,7 +347,7 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
 def _padded(rollouts: Sequence[Rollout], pad_id: int) -> dict[str, Tensor]:
     """Return trajectories as TRL pads them: prompts on the left, completions on the right."""
 
-    def padded(rows: Sequence[Sequence[float]], value: float, side: str, dtype: torch.dtype) -> Tensor:
+    def padded(rows: Sequence[Sequence[float]], value: int, side: str, dtype: torch.dtype) -> Tensor:
         found: Tensor = pad([torch.tensor(row, dtype=dtype) for row in rows], value, side)
         return found
 
@@ -358,7 +357,7 @@ def _padded(rollouts: Sequence[Rollout], pad_id: int) -> dict[str, Tensor]:
         "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, "left", torch.long),
         "completion_ids": padded(completions, pad_id, "right", torch.long),
         "completion_mask": padded([[1] * len(ids) for ids in completions], 0, "right", torch.long),
-        "sampling_per_token_logps": padded([one.logprobs for one in rollouts], 0.0, "right", torch.float32),
+        "sampling_per_token_logps": padded([one.logprobs for one in rollouts], 0, "right", torch.float32),
     }
 
 

@@ -40,6 +40,7 @@ from selfcorrect.train.common.models import save_model
 from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.dashboard import is_of_rollout, time_summary
 from selfcorrect.train.rl.off_policy import OneStepOffPolicy, saving
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import START_TOKENS, RolloutFunction, problem_order
@@ -96,7 +97,7 @@ def run(
         with ExitStack() as opened:
             opened.enter_context(closing(sampler))
             progress = opened.enter_context(meter(recipe.name, recipe.steps))
-            progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
+            progress.begin_at(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
             kind = OneStepOffPolicy if recipe.off_policy else RolloutFunction
             rollout_function = kind(recipe, codec, problem_order(recipe, problems), sampler)
             opened.enter_context(closing(rollout_function))
@@ -107,7 +108,7 @@ def run(
             if recipe.guard.watches_turn1:
                 rollout_function.measure_start(trainer.model, folder / "start.json")
             watch = GuardCallback(recipe, trainer, metrics, progress)
-            trainer.add_callback(watch)
+            trainer.callback_handler.callbacks.insert(0, watch)  # what it adds to a log, trackers are to see
             fit(trainer, folder)
             trainer.release()
             last = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
@@ -157,7 +158,7 @@ def context_of_policy(recipe: RlRecipe) -> int | None:
 
 def _compute(recipe: RlRecipe, metrics: Metrics, order: Sequence[Problem], folder: Path) -> Compute | None:
     """Return what a run took: its rollouts with those of the start model; None where a row of before has no counts."""
-    rollouts = [row for row in metrics.rows if row.get("sampled_at") is not None]
+    rollouts = [row for row in metrics.rows if is_of_rollout(row)]
     start, at_start = folder / START_TOKENS, 0
     if recipe.guard.watches_turn1:
         if not start.exists():
@@ -186,4 +187,5 @@ def _summary(recipe: RlRecipe, metrics: Metrics) -> dict[str, Any]:
         "paths": len(rows) * recipe.prompts_per_step * recipe.generations,
         "ungradable": sum(row["ungradable"] for row in metrics.rows if "ungradable" in row),
         "largest_logprob_gap": max((row["logprob_gap"] for row in metrics.rows), default=None),
+        **time_summary(metrics.rows),
     }

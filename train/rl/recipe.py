@@ -63,6 +63,7 @@ class RlRecipe(TrainerRecipe):
     overlong: Literal["keep", "mask", "drop"] = "keep"  # cut by the budget: learn, count but do not, leave out
     guard: GuardRecipe = field(default_factory=GuardRecipe)  # what is watched, and what happens then
     max_logprob_gap: float = 0.05  # mean |sampler - trainer| in nats a token; above it the run stops
+    logged_trajectories: int = 4  # of each rollout, as text in the trackers that trainer.report_to names; 0: none
     save_every: int = 10  # rollouts between checkpoints, to resume from and for the guard to fall back on
 
     @property
@@ -88,6 +89,8 @@ class RlRecipe(TrainerRecipe):
     def __post_init__(self) -> None:
         if min(self.steps, self.prompts_per_step, self.updates, self.passes, self.micro_rows, self.horizon) < 1:
             raise RecipeError("steps, prompts_per_step, updates, passes, micro_rows and horizon are at least 1")
+        if self.logged_trajectories < 0:
+            raise RecipeError("logged_trajectories is at least 0")
         if self.generations < 2:
             raise RecipeError("generations is at least 2: a group of one has no advantage")
         for key in sorted(_FIXED_HERE & self.trainer.keys()):
