@@ -56,15 +56,12 @@ class OneStepOffPolicy(RolloutFunction):
 
     _ahead: _Ahead | None = None
     _thread: Thread | None = None
-    _followed: int | None = None  # the optimizer step whose weights the sampler has
     _codec_of_thread: Any = None  # a tokenizer serves one thread
 
     def roll_out(self, prompt_texts: Sequence[str], model: Any, step: int) -> SampledRollout:
         """Return the rollout of this step: the one that was sampled ahead; the first is sampled now."""
         if self._ahead is None:
-            sampled = super().roll_out(prompt_texts, model, step)
-            self._followed = step
-            return sampled
+            return super().roll_out(prompt_texts, model, step)
         started = time.perf_counter()
         sampled = self._ahead.sampled.result()
         self.waited_s, self.handover_s = time.perf_counter() - started, 0.0
@@ -91,9 +88,7 @@ class OneStepOffPolicy(RolloutFunction):
         staleness = self.recipe.steps_per_rollout
         seeds = self._seeds(problems, step + staleness)
         started = time.perf_counter()
-        if self._followed != step:
-            self.sampler.follow(trainer.model)
-            self._followed = step
+        self.sampler.follow(trainer.model)
         gap = trainer.compare(self._probe(problems, step))
         handover_s = time.perf_counter() - started
         self.handover_s += handover_s

@@ -131,6 +131,11 @@ def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> Rende
         f"most {recipe.sampling.budget} tokens: at most {recipe.steps * samples * recipe.sampling.budget:,} tokens; "
         f"{recipe.steps * recipe.steps_per_rollout} optimizer steps"
     )
+    if recipe.off_policy:
+        shown.append(
+            "off_policy=1: each rollout but the first is sampled while the one before it is learned, by weights one "
+            f"version behind; a token weighs at most {recipe.importance_cap:g} (importance_cap)"
+        )
     if recipe.guard.watches_turn1:
         first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
         shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
