@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -156,6 +157,34 @@ def test_the_records_of_trajectories_name_the_version_of_the_weights(ahead: Grpo
     rows = [json.loads(line) for line in lines]
     assert rows
     assert {(row["step"], row["sampled_at"]) for row in rows} == {(2, 0), (3, 1)}
+
+
+def test_sampling_is_hidden_behind_the_update(ahead: GrpoRecipe, tmp_path: Path) -> None:
+    """A sampler that takes 0.4 s elsewhere, an update that takes 0.8 s more: the trainer does not wait."""
+
+    class Elsewhere(Stale):
+        def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+            time.sleep(0.4 * (threading.current_thread().name == "next rollout"))
+            return super().sample_many(requests)
+
+    recipe = replace(ahead, steps=4, learning_rate=0.0)
+    rollout_function = one_step_ahead(recipe, Elsewhere(recipe.model))
+    trainer = build_trainer(recipe, rollout_function, tmp_path / "trainer")
+    figures = []
+
+    def step(_: Any, prompts: Sequence[str]) -> list[dict[str, Any]]:
+        micro_batches = program.step(rollout_function, trainer, prompts)
+        assert trainer.scored is not None
+        figures.append(trainer.scored.figures)
+        time.sleep(0.8)
+        return micro_batches
+
+    trainer.step = step
+    trainer.train()
+    behind = figures[1:]
+    assert len(behind) == 3
+    assert all(found["rollout_s"] > 0.4 for found in behind)
+    assert sum(found["waited_s"] for found in behind) < 0.5 * sum(found["rollout_s"] for found in behind)
 
 
 # --- importance sampling ----------------------------------------------------------------------------------------------
