@@ -54,11 +54,11 @@ class RlRecipe(TrainerRecipe):
     sampler_options: dict[str, Any] = field(
         default_factory=dict
     )  # vllm: its engine arguments; servers: endpoints, weights (a folder), …
-    off_policy: Literal[0, 1] = 0  # 1: the next rollout is sampled while this one is learned (one-step off-policy)
-    importance_cap: float = 2.0  # off_policy: at most the weight of a token, policy over sampler (truncated IS)
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
+    off_policy: Literal[0, 1] = 0  # 1: the next rollout is sampled while this one is learned (one-step off-policy)
+    importance_cap: float = 2.0  # off_policy: at most the weight of a token, policy over sampler (truncated IS)
     reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
     overlong: Literal["keep", "mask", "drop"] = "keep"  # cut by the budget: learn, count but do not, leave out
     guard: GuardRecipe = field(default_factory=GuardRecipe)  # what is watched, and what happens then

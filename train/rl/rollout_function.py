@@ -82,12 +82,6 @@ class RolloutFunction:
         self.waited_s = seconds - self.handover_s
         return SampledRollout(tuple(rollouts), step, seconds, self.handover_s)
 
-    def sample_next(self, trainer: TrajectoryTrainer) -> None:
-        """Begin to sample the rollout of the next step, where the recipe wants that; here: nothing."""
-
-    def close(self) -> None:
-        """End what is still being sampled; here nothing is."""
-
     def score(self, sampled: SampledRollout) -> ScoredRollout:
         """Return the rollout graded, rewarded and measured.
 
@@ -133,6 +127,12 @@ class RolloutFunction:
         named = [(problem.id, share) for problem, share in zip(self._order, shares, strict=True)]
         each = self.recipe.prompts_per_step
         self.start = [dict(named[first : first + each]) for first in range(0, len(named), each)]
+
+    def sample_next(self, trainer: TrajectoryTrainer) -> None:
+        """Begin to sample the rollout of the next step, where the recipe wants that; here: nothing."""
+
+    def close(self) -> None:
+        """End what is still being sampled; here nothing is."""
 
     def _seeds(self, problems: Sequence[Problem], step: int) -> list[int]:
         """Return one seed a trajectory: by step, problem, and how many of the problem the rollout has before it.

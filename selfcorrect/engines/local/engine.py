@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -272,18 +272,18 @@ class TransformersEngine(Engine):
             self._batch.forget()
         try:
             # Not inference_mode: a module may cache tensors that training uses later.
-            with torch.no_grad(), self._without_autocast():
-                yield
+            device = self.model.device.type
+            with torch.no_grad():
+                if torch.is_autocast_enabled(device):
+                    with torch.autocast(device, enabled=False):
+                        yield
+                else:  # leaving a context of autocast empties a cache that is of all threads
+                    yield
         finally:
             for module in training:
                 module.training = True
             if self.model.device.type == "cuda":
                 self._batch.clear()  # Training needs the memory; on a CPU, keeping it saves the page faults.
-
-    def _without_autocast(self) -> AbstractContextManager[Any]:
-        """Return a context without autocast; of none, no context: leaving one empties a cache that threads share."""
-        device = self.model.device.type
-        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _answer(outcomes: Sequence[tuple[_AsyncRow, Sample | EngineError]]) -> None:
