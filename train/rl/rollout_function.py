@@ -101,8 +101,7 @@ class RolloutFunction:
         figures |= {"waited_s": self.waited_s, "handover_s": self.handover_s}
         figures["tokens_per_s/sampled"] = figures["sampled_tokens"] / max(1e-9, sampled.seconds - sampled.handover_s)
         figures["grading_s"] = time.perf_counter() - started
-        about = {"staleness": sampled.staleness, "gap": sampled.gap}
-        return replace(scored, trajectories=trajectories, figures=figures, **about)
+        return replace(scored, trajectories=trajectories, figures=figures, staleness=sampled.staleness, gap=sampled.gap)
 
     def measure_start(self, model: Any, path: Path) -> None:
         """Let the model, before it is trained, attempt the problems of all rollouts; kept in a file.
