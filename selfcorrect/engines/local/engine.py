@@ -141,6 +141,8 @@ class TransformersEngine(Engine):
             try:
                 self._batch.waiting.extend(rows)
                 while self._batch.busy:
+                    if self._closed:
+                        raise EngineError(f"the engine {self.name} was closed")
                     self._batch.step()
             except BaseException:
                 self._batch.clear()
@@ -275,8 +277,13 @@ class TransformersEngine(Engine):
             self._batch.forget()
         try:
             # Not inference_mode: a module may cache tensors that training uses later.
-            with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-                yield
+            device = self.model.device.type
+            with torch.no_grad():
+                if torch.is_autocast_enabled(device):
+                    with torch.autocast(device, enabled=False):
+                        yield
+                else:  # leaving a context of autocast empties a cache that is of all threads
+                    yield
         finally:
             for module in training:
                 module.training = True
