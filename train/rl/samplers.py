@@ -134,8 +134,8 @@ class ReplicaSampler:
         return self._engine.context
 
     def close(self) -> None:
-        """Let the copy go."""
-        del self._engine
+        """End what is being sampled and free the cache."""
+        asyncio.run(self._engine.close())
 
 
 class VllmSampler:
