@@ -178,10 +178,9 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
             with self.accelerator.autocast():
-                log_probs_N, all_NV = lean_cpu.log_probs_of(model, taken, inputs["labels"])
+                log_probs_N, hits_N = lean_cpu.log_probs_of(model, taken, inputs["labels"], "is_top1")
             mode = "train" if model.training else "eval"
-            hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
-            self._metrics[mode]["mean_token_accuracy"].append(hits)
+            self._metrics[mode]["mean_token_accuracy"].append(hits_N.float().mean().item())
             if num_items_in_batch is None:
                 return -log_probs_N.mean()
             # Of all processes' tokens; their gradients will be averaged.

@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.train.common import lean_cpu
 from selfcorrect.train.common.distributed import has_gpu, process_count
-from selfcorrect.train.common.lean_cpu import has_plain_head, log_probs_of
+from selfcorrect.train.common.lean_cpu import has_large_vocabulary, has_plain_head, log_probs_of
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.models import detach_from_file, load_model
 from selfcorrect.train.common.recipe import trl_config
@@ -256,14 +256,17 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Any, Any, Any]:
-        whole = not args and kwargs.get("batch_size") is None
+        rows = kwargs.get("batch_size")
         if (
-            whole
+            not args
             and model in (self.model, self.ref_model)
             and not self._entropy_bonus_enabled
             and has_plain_head(model)
+            and (rows is None or has_large_vocabulary(model))
         ):
-            logps, entropies = self._lean_log_probs(model, input_ids, attention_mask, logits_to_keep)
+            parts = zip(*(t.split(rows or len(t)) for t in (input_ids, attention_mask)), strict=True)
+            found = [self._lean_log_probs(model, *part, logits_to_keep) for part in parts]
+            logps, entropies = (torch.cat(tensors) for tensors in zip(*found, strict=True))
             aux_loss = None
         else:
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
@@ -278,12 +281,11 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
         labels = ids.masked_fill(mask == 0, -100)
         labels[:, :-kept] = -100
         with self.accelerator.autocast():
-            log_probs_N, all_NV = log_probs_of(model, {"input_ids": ids, "attention_mask": mask}, labels)
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            log_probs_N, entropies_N = log_probs_of(model, inputs, labels, "entropy")
         scored = labels[:, -kept:] != -100
         zeros = log_probs_N.new_zeros(scored.shape)
-        with torch.no_grad():
-            entropies = zeros.masked_scatter(scored, -(all_NV.exp() * all_NV).sum(-1))
-        return zeros.masked_scatter(scored, log_probs_N), entropies
+        return zeros.masked_scatter(scored, log_probs_N), zeros.masked_scatter(scored, entropies_N)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
