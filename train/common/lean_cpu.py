@@ -142,7 +142,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
 
 def has_large_vocabulary(model: Any) -> bool:
     """True where logits are made in tiles."""
-    return len(model.get_output_embeddings().weight) > PLAIN_WORDS
+    return model.get_output_embeddings().out_features > PLAIN_WORDS
 
 
 def log_probs_of(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor, beside: Beside) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,8 @@ def _log_probs(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor, beside:
     head, labels_N = model.get_output_embeddings(), next_labels[learned]
     if has_large_vocabulary(model):
         return _in_tiles(hidden_NE, head, labels_N, beside)
-    all_NV = F.log_softmax(head(hidden_NE).float(), -1)
+    logits_NV = head(hidden_NE)
+    all_NV = F.log_softmax(logits_NV.float() if logits_NV.dtype.itemsize < 4 else logits_NV, -1)
     log_probs_N = all_NV.gather(1, labels_N[:, None])[:, 0]
     with torch.no_grad():
         if beside == "is_top1":
