@@ -78,7 +78,7 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
         data = _load(recipe, run_folder, codec)
         metrics = open_metrics(folder)
         with meter(f"sft {recipe.name}", None) as progress:
-            trainer = _trainer(recipe, codec, data, folder)
+            trainer = build_trainer(recipe, codec, data, folder)
             share = (recipe.stop_after_epochs or recipe.epochs) / recipe.epochs
             trainer.add_callback(reports(metrics, progress, {"mean_token_accuracy": "token_accuracy"}, share))
             fit(trainer, folder)
@@ -155,7 +155,8 @@ def sft_config(recipe: SftRecipe, folder: Path) -> SFTConfig:
     return config
 
 
-def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -> SFTTrainer:
+def build_trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -> SFTTrainer:
+    """Return TRL's trainer on rows that are tokens already."""
     from datasets import Dataset
     from trl import SFTTrainer
 
