@@ -227,7 +227,8 @@ def run_bytes(
     unlearned = frozen * trained + models.references * size.parameters
     held = state_bytes(trained * size.trained, processes, layout)
     held += state_bytes(unlearned, processes, layout, bytes_each=(4.0, 0.0, 0.0))
-    held += gathered_bytes(size) if LAYOUTS[layout][0] else trained * size.kept.copies
+    at_once = 1 if batch.checkpointing else trained  # recomputed layers keep none: they go with each forward pass
+    held += gathered_bytes(size) if LAYOUTS[layout][0] else at_once * size.kept.copies
     return (
         held
         + 2.0 * size.parameters * models.replica

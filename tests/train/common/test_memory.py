@@ -147,6 +147,8 @@ def test_copies_of_weights_are_kept_where_weights_are_whole() -> None:
     assert held["zero3, fsdp"] == pytest.approx(16e9 + 4 * 2e8)  # two of ten layers whole
     with_values = run_bytes(size, Batch(1, 1, False), Models(value_model=True), "zero2", 1)
     assert with_values == pytest.approx(36e9)
+    recomputed = run_bytes(size, Batch(1, 1, True), Models(value_model=True), "zero2", 1)
+    assert recomputed == pytest.approx(34e9)
 
 
 def test_the_table_adds_reference_and_value_model() -> None:
