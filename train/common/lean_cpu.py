@@ -133,7 +133,12 @@ def _narrowed(value: Tensor) -> Tensor:
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """True where logits are the output embedding's product with the last hidden state, on a CPU, nothing more."""
+    """True where logits are the output embedding's product with the last hidden state, on a CPU, nothing more.
+
+    False for a reference model in DeepSpeed's wrapper, whose ``config`` is DeepSpeed's: it is entered by the wrapper.
+    """
+    if not hasattr(model.config, "get_text_config"):
+        return False
     config = model.config.get_text_config()
     tricks = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     plain = all(getattr(config, name, None) is None for name in tricks) and not hasattr(config, "output_router_logits")
