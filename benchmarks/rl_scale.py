@@ -6,7 +6,9 @@
 Both runs are `train grpo` in fp32 on the same problems, 5 steps of 8 × 8 paths: one process that samples from the live
 module, then ``--launch fsdp-cpu`` with ``sampler: replica``. `loss_abs_diff` is the largest difference of a step's
 loss; `weights_apart` is the distance of the final weights as a share of the one-process run's update. What the order
-of sums alone does to it is `weights_apart_reordered`: one process again, with micro-batches half as long.
+of sums alone does to it is `weights_apart_reordered`: one process again, with micro-batches half as long. That the
+rest is rounding, too, shows in float64: `weights_apart_float64` is of the same two runs with weights, gradients and
+optimizer in it (both sample from a copy in float32, so that they sample the same).
 
 The hand-over is measured on a Llama of random weights, ``--layers`` of ``--width``, sharded over the same processes:
 `handover_equal` says whether the sampler's copy has bit for bit the weights that were sharded, `handover_s` is the
@@ -26,18 +28,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfcorrect.chat import model_path
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.runs.jsonl import read_jsonl
+from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.train import grpo
 from selfcorrect.train.common.distributed import gathered, process_count, process_rank
-from selfcorrect.train.common.launch import config_path, launch_environment
+from selfcorrect.train.common.launch import EXPECTED, config_path, launch_environment
 from selfcorrect.train.common.sharding import shard
 from selfcorrect.train.common.weights import hand_over
 
@@ -54,16 +60,24 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--float64", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         measure_hand_over(arguments.layers, arguments.width, arguments.worker)
+        return
+    if arguments.float64:
+        train_in_float64(arguments.float64, arguments.steps)
         return
     with tempfile.TemporaryDirectory() as folder:
         one = trained(Path(folder) / "one", arguments.steps)
         two = trained(Path(folder) / "two", arguments.steps, "sampler=replica", "--launch", "fsdp-cpu")
         again = trained(Path(folder) / "reordered", arguments.steps, "micro_rows=4")
         reordered = {"weights_apart_reordered": compared(one, again)["weights_apart"]}
-        figures = compared(one, two) | reordered | handed_over(Path(folder), arguments.layers, arguments.width)
+        double = [trained_in_float64(Path(folder) / f"float64-{n}", arguments.steps, n) for n in (1, 2)]
+        exact = compared(*double)
+        figures = compared(one, two) | reordered
+        figures |= {f"{name}_float64": exact[name] for name in ("loss_abs_diff", "weights_apart")}
+        figures |= handed_over(Path(folder), arguments.layers, arguments.width)
     print(json.dumps({"processes": 2} | figures | {"servers_lost": None, "paths_lost": None}))
 
 
@@ -76,25 +90,62 @@ def trained(run: Path, steps: int, *more: str) -> Path:
     return run / "checkpoints" / "grpo"
 
 
+def trained_in_float64(run: Path, steps: int, processes: int) -> Path:
+    """Run the same in float64 on so many FSDP processes and return its checkpoint folder."""
+    started = time.perf_counter()
+    in_processes(processes, ["--float64", str(run), "--steps", str(steps)])
+    print(f"{run.name}: {time.perf_counter() - started:.0f} s")
+    return run / "checkpoints" / "grpo"
+
+
+def train_in_float64(run: Path, steps: int) -> None:
+    """Train as ``train grpo`` does, but for the dtype of the weights."""
+    from selfcorrect.train.rl import grpo_trainer
+
+    load = grpo_trainer.load_model
+
+    def in_float64(model: str, attention: str) -> Any:
+        loaded = load(model, attention, "float64")
+        for module in loaded.modules():
+            if type(module).__name__.endswith("RotaryEmbedding"):
+                module.forward = partial(exact_rotary, module)
+        return loaded
+
+    grpo_trainer.load_model = in_float64
+    grpo.run(load_recipe(grpo.GrpoRecipe, None, [f"steps={steps}", *SETTINGS, "sampler=replica"]), run)
+
+
+def exact_rotary(module: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines in float64; transformers computes them in float32, whatever the model's dtype.
+
+    A row's positions begin at its padding, which micro-batches decide: rounded angles would set the runs apart.
+    """
+    angles = position_ids[..., None].double() * module.inv_freq.double()
+    both = torch.cat([angles, angles], -1)
+    return both.cos() * module.attention_scaling, both.sin() * module.attention_scaling
+
+
+def in_processes(count: int, arguments: list[str], **environment: str) -> None:
+    """Run this file on so many processes of torchrun, which shard what they train."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--standalone"]
+    told = one_thread() | launch_environment(config_path("fsdp-cpu")) | {EXPECTED: str(count)} | environment
+    subprocess.run([*launcher, __file__, *arguments], check=True, env=told)
+
+
 def compared(one: Path, two: Path) -> dict[str, float]:
     """Return how far two trainings from the embedded model are apart."""
     losses = [[row["loss"] for row in read_jsonl(folder / "metrics.jsonl")] for folder in (one, two)]
     start, first, second = (load_file(Path(f) / "model.safetensors") for f in (model_path("embedded"), one, two))
-    apart = sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
-    moved = sum(float(((first[name] - start[name].float()) ** 2).sum()) for name in first)
+    apart = sum(float(((first[name].double() - second[name].double()) ** 2).sum()) for name in first)
+    moved = sum(float(((first[name].double() - start[name].double()) ** 2).sum()) for name in first)
     differences = [abs(a - b) for a, b in zip(*losses, strict=True)]
     return {"steps": len(differences), "loss_abs_diff": max(differences), "weights_apart": (apart / moved) ** 0.5}
 
 
 def handed_over(folder: Path, layers: int, width: int) -> dict[str, Any]:
     """Measure the hand-over in two processes of torchrun."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    environment = one_thread() | launch_environment(config_path("fsdp-cpu"))
-    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     sizes = ["--layers", str(layers), "--width", str(width)]
-    subprocess.run(
-        [*launcher, __file__, *sizes, "--worker", str(folder / "hand-over.json")], check=True, env=environment
-    )
+    in_processes(2, [*sizes, "--worker", str(folder / "hand-over.json")], MALLOC_MMAP_THRESHOLD_="65536")
     found: dict[str, Any] = json.loads((folder / "hand-over.json").read_text())
     return found
 

@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py                                  # the embedded model, 64 completions
     python benchmarks/train_step.py --model runs/demo/checkpoints/ift --rounds 7
+    python benchmarks/train_step.py --long                           # 2,048 tokens, 30 million parameters
 
 Both sides start each round from the same weights and take the same problems, 8 paths each, to the same token limit,
 precision, micro-batches, loss (DAPO) and reward: the correctness of the last answer. Stock TRL is `GRPOTrainer` as
@@ -13,6 +14,11 @@ Seconds are split into generation, scoring (grading and advantages), and update 
 `loss_abs_diff` is between both sides' losses on ONE AND THE SAME rollout, stock TRL's; `gradient_relative_diff` is of
 the gradients there, in the training precision; the same in fp32 stands beside them. In bf16 the two round at different
 places (ours keeps scores and norms in bf16, TRL's widens them): what fp32 does not show is that rounding.
+
+``--long`` compares an update on long trajectories in place of a whole step: a Qwen-shaped model of random weights, 30
+million parameters and 32,000 words, ``--paths`` trajectories of 256 to 2,048 random tokens, the same for both; rewards
+differ. Each side is a process of its own, so that its peak is its own: the most it had resident beyond what it had
+before the model was read. Ours runs twice, with the CPU's lean attention (``auto``), which keeps scores, and with SDPA.
 The last line is JSON for machines.
 """
 
@@ -20,7 +26,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -99,18 +108,21 @@ def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], f
 
 
 class Clock:
-    """Seconds of the last step, split; attaches to a trainer's methods."""
+    """Seconds of the last step, split; attaches to a trainer's methods. ``cpu``: processor seconds of the scoring."""
 
     def __init__(self, trainer: Any, *, generates: str, scores: str) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu = 0.0
         for name, method in (("generation_s", generates), ("scored_s", scores)):
             setattr(trainer, method, self._timed(name, getattr(trainer, method)))
 
     def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
+            started, started_cpu = time.perf_counter(), time.process_time()
             result = method(*args, **kwargs)
             self.seconds[name] = time.perf_counter() - started
+            if name == "scored_s":
+                self.cpu = time.process_time() - started_cpu
             return result
 
         return call
@@ -125,14 +137,17 @@ def two_steps(trainer: Any, clock: Clock, generation_s: Callable[[], float]) -> 
     class Watch(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started = time.perf_counter()
+            self.started_cpu = time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             total = time.perf_counter() - self.started
             generated = generation_s()
+            cpu = time.process_time() - self.started_cpu - clock.cpu
             took.update(
                 generation_s=generated,
                 scoring_s=clock.seconds["scored_s"] - generated,
                 update_s=total - clock.seconds["scored_s"],
+                update_cpu_s=cpu,
                 step_s=total,
             )
 
@@ -204,6 +219,55 @@ def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tu
         return abs(losses[0] - losses[1]), distance.item()
 
 
+def compare_long(paths: int, threads: int) -> None:
+    """Print seconds and peak memory of an update on long trajectories: ours, ours with SDPA, TRL's."""
+    from benchmarks.memory import SIZES, random_model
+
+    sides = {"ours": "auto", "ours_sdpa": "sdpa", "trl": "sdpa"}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_model(Path(folder) / "model", SIZES["30m"])
+        for side, attention in sides.items():
+            told = {"side": side, "model": str(model), "attention": attention, "paths": paths}
+            command = [sys.executable, __file__, "--threads", str(threads), "--worker", json.dumps(told)]
+            environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "HF_HUB_OFFLINE": "1"}
+            done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+            found[side] = json.loads(done.stdout.splitlines()[-1])
+            print(side, found[side], flush=True)
+    best = min(("ours", "ours_sdpa"), key=lambda side: found[side]["update_cpu_s"])
+    ratios = {name: round(found["trl"][name] / found[best][name], 2) for name in ("update_cpu_s", "peak_mb")}
+    print(json.dumps({"ratio_vs_trl": ratios, "of": best, "paths": paths, "sides": found}))
+
+
+def long_update(side: str, model: str, attention: str, paths: int) -> dict[str, float]:
+    """Take two steps of one side here; return the second's seconds and the peak of both."""
+    from benchmarks.gpu import step
+    from benchmarks.memory import peak_mb
+
+    recipe = GrpoRecipe(
+        model=model,
+        steps=2,
+        prompts_per_step=1,
+        generations=paths,
+        micro_rows=paths,
+        max_tokens=2048,
+        attention=attention,
+        zero_variance="skip",
+        max_logprob_gap=1e9,  # the sampler writes random tokens
+    )
+    with tempfile.TemporaryDirectory() as folder, quiet_libraries():
+        before = peak_mb(reset=True)
+        took = (step.stock if side == "trl" else step.ours)(recipe, Path(folder))
+        peak = peak_mb() - before
+    tokens = sum(step.trained_tokens(recipe))
+    return {
+        "update_s": round(took["update_s"], 1),
+        "update_cpu_s": round(took["update_cpu_s"], 1),
+        "peak_mb": round(peak),
+        "tokens": tokens,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded")
@@ -211,8 +275,17 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--long", action="store_true", help="compare time and memory of an update on long trajectories")
+    parser.add_argument("--paths", type=int, default=4, help="trajectories of --long")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.worker:
+        print(json.dumps(long_update(**arguments.worker)))
+        return
+    if arguments.long:
+        compare_long(arguments.paths, arguments.threads)
+        return
     recipe = recipe_of(arguments)
     codec = ChatCodec.load(recipe.model)
     chosen = problem_order(recipe, problems("train", recipe.steps * recipe.prompts_per_step, seed=0))

@@ -78,7 +78,7 @@ def run(recipe: SftRecipe, run_folder: Path) -> dict[str, Any]:
         data = _load(recipe, run_folder, codec)
         metrics = open_metrics(folder)
         with meter(f"sft {recipe.name}", None) as progress:
-            trainer = _trainer(recipe, codec, data, folder)
+            trainer = build_trainer(recipe, codec, data, folder)
             share = (recipe.stop_after_epochs or recipe.epochs) / recipe.epochs
             trainer.add_callback(reports(metrics, progress, {"mean_token_accuracy": "token_accuracy"}, share))
             fit(trainer, folder)
@@ -155,7 +155,8 @@ def sft_config(recipe: SftRecipe, folder: Path) -> SFTConfig:
     return config
 
 
-def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -> SFTTrainer:
+def build_trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -> SFTTrainer:
+    """Return TRL's trainer on rows that are tokens already."""
     from datasets import Dataset
     from trl import SFTTrainer
 
@@ -178,10 +179,9 @@ def _trainer(recipe: SftRecipe, codec: ChatCodec, data: SftData, folder: Path) -
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
             with self.accelerator.autocast():
-                log_probs_N, all_NV = lean_cpu.log_probs_of(model, taken, inputs["labels"])
+                log_probs_N, hits_N = lean_cpu.log_probs_of(model, taken, inputs["labels"], "is_top1")
             mode = "train" if model.training else "eval"
-            hits = (log_probs_N >= all_NV.amax(-1)).float().mean().item()
-            self._metrics[mode]["mean_token_accuracy"].append(hits)
+            self._metrics[mode]["mean_token_accuracy"].append(hits_N.float().mean().item())
             if num_items_in_batch is None:
                 return -log_probs_N.mean()
             # Of all processes' tokens; their gradients will be averaged.

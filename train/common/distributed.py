@@ -61,7 +61,28 @@ def _state() -> PartialState:
     from accelerate import PartialState
 
     fsdp_asked()
-    return PartialState(cpu=not has_gpu())
+    return PartialState(cpu=asks_for_cpu(), backend=backend())
+
+
+def asks_for_cpu() -> bool:
+    """True where accelerate is to be told to take the CPU; under DeepSpeed, which finds it by itself, never.
+
+    Told so, accelerate 1.15 leaves DeepSpeed out and makes plain DDP, without a word.
+    """
+    return not has_gpu() and not deepspeed_asked()
+
+
+def backend() -> str | None:
+    """Return what processes talk through where accelerate does not know: DeepSpeed's on a CPU; None: it knows.
+
+    Left alone, accelerate 1.15 takes each of DeepSpeed's processes on a CPU for the only one.
+    """
+    return "gloo" if deepspeed_asked() and not has_gpu() else None
+
+
+def deepspeed_asked() -> bool:
+    """True where this process was started to train with DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
 def fsdp_asked() -> bool:

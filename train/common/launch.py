@@ -165,9 +165,13 @@ def launch_environment(path: Path) -> dict[str, str]:
     """
     settings = _read(path)
     told = {EXPECTED: str(settings["num_processes"])}
-    if _on_cpu(settings) and settings["distributed_type"] == "FSDP":
-        options = {name.upper(): str(value).lower() for name, value in settings.get("fsdp_config", {}).items()}
-        told |= {"ACCELERATE_USE_FSDP": "true", **options}
+    kind = settings["distributed_type"]
+    if _on_cpu(settings) and kind in ("FSDP", "DEEPSPEED"):
+        prefix = "" if kind == "FSDP" else "ACCELERATE_DEEPSPEED_"
+        options = settings.get(f"{kind.lower()}_config", {}).items()
+        told |= {f"ACCELERATE_USE_{kind}": "true"} | {
+            prefix + name.upper(): str(value).lower() for name, value in options
+        }
     return told
 
 

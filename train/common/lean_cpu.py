@@ -8,7 +8,9 @@ In a model of a few million parameters the products are cheap and passes over me
   values and kept once. Block-diagonal masks of packed rows pass through unchanged.
 - **Norms and rotary positions** (`narrow`): a norm is one call instead of five; under autocast both leave in its
   dtype, as they do in a model that is held in bf16, instead of widening everything after them.
-- **Log-probabilities** (`log_probs_of`): the head runs over the positions that are in the loss, not over all.
+- **Log-probabilities** (`log_probs_of`): the head runs over the positions that are in the loss, not over all. Of a
+  vocabulary above ``PLAIN_WORDS`` no logits of a whole batch are made: TRL's `ChunkedLogProbFunction` computes them a
+  tile at a time, and again in the backward pass.
 
 Not covered: GPUs (SDPA, flash attention and TRL's fused head serve there), attention dropout (refused), rows of many
 thousand tokens (scores are materialised), heads that scale or cap their logits (`has_plain_head` says so).
@@ -16,17 +18,27 @@ thousand tokens (scores are materialised), heads that scale or cap their logits 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from trl.kernels import ChunkedLogProbFunction
 
 from selfcorrect.errors import ModelError
 from selfcorrect.train.common.lora import unwrapped
 from selfcorrect.train.common.sharding import through_root
+
+PLAIN_WORDS = 16384
+"""Vocabularies up to this size have their logits made whole: the embedded model's is faster so, and small."""
+
+TILE_WORDS = 2048
+"""Words of a tile; TRL takes 4,096 tokens at once, so that a tile of fp32 is at most 34 MB."""
+
+Beside = Literal["entropy", "is_top1"]
+"""What is told of each label's distribution: its entropy, or whether the label is its most likely word."""
 
 
 class _Attention(torch.autograd.Function):
@@ -121,24 +133,51 @@ def _narrowed(value: Tensor) -> Tensor:
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """True where logits are the output embedding's product with the last hidden state, on a CPU, nothing more."""
+    """True where logits are the output embedding's product with the last hidden state, on a CPU, nothing more.
+
+    False for a reference model in DeepSpeed's wrapper, whose ``config`` is DeepSpeed's: it is entered by the wrapper.
+    """
+    if not hasattr(model.config, "get_text_config"):
+        return False
     config = model.config.get_text_config()
     tricks = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     plain = all(getattr(config, name, None) is None for name in tricks) and not hasattr(config, "output_router_logits")
     return plain and model.device.type == "cpu" and isinstance(model.get_output_embeddings(), torch.nn.Linear)
 
 
-def log_probs_of(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of every label that is not -100, and all log-probabilities there: (N,), (N, V).
+def has_large_vocabulary(model: Any) -> bool:
+    """True where logits are made in tiles."""
+    return model.get_output_embeddings().out_features > PLAIN_WORDS
+
+
+def log_probs_of(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor, beside: Beside) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of every label that is not -100, and ``beside``, which has no gradient: (N,), (N,).
 
     Labels stand at the positions of the tokens themselves, as in transformers; a label in column 0 is not counted.
     """
-    return through_root(model, _log_probs, inputs, labels_BT)
+    return through_root(model, _log_probs, inputs, labels_BT, beside)
 
 
-def _log_probs(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _log_probs(model: Any, inputs: dict[str, Tensor], labels_BT: Tensor, beside: Beside) -> tuple[Tensor, Tensor]:
     next_labels = labels_BT[:, 1:]
     learned = next_labels != -100
     hidden_NE = unwrapped(model).base_model(**inputs, use_cache=False).last_hidden_state[:, :-1][learned]
-    log_probs_NV = F.log_softmax(model.get_output_embeddings()(hidden_NE).float(), -1)
-    return log_probs_NV.gather(1, next_labels[learned][:, None])[:, 0], log_probs_NV
+    head, labels_N = model.get_output_embeddings(), next_labels[learned]
+    if has_large_vocabulary(model):
+        return _in_tiles(hidden_NE, head, labels_N, beside)
+    logits_NV = head(hidden_NE)
+    all_NV = F.log_softmax(logits_NV.float() if logits_NV.dtype.itemsize < 4 else logits_NV, -1)
+    log_probs_N = all_NV.gather(1, labels_N[:, None])[:, 0]
+    with torch.no_grad():
+        if beside == "is_top1":
+            return log_probs_N, log_probs_N >= all_NV.amax(-1)
+        return log_probs_N, -(all_NV.exp() * all_NV).sum(-1)
+
+
+def _in_tiles(hidden_NE: Tensor, head: torch.nn.Linear, labels_N: Tensor, beside: Beside) -> tuple[Tensor, Tensor]:
+    """Return the same of a head whose logits are made by tiles."""
+    log_probs_N, *others = ChunkedLogProbFunction.apply(
+        hidden_NE, head.weight, head.bias, labels_N, 1.0, TILE_WORDS, None, 1.0, (beside,)
+    )
+    (found_N,) = (other for other in others if other is not None)
+    return log_probs_N, found_N.detach()

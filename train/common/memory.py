@@ -7,17 +7,21 @@ among them, are 4 bytes a parameter, spread as the layout spreads weights. Shard
 compute, with the gradient: the embedding and the head, and two layers. A copy to sample from (``sampler: replica``) is
 2 bytes a parameter in every process.
 
-Activations of a forward pass with R rows of T tokens in 16 bit: with checkpointing one input a layer and one layer's
-inside, without it every layer's inside, 34 bytes a token and unit of width (Korthikanti et al., arXiv 2205.05198, eq. 1
-without its attention term: SDPA and flash attention do not keep scores); a value model keeps as much. Logits exist in
-tiles alone (TRL's fused head, 4096 tokens by 32,768 words), with the head's gradient in fp32.
+Activations are measured, not estimated by a formula: the model's own layers run on fake tensors (torch's
+`FakeTensorMode`: shapes without memory), and what autograd keeps of them is counted (`kept`). That has all that
+formulas leave out: the width of the MLP, the residual stream in fp32, a bf16 copy of each input of a linear layer and,
+unless the weights are sharded, of each weight, which autocast keeps. SDPA is assumed, which keeps no scores. With
+checkpointing the inputs of the layers are kept, and the inside of one. Logits exist in tiles alone, with the head's
+gradient in fp32: TRL's on a GPU, smaller ones on a CPU (`lean_cpu`).
 
-An estimate: it knows neither fragmentation nor the CUDA context (1 to 2 GB), nor the sampler's keys and values, which
-take what is left. So a run is said to fit where nine tenths of the GPU are enough.
+`benchmarks/memory.py` holds it against what processes took (docs/measurements.md). It knows neither fragmentation nor
+the CUDA context (1 to 2 GB), nor the sampler's keys and values, which take what is left. So a run is said to fit where
+nine tenths of the GPU are enough.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +55,18 @@ LAYOUTS = {"one GPU, or DDP": (False, False, False), "zero2": (False, True, True
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that a forward pass keeps for its backward pass, by the models' layers, without the head's.
+
+    ``layer`` and ``input``: of a token and a layer, all of it or its input alone. ``copies``: of weights, in bf16.
+    """
+
+    layer: float
+    input: float
+    copies: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSize:
     """What the estimate needs to know of a model. ``parameters`` are all of them, adapters among them."""
 
@@ -59,6 +75,7 @@ class ModelSize:
     width: int
     vocabulary: int
     trained: int
+    kept: Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +98,7 @@ class Models:
 
 def describe(recipe: TrainerRecipe, batch: Batch, models: Models = Models()) -> list[RenderableType]:
     """Return what every ``--dry-run`` begins with: the resolved recipe, the memory it takes, and where that fits."""
-    size = model_size(recipe.model, recipe.lora)
+    size = model_size(recipe.model, recipe.lora, recipe.precision != "fp32")
     if recipe.lora is not None:
         models = replace(models, references=0)  # the reference is the same model, adapters off
     told = (
@@ -121,8 +138,8 @@ def codec_for_plan(model: str, thinking: bool | None = None) -> tuple[ChatCodec 
         return None, f"no prompts and no counts of tokens, which need the tokenizer: {error}"
 
 
-def model_size(model: str, lora: LoraRecipe | None = None) -> ModelSize:
-    """Return a model's size from its configuration, without loading weights."""
+def model_size(model: str, lora: LoraRecipe | None = None, bf16: bool = True) -> ModelSize:
+    """Return a model's size from its configuration, without loading weights; ``bf16``: trained under its autocast."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
@@ -135,7 +152,46 @@ def model_size(model: str, lora: LoraRecipe | None = None) -> ModelSize:
     text = config.get_text_config()
     counts = (sum(p.numel() for p in built.parameters() if p.requires_grad or not only) for only in (False, True))
     parameters, trained = counts
-    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size, trained)
+    kept = _kept(config, bf16)  # under LoRA it is a little less: frozen layers do not need their inputs
+    return ModelSize(parameters, text.num_hidden_layers, text.hidden_size, text.vocab_size, trained, kept)
+
+
+def _kept(config: Any, bf16: bool) -> Kept:
+    """Return what the layers keep, by two of them: what grows with tokens, and what does not."""
+    text = config.get_text_config()
+    layers = text.num_hidden_layers
+    short = copy.deepcopy(config)
+    for part in {id(part): part for part in (short, short.get_text_config())}.values():
+        part.num_hidden_layers = 2
+        if getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[:2]
+    few, more, most = (_kept_of_pass(short, bf16, tokens) for tokens in (64, 128, 192))
+    of_mask = (most - 2 * more + few) / (2 * 64**2)  # tokens squared; one for all layers, and small
+    of_token = (more - few) / 64 - of_mask * 192
+    copies = few - of_token * 64 - of_mask * 64**2
+    return Kept(of_token / 2, 4.0 * text.hidden_size, max(0.0, copies) * layers / 2)
+
+
+def _kept_of_pass(config: Any, bf16: bool, tokens: int) -> float:
+    """Return the bytes that autograd keeps of a row of tokens, each storage once, weights left out."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    found: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        found[storage._cdata] = storage  # held, so that no other takes its place
+        return tensor
+
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
+        weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+        with saved:
+            model.base_model(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+        return float(sum(storage.nbytes() for place, storage in found.items() if place not in weights))
 
 
 def state_bytes(parameters: int, processes: int, layout: str, bytes_each: tuple[float, float, float] = STATES) -> float:
@@ -144,15 +200,16 @@ def state_bytes(parameters: int, processes: int, layout: str, bytes_each: tuple[
 
 
 def activation_bytes(size: ModelSize, batch: Batch) -> float:
-    """Return the bytes that one forward pass keeps for its backward pass, without the head's."""
+    """Return the bytes that one forward pass keeps for its backward pass, without the head's and copies of weights."""
     tokens = batch.rows * batch.tokens
-    inside = 34.0 * tokens * size.width
-    return size.layers * 2.0 * tokens * size.width + inside if batch.checkpointing else size.layers * inside
+    if batch.checkpointing:
+        return tokens * (size.layers * size.kept.input + size.kept.layer)
+    return tokens * size.layers * size.kept.layer
 
 
-def head_bytes(size: ModelSize, batch: Batch) -> float:
+def head_bytes(size: ModelSize, batch: Batch, tile: tuple[int, int] = TILE) -> float:
     """Return the bytes of a tile of logits, and of the head's gradient in fp32."""
-    tokens, words = min(batch.rows * batch.tokens, TILE[0]), min(size.vocabulary, TILE[1])
+    tokens, words = min(batch.rows * batch.tokens, tile[0]), min(size.vocabulary, tile[1])
     return 12.0 * tokens * words + 4.0 * size.vocabulary * size.width
 
 
@@ -162,19 +219,21 @@ def gathered_bytes(size: ModelSize) -> float:
     return 4.0 * (root + 2 * (size.parameters - root) / size.layers)
 
 
-def run_bytes(size: ModelSize, batch: Batch, models: Models, layout: str, processes: int) -> float:
+def run_bytes(
+    size: ModelSize, batch: Batch, models: Models, layout: str, processes: int, tile: tuple[int, int] = TILE
+) -> float:
     """Return the bytes that a run takes on one of ``processes`` GPUs."""
     trained, frozen = 1 + models.value_model, size.parameters - size.trained
     unlearned = frozen * trained + models.references * size.parameters
     held = state_bytes(trained * size.trained, processes, layout)
     held += state_bytes(unlearned, processes, layout, bytes_each=(4.0, 0.0, 0.0))
-    if LAYOUTS[layout][0]:
-        held += gathered_bytes(size)
+    at_once = 1 if batch.checkpointing else trained  # recomputed layers keep none: they go with each forward pass
+    held += gathered_bytes(size) if LAYOUTS[layout][0] else at_once * size.kept.copies
     return (
         held
         + 2.0 * size.parameters * models.replica
         + trained * activation_bytes(size, batch)
-        + head_bytes(size, batch)
+        + head_bytes(size, batch, tile)
     )
 
 

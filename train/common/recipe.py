@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfcorrect.errors import RecipeError, nearest
-from selfcorrect.train.common.distributed import has_gpu, process_count
+from selfcorrect.train.common.distributed import asks_for_cpu, backend, has_gpu, process_count
 from selfcorrect.train.common.lora import LoraRecipe
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -64,7 +64,8 @@ def trl_config(schema: type[Any], recipe: TrainerRecipe, folder: Path, **own: An
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "bf16": use_bf16(recipe.precision),
-        "use_cpu": not has_gpu(),
+        "use_cpu": asks_for_cpu(),
+        "ddp_backend": backend(),
         "dataloader_pin_memory": has_gpu(),
         "gradient_checkpointing": False,
         "optim": "adamw_torch_fused",

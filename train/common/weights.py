@@ -186,7 +186,8 @@ def _gathered(parameter: Any, changed: bool = False) -> AbstractContextManager[A
     """Return the context in which a parameter of ZeRO-3 is whole; ``changed``: what process 0 writes is kept."""
     if not _is_zero3(parameter):
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    context: AbstractContextManager[Any] = GatheredParameters([parameter], modifier_rank=0 if changed else None)
+    writer = 0 if changed else None
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer)
     return context

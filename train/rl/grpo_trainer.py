@@ -26,15 +26,17 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
+from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.train.common import lean_cpu
 from selfcorrect.train.common.distributed import has_gpu, process_count
-from selfcorrect.train.common.lean_cpu import has_plain_head, log_probs_of
+from selfcorrect.train.common.lean_cpu import has_large_vocabulary, has_plain_head, log_probs_of
 from selfcorrect.train.common.lora import peft_config
 from selfcorrect.train.common.models import detach_from_file, load_model
+from selfcorrect.train.common.packed import packed, unpacked
 from selfcorrect.train.common.recipe import trl_config
 from selfcorrect.train.common.sharding import Sharding, shard
 from selfcorrect.train.common.weights import holds_parts
@@ -277,14 +279,12 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Any, Any, Any]:
-        whole = not args and kwargs.get("batch_size") is None
-        if (
-            whole
-            and model in (self.model, self.ref_model)
-            and not self._entropy_bonus_enabled
-            and has_plain_head(model)
-        ):
-            logps, entropies = self._lean_log_probs(model, input_ids, attention_mask, logits_to_keep)
+        ours = self._way_of(model, kwargs) if not args else None
+        if ours is not None:
+            rows = kwargs.get("batch_size") or len(input_ids)
+            parts = zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
+            found = [ours(model, *part, logits_to_keep) for part in parts]
+            logps, entropies = (torch.cat(tensors) for tensors in zip(*found, strict=True))
             aux_loss = None
         else:
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
@@ -294,17 +294,37 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
             self._latest_logps = logps.detach()
         return logps, entropies, aux_loss
 
+    def _way_of(self, model: Any, asked: dict[str, Any]) -> Callable[..., tuple[Tensor, Tensor]] | None:
+        """Return what computes log-probabilities in TRL's place, or None: on a CPU `lean_cpu`, packed rows for flash.
+
+        TRL's code computes a small model's of several updates' whole rollout, as it always did (its bits are kept).
+        """
+        if model in (self.model, self.ref_model) and has_plain_head(model):
+            small_and_many = asked.get("batch_size") is not None and not has_large_vocabulary(model)
+            return None if self._entropy_bonus_enabled or small_and_many else self._lean_log_probs
+        flash = is_flash_attention_requested(self.model.config) and not asked.get("compute_aux_loss")
+        return self._packed_log_probs if flash else None
+
+    def _packed_log_probs(self, model: Any, ids: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies of the last ``kept`` columns, zero where masked, without padding."""
+        labels = ids.clone()
+        labels[:, :-kept] = -100
+        with self.accelerator.autocast():
+            found = model(**packed(ids, mask, labels), fused_lm_head=True)
+        # The reference model's head gives no entropy, and nobody asks for it.
+        entropies = found.log_probs.detach() if found.entropy is None else found.entropy
+        return unpacked(found.log_probs, mask)[:, -kept:], unpacked(entropies, mask)[:, -kept:]
+
     def _lean_log_probs(self, model: Any, ids: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies of the last ``kept`` columns, zero where masked; see `lean_cpu`."""
         labels = ids.masked_fill(mask == 0, -100)
         labels[:, :-kept] = -100
         with self.accelerator.autocast():
-            log_probs_N, all_NV = log_probs_of(model, {"input_ids": ids, "attention_mask": mask}, labels)
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            log_probs_N, entropies_N = log_probs_of(model, inputs, labels, "entropy")
         scored = labels[:, -kept:] != -100
         zeros = log_probs_N.new_zeros(scored.shape)
-        with torch.no_grad():
-            entropies = zeros.masked_scatter(scored, -(all_NV.exp() * all_NV).sum(-1))
-        return zeros.masked_scatter(scored, log_probs_N), entropies
+        return zeros.masked_scatter(scored, log_probs_N), zeros.masked_scatter(scored, entropies_N)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -35,12 +35,15 @@ def test_cpu_processes_go_to_torchrun_and_gpus_to_accelerate() -> None:
     assert launch.launch_environment(launch.config_path("cpu")) == {launch.EXPECTED: "2"}
     sharded = launch.launch_environment(launch.config_path("fsdp-cpu"))
     assert sharded == {launch.EXPECTED: "2", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    deepspeed = launch.launch_environment(launch.config_path("zero3-cpu"))
+    assert deepspeed["ACCELERATE_USE_DEEPSPEED"] == "true"  # accelerate's launcher, which starts GPUs, sets the same
+    assert deepspeed["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     command = launch.launch_command(launch.config_path("zero3"), arguments)
     assert command[1:5] == ["-P", "-m", "accelerate.commands.launch", "--config_file"]
     assert command[-5:] == [ours, *arguments]
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu", "fsdp-cpu"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3", "cpu", "fsdp-cpu", "zero3-cpu"])
 def test_shipped_configurations_are_accelerates(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -51,6 +54,7 @@ def test_shipped_configurations_are_accelerates(name: str) -> None:
         "fsdp-cpu": ("fsdp_version", 2),
         "zero2": ("zero_stage", 2),
         "zero3": ("zero_stage", 3),
+        "zero3-cpu": ("zero_stage", 3),
     }
     if name in sharded:
         key, value = sharded[name]
@@ -106,6 +110,17 @@ def test_accelerate_is_not_told_of_fsdp(monkeypatch: pytest.MonkeyPatch) -> None
     assert distributed.fsdp_asked()
 
 
+def test_accelerate_is_not_told_of_the_cpu_where_deepspeed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told so, accelerate makes plain DDP of it; not told the backend, it takes each process for the only one."""
+    monkeypatch.setattr(distributed, "has_gpu", lambda: False)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
+    assert (distributed.asks_for_cpu(), distributed.backend()) == (True, None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert (distributed.asks_for_cpu(), distributed.backend()) == (False, "gloo")
+    monkeypatch.setattr(distributed, "has_gpu", lambda: True)
+    assert (distributed.asks_for_cpu(), distributed.backend()) == (False, None)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -154,16 +169,21 @@ def moved_apart(start: Path, one: Path, two: Path) -> float:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launched", ["cpu", "zero3-cpu"])
+def test_two_processes_train_what_one_does(guesser: Path, recipe: GrpoRecipe, tmp_path: Path, launched: str) -> None:
     import shutil
 
+    if launched == "zero3-cpu":
+        pytest.importorskip("deepspeed", reason="ZeRO-3 needs DeepSpeed, which no extra brings: pip install deepspeed")
     sft = SftRecipe(model=recipe.model, epochs=2, batch_rows=12, precision="fp32", learning_rate=1e-3, log_every=1)
     grpo = replace(recipe, prompts_per_step=4, learning_rate=1e-3, max_logprob_gap=1e-3, normalise="role", beta=0.01)
     grpo = replace(grpo, guard=GuardRecipe(action="warn"))
     rows: dict[str, list[list[dict[str, Any]]]] = {"sft": [], "grpo": []}
     folders = []
-    for name, options in (("one", ()), ("two", ("--launch", "cpu"))):
+    for name, options in (("one", ()), ("two", ("--launch", launched))):
         run = tmp_path / name
+        if (name, launched) == ("two", "zero3-cpu"):
+            grpo = replace(grpo, sampler="replica")
         shutil.copytree(guesser / "data", run / "data")
         shutil.copy(tmp_path / "data/prompts.jsonl", run / "data/prompts.jsonl")
         rows["sft"].append(train("sft", sft, run, *options))

@@ -53,7 +53,7 @@ def test_lean_models_equal_eager_ones(tiny_model: Path, tmp_path: Path, case: st
         model = load_model(str(folder), attention)
         model.train()
         if attention == "lean":
-            log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels)
+            log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels, "entropy")
         else:
             logits = model(**inputs, use_cache=False).logits[:, :-1].log_softmax(-1)
             learned = labels[:, 1:] != -100
@@ -73,7 +73,7 @@ def test_padding_is_harmless_in_bf16(tiny_model: Path) -> None:
     inputs = ragged("left")
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     with torch.autocast("cpu", torch.bfloat16):
-        log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels)
+        log_probs, _ = lean_cpu.log_probs_of(model, inputs, labels, "entropy")
     log_probs.sum().backward()
     assert log_probs.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
