@@ -59,6 +59,7 @@ class VllmEngine(Engine):
         self._loop = loop
         self._decode = decode
         self._numbers = itertools.count()
+        self._asleep = False
 
     @classmethod
     def load(
@@ -106,15 +107,30 @@ class VllmEngine(Engine):
                 f"vLLM samples at temperature {LEAST_TEMPERATURE} or above, or greedily at 0; got {request.temperature}"
             )
 
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back until `load_weights`; call it while nothing is being sampled.
+
+        It is vLLM's sleep of level 2, on GPUs with ``enable_sleep_mode``. Without it nothing happens: on a CPU, where
+        vLLM knows no sleep, an engine that is not asked keeps its memory and waits without computing.
+        """
+        if self.arguments.get("enable_sleep_mode"):
+            self._loop.call(self._llm.sleep(level=2))
+            self._asleep = True
+
     def load_weights(self, folder: str | Path) -> None:
-        """Sample from the weights of another checkpoint folder of the same architecture from now on.
+        """Sample from the weights of another checkpoint folder of the same architecture from now on; ends `sleep`.
 
         Call it while nothing is being sampled: what is cached of prompts is forgotten with the weights that made it.
         Raises EngineError where vLLM refuses; the engine then has neither the old nor the new weights: close it.
         """
 
         async def load() -> None:
+            if self._asleep:
+                await self._llm.wake_up(["weights"])  # the cache's memory once the weights are there
             await self._llm.collective_rpc("load_new_weights", args=(str(folder),))
+            if self._asleep:
+                await self._llm.wake_up(["kv_cache"])
+                self._asleep = False
             if not await self._llm.reset_prefix_cache():
                 raise EngineError(f"the engine {self.name} cannot change its weights while it samples")
 

@@ -1,11 +1,12 @@
-"""Where RL samples its trajectories: from the trainer's own model, or from vLLM with its weights.
+"""Where RL samples its trajectories: from the trainer's own model, or from an engine with its weights.
 
 ``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``replica`` keeps a
-whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs vLLM in a
-process of its own and hands it the weights before every rollout, through a folder in memory; its prefix cache is
-emptied with them. ``servers`` are vLLM servers on other GPUs or nodes, named by URL, which load the weights before
-every rollout from a folder that they see. Either way the canary compares the sampler's log-probabilities with the
-trainer's (``max_logprob_gap``), and weights that were not handed over are found by it.
+whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs a vLLM
+engine beside every training process, on its GPU, asleep while it trains; the weights are handed over before every
+rollout, through a folder in memory, and its prefix cache is emptied with them. ``servers`` are vLLM servers on other
+GPUs or nodes, named by URL, which load the weights before every rollout from a folder that they see. Either way the
+canary compares the sampler's log-probabilities with the trainer's (``max_logprob_gap``), and weights that were not
+handed over are found by it.
 
 vLLM has its own random numbers, and its rounding depends on what else is in the batch: a resumed run is as good as an
 uninterrupted one, but not the same bit for bit, as it is with ``live``.
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -28,8 +30,10 @@ from selfcorrect.train.common.distributed import (
     fsdp_asked,
     gathered,
     has_gpu,
+    local_rank,
     process_count,
     process_rank,
+    wait_for_everyone,
     zero3_asked,
 )
 from selfcorrect.train.common.lora import unwrapped
@@ -44,12 +48,17 @@ if TYPE_CHECKING:
 
 SamplerKind = Literal["live", "replica", "vllm", "servers"]
 
+_SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
 
 class Sampler(BatchSampler, Protocol):
     """Samples many requests at once from the weights that `follow` last saw."""
 
     def follow(self, model: Any) -> None:
-        """Sample from the trainer's ``model`` as it is now."""
+        """Sample from the trainer's ``model`` as it is now; every process must call it."""
+
+    def rest(self) -> None:
+        """Free what nobody needs until `follow` is called again."""
 
     def close(self) -> None:
         """Free what only sampling needs."""
@@ -63,8 +72,6 @@ def open_sampler(
     ``bf16``: the policy is trained in bf16, so a copy of it on a GPU is held in bf16.
     """
     if kind == "vllm":
-        if process_count() > 1:
-            raise RecipeError("sampler=vllm trains in one process; use sampler=live or replica with --launch")
         return VllmSampler(model, max_batch, options)
     if kind == "servers":
         return ServersSampler(model, max_batch, options, bf16)
@@ -105,6 +112,9 @@ class LiveSampler:
         """The most tokens of a prompt and its completion together; None before a model is followed."""
         return self._engine.context if self._engine else None
 
+    def rest(self) -> None:
+        """Nothing to free: the module is being trained."""
+
     def close(self) -> None:
         """Let the module go."""
         self._engine = None
@@ -133,25 +143,63 @@ class ReplicaSampler:
         """The most tokens of a prompt and its completion together."""
         return self._engine.context
 
+    def rest(self) -> None:
+        """Nothing is freed: the copy stays where it is."""
+
     def close(self) -> None:
         """Let the copy go."""
         del self._engine
 
 
 class VllmSampler:
-    """vLLM beside the trainer. On a GPU that both share, ``gpu_memory_utilization`` says how much it may take."""
+    """A vLLM engine beside each training process, on its GPU; each samples what its process is to learn from.
+
+    ``options`` are vLLM's engine arguments: ``gpu_memory_utilization`` says how much of the GPU it may take while it
+    samples. While the weights are trained it sleeps (``enable_sleep_mode``, on a GPU unless it is switched off).
+    """
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any]) -> None:
+        import torch
+
+        from selfcorrect.engines.processes import by_itself
         from selfcorrect.engines.vllm import VllmEngine
 
-        self._engine = VllmEngine.load(model, max_batch=max_batch, **options)
+        several = process_count() > 1
+        if several and (spread := [name for name in _SPREADING if options.get(name, 1) != 1]):
+            raise RecipeError(
+                f"sampler=vllm: each of {process_count()} training processes has an engine on its own GPU, and "
+                f"{', '.join(spread)} would spread it over several; leave it out, or use sampler=servers"
+            )
+        asleep = {"enable_sleep_mode": True} if has_gpu() else {}
+        with by_itself(torch.cuda.current_device() if several and has_gpu() else None):
+            self._engine = VllmEngine.load(model, max_batch=max_batch, **(asleep | options))
+        dtype = getattr(torch, str(self._engine.arguments["dtype"]), None)
+        self._dtype = dtype if isinstance(dtype, torch.dtype) else None  # what it would round to
+        self.rest()
 
     def follow(self, model: Any) -> None:
-        """Hand the weights over, adapters merged into them."""
+        """Gather the weights, adapters merged, once for all engines of a machine, and let each load them.
+
+        Raises EngineError, in every process, where one of the engines cannot.
+        """
         memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="selfcorrect-") as folder:
-            save_policy(model, Path(folder))
-            self._engine.load_weights(folder)
+        (name, *_) = gathered([f"selfcorrect-{secrets.token_hex(8)}"])
+        folder, writes = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / name, local_rank() == 0
+        try:
+            if writes:
+                folder.mkdir(mode=0o700)
+            save_policy(model, folder, self._dtype, writes)
+            wait_for_everyone()
+            said = gathered([_error_of(lambda: self._engine.load_weights(folder))])  # all of them have read it
+        finally:
+            if writes:
+                shutil.rmtree(folder, ignore_errors=True)
+        if failed := [f"process {rank}: {error}" for rank, error in enumerate(said) if error]:
+            raise EngineError("; ".join(failed))
+
+    def rest(self) -> None:
+        """Let the engine sleep, where it can."""
+        self._engine.sleep()
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
@@ -209,6 +257,9 @@ class ServersSampler:
         """Return the samples of all requests, in their order."""
         return self._engine.sample_many(requests)
 
+    def rest(self) -> None:
+        """Nothing to free: servers train nothing."""
+
     @property
     def lost(self) -> int:
         """How often this process lost a server."""
@@ -223,6 +274,15 @@ class ServersSampler:
         """Close the connections and remove the folder; the servers go on."""
         asyncio.run(self._engine.close())
         self._own.cleanup()
+
+
+def _error_of(work: Callable[[], None]) -> str | None:
+    """Return what an engine says is wrong, for processes that must hear of it together; None where nothing is."""
+    try:
+        work()
+    except EngineError as error:
+        return str(error)
+    return None
 
 
 def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:
