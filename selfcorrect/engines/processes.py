@@ -1,14 +1,17 @@
-"""`by_itself`: what an engine starts beside one of several training processes takes no part in the training.
+"""What engines in processes of their own need: `by_itself`, `memory_folder`.
 
 torchrun and accelerate tell their processes by environment variables which of how many they are, and children inherit
-them: vLLM would wait for a store at the trainers' address that is not its own, and every engine would take GPU 0.
+them: vLLM beside one of several training processes would wait for a store at the trainers' address that is not its own,
+and every engine would take GPU 0.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _LAUNCHERS = {
     "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
@@ -34,6 +37,12 @@ def by_itself(gpu: int | None = None) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def memory_folder() -> Path:
+    """Return the folder in memory through which processes of a machine pass weights; a temporary one without it."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else Path(tempfile.gettempdir())
 
 
 def _set(variables: dict[str, str | None]) -> None:

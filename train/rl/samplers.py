@@ -4,7 +4,8 @@
 whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs a vLLM
 engine beside every training process, on its GPU, asleep while it trains; the weights are handed over before every
 rollout, through a folder in memory, and its prefix cache is emptied with them. ``servers`` are vLLM servers on other
-GPUs or nodes, named by URL, which load the weights before every rollout from a folder that they see. Either way the
+GPUs or nodes, named by URL, which load the weights before every rollout from a folder that they see; or engines that
+Ray starts there, which take them from its object store. Either way the
 canary compares the sampler's log-probabilities with the trainer's (``max_logprob_gap``), and weights that were not
 handed over are found by it.
 
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.errors import EngineError, RecipeError
+from selfcorrect.engines import EngineRecipe, Sample, SampleRequest
+from selfcorrect.engines.processes import by_itself, memory_folder
+from selfcorrect.errors import EngineError, RecipeError, nearest
 from selfcorrect.train.common.distributed import (
     fsdp_asked,
     gathered,
@@ -38,7 +40,7 @@ from selfcorrect.train.common.distributed import (
 )
 from selfcorrect.train.common.lora import unwrapped
 from selfcorrect.train.common.models import load_model
-from selfcorrect.train.common.weights import hand_over, save_policy
+from selfcorrect.train.common.weights import hand_over, policy_weights, save_policy
 from selfcorrect.train.rl.rollouts import BatchSampler
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def open_sampler(
     if kind == "vllm":
         return VllmSampler(model, max_batch, options)
     if kind == "servers":
-        return ServersSampler(model, max_batch, options, bf16)
+        at = ReplicasSampler if "replicas" in options else ServersSampler
+        return at(model, max_batch, options, bf16)
     if options:
         raise RecipeError(f"sampler_options are vLLM's engine arguments, and sampler={kind}: {', '.join(options)}")
     if kind == "replica":
@@ -161,7 +164,6 @@ class VllmSampler:
     def __init__(self, model: str, max_batch: int, options: dict[str, Any]) -> None:
         import torch
 
-        from selfcorrect.engines.processes import by_itself
         from selfcorrect.engines.vllm import VllmEngine
 
         several = process_count() > 1
@@ -182,20 +184,17 @@ class VllmSampler:
 
         Raises EngineError, in every process, where one of the engines cannot.
         """
-        memory = Path("/dev/shm")
-        (name, *_) = gathered([f"selfcorrect-{secrets.token_hex(8)}"])
-        folder, writes = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / name, local_rank() == 0
+        name, *_ = gathered([f"selfcorrect-{secrets.token_hex(8)}"])
+        folder, writes = memory_folder() / name, local_rank() == 0
         try:
             if writes:
                 folder.mkdir(mode=0o700)
             save_policy(model, folder, self._dtype, writes)
             wait_for_everyone()
-            said = gathered([_error_of(lambda: self._engine.load_weights(folder))])  # all of them have read it
+            _together(lambda: self._engine.load_weights(folder))  # after it, all of them have read it
         finally:
             if writes:
                 shutil.rmtree(folder, ignore_errors=True)
-        if failed := [f"process {rank}: {error}" for rank, error in enumerate(said) if error]:
-            raise EngineError("; ".join(failed))
 
     def rest(self) -> None:
         """Let the engine sleep, where it can."""
@@ -232,10 +231,10 @@ class ServersSampler:
         endpoints, weights = own.pop("endpoints", None), own.pop("weights", None)
         if not isinstance(endpoints, list) or not endpoints:
             raise RecipeError(
-                "sampler=servers: sampler_options.endpoints is a list of URLs like http://localhost:8000/v1"
+                "sampler=servers: sampler_options.endpoints is a list of URLs like http://localhost:8000/v1; or "
+                "sampler_options.replicas says how many to start by Ray"
             )
-        memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        self._own = tempfile.TemporaryDirectory(dir=weights or memory, prefix="selfcorrect-weights-")
+        self._own = tempfile.TemporaryDirectory(dir=weights or memory_folder(), prefix="selfcorrect-weights-")
         self._dtype = torch.bfloat16 if bf16 and has_gpu() else None
         self._engine = OpenAIEngine.connect(model, endpoints, max_batch=max_batch, **own)
         self._version = 0
@@ -276,13 +275,77 @@ class ServersSampler:
         self._own.cleanup()
 
 
-def _error_of(work: Callable[[], None]) -> str | None:
-    """Return what an engine says is wrong, for processes that must hear of it together; None where nothing is."""
+class ReplicasSampler:
+    """Engines in actors of a Ray cluster, which all processes of the training share.
+
+    ``options`` are those of ``engine.kind=ray``: ``replicas``, ``replica`` (transformers or vllm), ``actor``, and
+    ``dtype``, ``device``, ``threads`` and ``options`` of each replica's engine. The weights go through Ray's object
+    store, once a rollout. A replica that dies gets no more requests and those that it had go to the others; Ray starts
+    it again, and it is taken back with the current weights.
+    """
+
+    def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
+        import torch
+
+        from selfcorrect.engines.ray import RayEngine
+
+        known = ("replicas", "replica", "actor", "dtype", "device", "threads", "options")
+        for name in options:
+            if name not in known:
+                raise RecipeError(
+                    f"sampler_options: {name!r} is not known where Ray starts replicas{nearest(name, known)}; known: "
+                    f"{', '.join(known)}"
+                )
+        recipe = EngineRecipe(model, "ray", max_batch=max_batch, **options)
+        self._dtype = torch.bfloat16 if bf16 and has_gpu() else None
+        processes = process_count()
+        with by_itself():
+            mine = [RayEngine.start(recipe, processes=processes)] if process_rank() == 0 else []
+        (meeting,) = gathered([engine.meeting for engine in mine])
+        self._engine = mine[0] if mine else RayEngine.join(meeting)
+
+    def follow(self, model: Any) -> None:
+        """Gather the weights, put them into Ray's store, let the replicas take them. EngineError where none does."""
+        weights = policy_weights(model, self._dtype)
+        if process_rank() == 0:
+            self._engine.publish(weights)
+        else:
+            for _ in weights:
+                pass  # takes part in the gathering
+        wait_for_everyone()
+        _together(self._engine.follow)
+
+    def rest(self) -> None:
+        """Nothing to free: replicas train nothing."""
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+        return self._engine.sample_many(requests)
+
+    @property
+    def lost(self) -> int:
+        """How often this process lost a replica."""
+        return self._engine.counts["lost"]
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together."""
+        return self._engine.context
+
+    def close(self) -> None:
+        """End the replicas, and Ray where this training started it."""
+        asyncio.run(self._engine.close())
+
+
+def _together(work: Callable[[], None]) -> None:
+    """Let every process do its work; EngineError in all of them where it fails in one, so that none waits for it."""
+    said = None
     try:
         work()
     except EngineError as error:
-        return str(error)
-    return None
+        said = str(error)
+    if failed := [f"process {rank}: {error}" for rank, error in enumerate(gathered([said])) if error]:
+        raise EngineError("; ".join(failed))
 
 
 def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:
