@@ -217,44 +217,71 @@ class VllmSampler:
 class ServersSampler:
     """vLLM servers, which all processes of the training share.
 
-    ``options``: ``endpoints`` (URLs that end in /v1), ``weights``, a folder that the servers see under the same path
-    (None: one in this machine's memory), and further options of `OpenAIEngine`. A server that is lost gets no more
-    requests and those that it had go to the others; it is taken back as soon as it has loaded the current weights.
+    ``options``: ``endpoints`` (URLs that end in /v1), ``weights`` and further options of `OpenAIEngine`. ``weights`` is
+    how they are handed over: ``folder`` (in this machine's memory), a folder that the servers see under the same path,
+    or vLLM's own transfer, ``nccl`` (GPUs) or ``gloo`` (CPUs); ``address`` is then this machine's, as they reach it. A
+    server that is lost gets no more requests and those that it had go to the others. It is taken back as soon as it has
+    loaded the current weights from the folder; by nccl and gloo at the next hand-over.
     """
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
         import torch
 
         from selfcorrect.engines.server.client import OpenAIEngine
+        from selfcorrect.engines.server.transfer import Transfer
 
         own = dict(options)
-        endpoints, weights = own.pop("endpoints", None), own.pop("weights", None)
+        endpoints, weights, address = own.pop("endpoints", None), own.pop("weights", None), own.pop("address", None)
         if not isinstance(endpoints, list) or not endpoints:
             raise RecipeError(
                 "sampler=servers: sampler_options.endpoints is a list of URLs like http://localhost:8000/v1; or "
                 "sampler_options.replicas says how many to start by Ray"
             )
-        self._own = tempfile.TemporaryDirectory(dir=weights or memory_folder(), prefix="selfcorrect-weights-")
+        if weights == "nccl" and not has_gpu():
+            raise RecipeError("sampler_options.weights=nccl is between GPUs, and this machine has none: folder or gloo")
         self._dtype = torch.bfloat16 if bf16 and has_gpu() else None
         self._engine = OpenAIEngine.connect(model, endpoints, max_batch=max_batch, **own)
+        self._transfer: Transfer | None = None
+        self._by_transfer = weights in ("nccl", "gloo")
+        if not self._by_transfer:
+            place = memory_folder() if weights in (None, "folder") else weights
+            self._own = tempfile.TemporaryDirectory(dir=place, prefix="selfcorrect-weights-")
+        elif process_rank() == 0:
+            self._transfer = Transfer(self._engine, weights, address)
         self._version = 0
 
     def follow(self, model: Any) -> None:
-        """Let the servers load the weights. EngineError where none does."""
+        """Let the servers take the weights. EngineError where none does."""
+        which, folder = self._transferred(model) if self._by_transfer else self._loaded(model)
+        if not any(which):
+            raise EngineError(f"none of the {len(which)} servers took the weights; what each said is above")
+        self._engine.use(which, folder)
+        if folder:
+            shutil.rmtree(Path(self._own.name) / f"{self._version - 1}", ignore_errors=True)
+        self._version += 1
+
+    def _loaded(self, model: Any) -> tuple[list[bool], str]:
+        """Write the weights, let the servers load them; return which did, and from where."""
         main = process_rank() == 0
         folder = Path(self._own.name) / f"{self._version}"
         save_policy(model, folder, self._dtype, writes=main)
         told = gathered([(self._engine.load_weights(str(folder)), str(folder)) if main else None])
-        which, shared = told[0]
-        if not any(which):
-            raise EngineError(f"none of the {len(which)} servers took the weights; what each said is above")
-        self._engine.use(which, shared)
-        shutil.rmtree(Path(self._own.name) / f"{self._version - 1}", ignore_errors=True)
-        self._version += 1
+        found: tuple[list[bool], str] = told[0]
+        return found
 
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
-        return self._engine.sample_many(requests)
+    def _transferred(self, model: Any) -> tuple[list[bool], None]:
+        """Gather the weights, all of them, before the servers are asked for anything; return which have them."""
+        which: list[bool] = []
+        weights = [
+            (name, tensor.cpu() if self._transfer else None) for name, tensor in policy_weights(model, self._dtype)
+        ]
+
+        def send() -> None:
+            if self._transfer:
+                which.extend(self._transfer.send(weights))
+
+        _together(send)
+        return gathered([which])[0], None
 
     def rest(self) -> None:
         """Nothing to free: servers train nothing."""
@@ -271,8 +298,11 @@ class ServersSampler:
 
     def close(self) -> None:
         """Close the connections and remove the folder; the servers go on."""
+        if self._transfer:
+            self._transfer.close()
         asyncio.run(self._engine.close())
-        self._own.cleanup()
+        if not self._by_transfer:
+            self._own.cleanup()
 
 
 class ReplicasSampler:
