@@ -283,6 +283,10 @@ class ServersSampler:
         _together(send)
         return gathered([which])[0], None
 
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+        return self._engine.sample_many(requests)
+
     def rest(self) -> None:
         """Nothing to free: servers train nothing."""
 
