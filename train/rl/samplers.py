@@ -44,6 +44,7 @@ from selfcorrect.train.common.weights import hand_over, policy_weights, save_pol
 from selfcorrect.train.rl.rollouts import BatchSampler
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from selfcorrect.engines.local.engine import TransformersEngine
@@ -76,8 +77,9 @@ def open_sampler(
     if kind == "vllm":
         return VllmSampler(model, max_batch, options)
     if kind == "servers":
-        at = ReplicasSampler if "replicas" in options else ServersSampler
-        return at(model, max_batch, options, bf16)
+        if "replicas" in options:
+            return ReplicasSampler(model, max_batch, options, bf16)
+        return ServersSampler(model, max_batch, options, bf16)
     if options:
         raise RecipeError(f"sampler_options are vLLM's engine arguments, and sampler={kind}: {', '.join(options)}")
     if kind == "replica":
@@ -272,13 +274,14 @@ class ServersSampler:
     def _transferred(self, model: Any) -> tuple[list[bool], None]:
         """Gather the weights, all of them, before the servers are asked for anything; return which have them."""
         which: list[bool] = []
-        weights = [
-            (name, tensor.cpu() if self._transfer else None) for name, tensor in policy_weights(model, self._dtype)
-        ]
+        whole: list[tuple[str, Tensor]] = []
+        for name, tensor in policy_weights(model, self._dtype):
+            if self._transfer:
+                whole.append((name, tensor.cpu()))
 
         def send() -> None:
             if self._transfer:
-                which.extend(self._transfer.send(weights))
+                which.extend(self._transfer.send(whole))
 
         _together(send)
         return gathered([which])[0], None

@@ -262,11 +262,11 @@ class OpenAIEngine(Engine):
 
     async def _post(self, endpoint: Endpoint, route: str, fields: dict[str, Any]) -> str | None:
         """Return None where a server did what a route of vLLM's is for, else what went wrong."""
-        address, sent = endpoint.url.removesuffix("/v1") + route, {"json": fields, "auth": endpoint.auth}
+        address = endpoint.url.removesuffix("/v1") + route
+        post = self._http.stream("POST", address, json=fields, auth=endpoint.auth, timeout=self.stall_s)
         try:
-            async with asyncio.timeout(self.stall_s):
-                async with self._http.stream("POST", address, **sent, timeout=self.stall_s) as response:
-                    answer = await beginning(response)
+            async with asyncio.timeout(self.stall_s), post as response:
+                answer = await beginning(response)
         except (httpx2.HTTPError, TimeoutError) as error:
             return f"{endpoint.shown}{route}: {type(error).__name__}: {clean(str(error))[:300]}"
         if response.status_code != 200 or '"success":false' in answer.replace(" ", ""):
