@@ -70,6 +70,7 @@ class Transfer:
                 members = left
             else:
                 break
+        self._source.weights = []
         which = [endpoint in members for endpoint in self._engine.endpoints]
         self._engine.use(which, None)
         return which
