@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'selfcorrect[ray]'"
 
+AUTHENTICATION = "RAY_AUTH_MODE"
+
 NAMESPACE = "selfcorrect"
 """Of the actors' names, which tell them apart in a cluster that others use, too."""
 
@@ -127,6 +129,7 @@ class Meeting:
     places: int  # at each replica, for each process
     name: str
     context: int | None
+    authentication: str | None  # how Ray lets processes in: for a cluster of our own it chooses token
 
 
 class RayEngine(Engine):
@@ -192,7 +195,9 @@ class RayEngine(Engine):
             raise EngineError(_reason(error, recipe)) from error
         name, context, _ = facts[0]
         address, shared = ray.get_runtime_context().gcs_address, f"current-{run}" if processes > 1 else None
-        meeting = Meeting(address, names, shared, places, f"ray:{recipe.replicas}x{name}", context)
+        meeting = Meeting(
+            address, names, shared, places, f"ray:{recipe.replicas}x{name}", context, os.environ.get(AUTHENTICATION)
+        )
         engine = cls(replicas, meeting, owner=True, own_cluster=own_cluster)
         if shared:
             about = {"name": shared, "namespace": NAMESPACE, "num_cpus": 0}
@@ -202,6 +207,8 @@ class RayEngine(Engine):
     @classmethod
     def join(cls, meeting: Meeting) -> RayEngine:
         """Share the replicas that another process started; closing this engine leaves them alone."""
+        if meeting.authentication:
+            os.environ.setdefault(AUTHENTICATION, meeting.authentication)  # read when Ray is imported
         import ray
 
         own_cluster = not ray.is_initialized()

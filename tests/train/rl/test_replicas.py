@@ -27,7 +27,6 @@ from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.rl.samplers import open_sampler
 from tests.train.common.test_killed import logged, start
-from tests.train.rl.test_servers import wait_for
 
 OPTIONS: dict[str, Any] = {"replicas": 2, "threads": 1, "dtype": "float32"}
 STEPS = 12
@@ -101,7 +100,9 @@ def test_two_trainers_share_two_replicas_and_one_is_killed(recipe: GrpoRecipe, t
     assert trainers.stderr is not None
     listener = threading.Thread(target=lambda: said.extend(trainers.stderr or []), daemon=True)
     listener.start()
-    wait_for(trainers, folders[1], 3)
+    while trainers.poll() is None and len(logged(folders[1])) < 3:
+        time.sleep(0.01)
+    assert trainers.poll() is None, "".join(said)[-3000:]
     (victim, _) = sorted(replicas_below(trainers.pid))
     os.kill(victim, signal.SIGKILL)
     assert trainers.wait(timeout=400) == 0, "".join(said)[-3000:]
@@ -129,4 +130,4 @@ def replicas_below(process: int) -> list[int]:
             pid = parent[pid]
         return False
 
-    return [int(pid) for pid, _, name in rows if name.startswith("ray::Replica") and is_below(int(pid))]
+    return [int(pid) for pid, _, name in rows if name.startswith("ray::replica-") and is_below(int(pid))]
