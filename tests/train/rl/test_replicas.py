@@ -29,7 +29,7 @@ from selfcorrect.train.rl.samplers import open_sampler
 from tests.train.common.test_killed import logged, start
 
 OPTIONS: dict[str, Any] = {"replicas": 2, "threads": 1, "dtype": "float32"}
-STEPS = 12
+STEPS = 40
 
 
 def test_an_option_that_ray_does_not_take_is_refused(codec: Any) -> None:
@@ -100,10 +100,14 @@ def test_two_trainers_share_two_replicas_and_one_is_killed(recipe: GrpoRecipe, t
     assert trainers.stderr is not None
     listener = threading.Thread(target=lambda: said.extend(trainers.stderr or []), daemon=True)
     listener.start()
+    replicas: list[int] = []
+    while trainers.poll() is None and len(replicas) < 2:
+        replicas = replicas_below(trainers.pid)
+        time.sleep(0.1)
     while trainers.poll() is None and len(logged(folders[1])) < 3:
         time.sleep(0.01)
     assert trainers.poll() is None, "".join(said)[-3000:]
-    (victim, _) = sorted(replicas_below(trainers.pid))
+    victim, _ = replicas
     os.kill(victim, signal.SIGKILL)
     assert trainers.wait(timeout=400) == 0, "".join(said)[-3000:]
     listener.join(10)
