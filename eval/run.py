@@ -252,7 +252,7 @@ async def _fill(
     engine = open_engine(recipe.engine)
     try:
         with meter(f"eval {recipe.label}", len(problems) * len(recipe.seeds)) as progress:
-            progress.advance(len(journal.rows))
+            progress.begin_at(len(journal.rows))
             settings = recipe.loop(rule)
             await sample_trajectories(
                 journal,

@@ -22,10 +22,10 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from selfcorrect import prompts
 from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.correction.events import Event
-from selfcorrect.correction.loop import LoopSettings, solve
+from selfcorrect.correction.loop import LoopSettings, require, solve
 from selfcorrect.correction.stop_rule import StopRule, load_rule
 from selfcorrect.correction.streaming import stream
-from selfcorrect.correction.votes import By, Vote, vote
+from selfcorrect.correction.votes import By, Vote, check_votes, vote
 from selfcorrect.engines import Engine, EngineRecipe, open_engine
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.errors import InputError
@@ -75,12 +75,16 @@ class SelfCorrectModel:
     def __init__(self, engine: Engine, codec: ChatCodec, settings: LoopSettings | None = None) -> None:
         self.engine = engine
         self.codec = codec
-        self.settings = settings or LoopSettings()
+        self.settings = without_reference(settings or LoopSettings())
 
     @classmethod
-    def load(cls, model: str | Path, *, engine: EngineRecipe | None = None, **settings: Any) -> SelfCorrectModel:
+    def load(
+        cls, model: str | Path, *, engine: EngineRecipe | None = None, own_process: bool = False, **settings: Any
+    ) -> SelfCorrectModel:
         """Load a model folder, a hub id, or ``"embedded"``; ``settings`` are those of `LoopSettings`.
 
+        ``own_process`` loads an engine of kind ``transformers`` in a process of its own, for programs that do much with
+        each token; the other kinds have processes of their own already.
         ``engine=EngineRecipe(kind="openai", endpoints=(…,))`` asks servers that have the model loaded. The embedded
         base model is not fine-tuned to judge itself in one pass, so it is asked for each part (``method="asked"``)
         unless a method is given. ``stop="threshold"`` stops by the calibrated P(correct) that ``selfcorrect eval
@@ -90,15 +94,17 @@ class SelfCorrectModel:
         model = os.fspath(model)
         if model in SHIPPED:
             settings.setdefault("method", "asked")
-        loop = _loop(settings)  # refuses before anything is loaded
+        loop = without_reference(_loop(settings))  # refuses before anything is loaded
         if loop.stop == "threshold" and "rule" not in settings:
             loop = replace(loop, rule=load_rule(model_path(model)))
+        codec = ChatCodec.load(model, engine.thinking if engine else None)
+        require(codec, loop, judge=None)  # before the weights are loaded
         with quiet_bars():
-            opened = open_engine(replace(engine or EngineRecipe(), model=model))
+            opened = _opened(replace(engine or EngineRecipe(), model=model), own_process)
         context = opened.context
         if context and "max_tokens" not in settings:  # leave at least half of a short context to the question
             loop = replace(loop, max_tokens=min(loop.max_tokens, context // 2))
-        return cls(opened, ChatCodec.load(model, engine.thinking if engine else None), loop)
+        return cls(opened, codec, loop)
 
     # -- in an event loop --------------------------------------------------------------------------
 
@@ -151,10 +157,7 @@ class SelfCorrectModel:
         temperature 0, where all trajectories are the same.
         """
         settings = self._settings(options)
-        if n < 1:
-            raise InputError(f"votes: expected at least 1, got {n}")
-        if n > 1 and settings.temperature == 0:
-            raise InputError("votes: at temperature 0 all trajectories are the same; give temperature=0.7, for example")
+        check_votes("n", n, settings.temperature)
         paths = [self.asolve(question, seed=seed + place, **options) for place in range(n)]
         return vote(await _all(paths), by)
 
@@ -228,8 +231,6 @@ class SelfCorrectModel:
         unknown = options.keys() - Options.__annotations__.keys()
         if unknown:
             raise InputError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(Options.__annotations__)}")
-        if "gold" in (self.settings.method, self.settings.stop):
-            raise InputError("the gold verdict needs reference answers: use `selfcorrect eval`")
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         first_only, threshold = given.pop("first_only", False), given.pop("threshold", None)
         if first_only:  # long-CoT: up to the first mark
@@ -253,6 +254,15 @@ class SelfCorrectModel:
             return None
         asked = lambda message: {**message, "content": prompts.solve(message["content"])}
         return self.codec.opening([asked(m) if m["role"] == "user" else m for m in _checked(question)])
+
+
+def without_reference(settings: LoopSettings) -> LoopSettings:
+    """Return settings by which any question can be answered; InputError where they need its reference or a judge."""
+    if "gold" in (settings.method, settings.stop):
+        raise InputError("the gold verdict needs reference answers: use `selfcorrect eval`")
+    if settings.method == "judged" or settings.stop == "judge":
+        raise InputError("a judge beside the model is there in evaluation alone: use `selfcorrect eval`")
+    return settings
 
 
 def _checked(messages: Sequence[Message]) -> list[Message]:
@@ -305,6 +315,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return background.call(work)
     finally:
         background.shut()
+
+
+def _opened(recipe: EngineRecipe, own_process: bool) -> Engine:
+    if not own_process or recipe.kind != "transformers":
+        return open_engine(recipe)
+    from selfcorrect.engines.process import ProcessEngine
+
+    return ProcessEngine.start(recipe)
 
 
 def _loop(settings: Mapping[str, Any]) -> LoopSettings:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import InputError
 from selfcorrect.extras import needs
 from selfcorrect.printing import event, note, output, show
-from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.runs.recipes import build_recipe, load_recipe
 
 if TYPE_CHECKING:
     from selfcorrect.model import SelfCorrectModel
@@ -34,6 +35,12 @@ class ChatRecipe:
     loop: dict[str, Any] = field(default_factory=dict)  # what differs from the settings of `LoopSettings`
     seed: int = 0  # of the first try of each question
     history: bool | None = None  # whether a follow-up sees the final answers before it; null: not with embedded
+
+    def __post_init__(self) -> None:
+        from selfcorrect.correction.loop import LoopSettings
+        from selfcorrect.model import without_reference
+
+        without_reference(build_recipe(LoopSettings, self.loop, where="loop"))
 
 
 def chat(
@@ -59,6 +66,8 @@ def chat(
     from selfcorrect.terminal.session import Session
 
     display: Display = Plain() if plain or not output.is_terminal else Styled()
+    is_talk = sys.stdin.isatty() and not as_json
+    asked = iter(()) if is_talk else questions()  # nothing is loaded where nothing is asked
     with opened(recipe, recipe.engine.model) as model:
         session = Session(
             model,
@@ -68,10 +77,10 @@ def chat(
             seed=recipe.seed,
             remembers=recipe.history,
         )
-        if sys.stdin.isatty() and not as_json:
+        if is_talk:
             talk(session, "Question: " if plain else "ask> ")
         else:
-            answer_lines(session, as_json)
+            answer_lines(session, asked, as_json)
         if session.model is not model:
             session.model.close()
 
@@ -113,11 +122,11 @@ def talk(session: Session, prompt: str) -> None:
         session.take(line)
 
 
-def answer_lines(session: Session, as_json: bool) -> None:
+def answer_lines(session: Session, questions: Iterator[str], as_json: bool) -> None:
     """Answer each line of standard input as a question of its own."""
     from selfcorrect.terminal.session import answered
 
-    for question in questions():
+    for question in questions:
         if as_json:
             event(answered(session.model.solve(question, seed=session.seed), session.name))
         else:
@@ -127,7 +136,17 @@ def answer_lines(session: Session, as_json: bool) -> None:
 
 
 def questions() -> Iterator[str]:
-    """Give the lines of standard input that hold something; InputError where they are not text."""
+    """Return the lines of standard input that hold something, once there is one; InputError where there is none."""
+    lines = _lines()
+    if (first := next(lines, None)) is None:
+        raise InputError(
+            "standard input: expected questions in UTF-8, one a line; it ended without one. For example: "
+            "echo 'What is 12 + 30?' | selfcorrect chat"
+        )
+    return chain([first], lines)
+
+
+def _lines() -> Iterator[str]:
     try:
         for line in sys.stdin:
             if line.strip():

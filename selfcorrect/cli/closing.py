@@ -172,6 +172,10 @@ def _close_model(folder: Path, base: str, run: Path, summary: Mapping[str, Any])
     if total := (summary.get("compute") or {}).get("total"):
         seen, sampled, trained = (total[name] for name in ("problems", "sampled_tokens", "trained_tokens"))
         figures.append(f"took in all {seen:,} problems, {sampled:,} tokens sampled, {trained:,} trained on")
+    if (parts := summary.get("time")) and (rates := summary.get("tokens_per_s")):
+        took = ", ".join(f"{share:.0f}% {part}" for part, share in parts.items() if share is not None)
+        speed = f"{rates['sampled']:,.0f} tokens/s sampled, {rates['trained']:,.0f} trained"
+        figures.append(f"time: {took}; {speed}".replace("handover", "hand-over"))
     evaluation = _evaluation(_of_problems(base), folder.name, [f"engine.model={folder}"], run)
     return Closing("a model", figures, [evaluation])
 

@@ -74,7 +74,11 @@ def open_source(recipe: ServeRecipe) -> Source:
     from selfcorrect.serving.sources import ModelSource
 
     needs_engine(recipe.engine)
-    model = SelfCorrectModel.load(recipe.engine.model, engine=recipe.engine, **recipe.loop)
+    if recipe.engine.kind == "transformers":
+        needs("train")
+    model = SelfCorrectModel.load(
+        recipe.engine.model, engine=recipe.engine, own_process=recipe.own_process, **recipe.loop
+    )
     return ModelSource(model, recipe.engine.model)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from selfcorrect.choices import check_choice
+from selfcorrect.errors import InputError
 from selfcorrect.metrics import first_p_correct
 from selfcorrect.types import Attempt, Trajectory
 
@@ -31,8 +32,8 @@ class Votes:
 class Vote:
     """The outcome: ``attempt`` is the winner's, the final or the first one of ``trajectory``; ``answer`` is its answer.
 
-    ``shares`` are all answers, most votes first; empty where no trajectory had an answer to vote with: then the first
-    trajectory stands.
+    ``place`` is the winner's among ``trajectories``. ``shares`` are all answers, most votes first; empty where no
+    trajectory had an answer to vote with: then the first trajectory stands.
     """
 
     by: By
@@ -40,6 +41,7 @@ class Vote:
     trajectory: Trajectory
     shares: tuple[Votes, ...]
     trajectories: tuple[Trajectory, ...]
+    place: int
 
     @property
     def answer(self) -> str | None:
@@ -65,7 +67,15 @@ def vote(trajectories: Sequence[Trajectory], by: By = "correction + vote") -> Vo
         shares[at : at + 1] = [Votes(before.answer, before.weight + weight, (*before.places, place))]
     shares.sort(key=lambda share: -share.weight)
     winner = shares[0].places[0] if shares else 0
-    return Vote(by, attempts[winner], trajectories[winner], tuple(shares), tuple(trajectories))
+    return Vote(by, attempts[winner], trajectories[winner], tuple(shares), tuple(trajectories), winner)
+
+
+def check_votes(name: str, n: int, temperature: float) -> None:
+    """Raise InputError where ``n`` trajectories of one question cannot vote; ``name`` is what sets the number."""
+    if n < 1:
+        raise InputError(f"{name}: expected at least 1, got {n}")
+    if n > 1 and temperature == 0:
+        raise InputError(f"{name}: at temperature 0 all trajectories are the same; set a temperature, such as 0.7")
 
 
 def _weights(trajectories: Sequence[Trajectory], by: By) -> list[float]:

@@ -188,10 +188,10 @@ class EngineRecipe:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.max_batch < 1 or self.replicas < 1:
+        if min(self.max_batch, self.replicas, self.threads or 1) < 1 or self.threads == 0:
             raise RecipeError(
-                f"engine: max_batch and replicas are at least 1; got max_batch={self.max_batch}, "
-                f"replicas={self.replicas}"
+                f"engine: max_batch, replicas and threads are at least 1; got max_batch={self.max_batch}, "
+                f"replicas={self.replicas}, threads={self.threads}"
             )
 
     @property

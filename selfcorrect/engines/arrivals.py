@@ -12,8 +12,8 @@ from selfcorrect.engines import Sample, SamplePart
 from selfcorrect.errors import EngineError
 
 PACE: ContextVar[Callable[[], float]] = ContextVar("PACE", default=lambda: 0.0)
-"""How long readers wait from one part to the next, in seconds; the end of a sample is given at once. The server sets it
-by how many it serves, because a part costs the processor more than a token does."""
+"""The least time from one part to the next, in seconds; the end of a sample is given at once. The server sets it by how
+many it serves, because a part costs the processor more than a token does."""
 
 
 class Arrivals:
@@ -26,35 +26,48 @@ class Arrivals:
     def __init__(self, token_ids: Sequence[int], watched: Sequence[tuple[float, ...]] | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.token_ids, self.watched = token_ids, watched
+        self._given = 0
         self._woken = asyncio.Event()
         self._told = False
+        self._rests_until = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def tell(self) -> None:
         """Wake the reader, from any thread."""
         tell_all([self])
 
     def wake(self) -> None:
-        """Wake the reader, from its own event loop."""
-        self._woken.set()
+        """Wake the reader, from its own event loop: at once, or when it has rested."""
+        if self.loop.time() >= self._rests_until:
+            self._woken.set()
+        else:
+            self._alarm = self.loop.call_at(self._rests_until, self._woken.set)
+
+    def news(self) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]:
+        """Return the ids that have come since this was called last, and what is watched of them."""
+        self._told = False  # before the lists are read: what comes from here on is told again
+        start = self._given
+        self._given = len(self.token_ids) if self.watched is None else min(len(self.watched), len(self.token_ids))
+        watched = () if self.watched is None else tuple(self.watched[start : self._given])
+        return tuple(self.token_ids[start : self._given]), watched
 
     async def parts(self, sample: asyncio.Future[Sample]) -> AsyncGenerator[SamplePart, None]:
-        """Give the ids as they come and, once ``sample`` is there, the rest with it.
-
-        The end must wake the reader, too. Raises what ``sample`` raises.
-        """
-        given = 0
-        while not sample.done():
-            await self._woken.wait()
-            self._woken.clear()
-            self._told = False  # before the lists are read: what comes from here on is told again
-            end = len(self.token_ids) if self.watched is None else min(len(self.watched), len(self.token_ids))
-            if end > given and not sample.done():
-                watched = () if self.watched is None else tuple(self.watched[given:end])
-                yield SamplePart(tuple(self.token_ids[given:end]), watched)
-                given = end
-                if (pause_s := PACE.get()()) > 0:
-                    await asyncio.wait((sample,), timeout=pause_s)
-        whole = sample.result()
+        """Give the ids as they come and, once ``sample`` is there, the rest with it. Raises what ``sample`` raises."""
+        sample.add_done_callback(lambda _: self._woken.set())
+        try:
+            while not sample.done():
+                await self._woken.wait()
+                self._woken.clear()
+                if sample.done():
+                    break
+                ids, watched = self.news()
+                if ids:
+                    self._rests_until = self.loop.time() + PACE.get()()
+                    yield SamplePart(ids, watched)
+        finally:
+            if self._alarm:
+                self._alarm.cancel()
+        whole, given = sample.result(), self._given
         if whole.token_ids[:given] != tuple(self.token_ids[:given]):
             raise EngineError("the engine sampled other tokens than those that it had begun with")
         yield SamplePart(whole.token_ids[given:], whole.watched[given:], whole)
@@ -76,14 +89,17 @@ class Heard(Arrivals):
         known = len(self.ids)
         if list(ids[:known]) != self.ids[: len(ids)]:
             raise EngineError("asked again, the engine sampled other tokens than those that it had begun with")
-        self.ids += ids[known:]
-        self.rows += watched[known:]
+        self.add(ids[known:], watched[known:])
         self.tell()
+
+    def add(self, ids: Sequence[int], watched: Sequence[tuple[float, ...]]) -> None:
+        """Take further ids, of which the reader is to be told."""
+        self.ids += ids
+        self.rows += watched
 
     async def parts_of(self, work: Coroutine[Any, Any, Sample]) -> AsyncGenerator[SamplePart, None]:
         """Give the parts while ``work``, which calls `hear`, is done; leaving cancels it."""
         task = asyncio.ensure_future(work)
-        task.add_done_callback(lambda _: self.wake())
         try:
             async with aclosing(self.parts(task)) as parts:
                 async for part in parts:

@@ -41,6 +41,14 @@ def rate_text(per_second: float | None) -> str:
     return f"{per_second:,.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration for reading: ``540 s``, ``75 min``, ``3 h 25 min``."""
+    if seconds < 600:
+        return f"{seconds:,.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
 def bar_columns() -> list[ProgressColumn]:
     """Return the columns that every progress display of the toolkit uses."""
     return [
@@ -58,10 +66,21 @@ class Meter:
 
     def __init__(self, label: str, total: int | None, display: Progress | None) -> None:
         self.label, self.total, self.done = label, total, 0
+        self._before = 0
         self._display = display
         self._task = display.add_task(label, total=total, note="") if display else None
         self._last_event_s = 0.0
         self._started_s, self._note = time.monotonic(), ""
+
+    def begin_at(self, done: int, total: int | None = None) -> None:
+        """Record what an interrupted run had done: it counts as done, and in no rate."""
+        self.done = self._before = done
+        self.total = total if total is not None else self.total
+        self._started_s = time.monotonic()
+        if self._display and self._task is not None:
+            self._display.reset(self._task, completed=done, total=self.total)
+        else:
+            self._tell()
 
     def advance(self, count: int = 1, note: str | None = None, total: int | None = None) -> None:
         """Record that ``count`` more items are done; ``total`` corrects the expected number."""
@@ -71,22 +90,35 @@ class Meter:
         if self._display and self._task is not None:
             fields: dict[str, Any] = {} if note is None else {"note": note}
             self._display.update(self._task, advance=count, total=self.total, **fields)
-        elif os.environ.get(EVENTS) == "json":
-            now = time.monotonic()
-            if now - self._last_event_s > 0.2 or self.done == self.total:
-                self._last_event_s = now
-                printing.event({"progress": self.label, "done": self.done, "total": self.total, "note": note or ""})
+        else:
+            self._tell(note)
+
+    def _tell(self, note: str | None = None) -> None:
+        """Send an event to the parent process, where there is one that wants it, a few times a second."""
+        now = time.monotonic()
+        if os.environ.get(EVENTS) == "json" and (now - self._last_event_s > 0.2 or self.done == self.total):
+            self._last_event_s = now
+            printing.event({"progress": self.label, "done": self.done, "total": self.total, "note": note or ""})
+
+    def left_s(self, more: int = 0) -> float | None:
+        """Return the seconds until the work is done at the mean rate so far, with ``more`` items done than are counted.
+
+        None where that is not known.
+        """
+        elapsed_s, done = time.monotonic() - self._started_s, self.done + more
+        known = self.total is not None and done > self._before
+        return (self.total - done) * elapsed_s / (done - self._before) if known else None  # type: ignore[operator]
 
     def line(self) -> str:
         """Return the state of the work on one line: how far, how fast, how long still."""
         elapsed_s = time.monotonic() - self._started_s
-        rate = self.done / elapsed_s if elapsed_s and self.done else None
+        rate = (self.done - self._before) / elapsed_s if elapsed_s else None
         parts = [f"{self.label}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
         if rate and elapsed_s >= 1:
             parts.append(rate_text(rate))
-            left_s = (self.total - self.done) / rate if self.total else 0
-            parts += [f"about {left_s:,.0f} s left"] if left_s > 0 else []
-        return ", ".join([*parts, f"after {elapsed_s:,.0f} s", *([self._note] if self._note else [])])
+            left_s = self.left_s() or 0
+            parts += [f"about {duration_text(left_s)} left"] if left_s > 0 else []
+        return ", ".join([*parts, f"after {duration_text(elapsed_s)}", *([self._note] if self._note else [])])
 
 
 def is_watched() -> bool:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from selfcorrect.correction.loop import LoopSettings
-from selfcorrect.errors import nearest
+from selfcorrect.correction.votes import check_votes
+from selfcorrect.errors import InputError, nearest
 from selfcorrect.serving.errors import ApiError, wrong
 from selfcorrect.serving.settings import Limits
 from selfcorrect.serving.sources import Asked
@@ -93,10 +94,10 @@ def order(
         raise wrong("selfcorrect.horizon", f"at most {limits.horizon} here, got {horizon}")
     if choices * votes > limits.samples:
         raise wrong("n", f"n times selfcorrect.votes is at most {limits.samples} here, got {choices} times {votes}")
-    if votes > 1 and sampled_at == 0:
-        raise wrong(
-            "selfcorrect.votes", "at temperature 0 all trajectories are the same; set a temperature, such as 0.7"
-        )
+    try:
+        check_votes("selfcorrect.votes", votes, sampled_at)
+    except InputError as error:
+        raise ApiError(400, str(error), param="selfcorrect.votes") from error
     if any(budget and budget > limits.max_tokens for budget in (*budgets, extension.budget)):
         raise wrong(
             "max_tokens", f"at most {limits.max_tokens} here, got {max(filter(None, (*budgets, extension.budget)))}"

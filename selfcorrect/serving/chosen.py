@@ -36,8 +36,8 @@ def chosen(order: Order, readers: Sequence[Reader], finished: Sequence[Finished]
         places = range(start, start + order.votes)
         place, shares = start, None
         if order.votes > 1:
-            shares = vote([finished[place].trajectory for place in places]).shares
-            place += shares[0].places[0] if shares else 0
+            outcome = vote([finished[place].trajectory for place in places])
+            shares, place = outcome.shares, start + outcome.place
         path = path_of(finished[place], seeds[place])
         if shares is not None:
             path["votes"] = [{"answer": share.answer, "votes": len(share.places)} for share in shares]

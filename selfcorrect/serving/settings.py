@@ -9,6 +9,7 @@ from typing import Any
 from selfcorrect.correction.loop import LoopSettings
 from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import RecipeError
+from selfcorrect.model import without_reference
 from selfcorrect.redaction import redacted_text
 from selfcorrect.runs.recipes import build_recipe
 
@@ -72,12 +73,13 @@ class ServeRecipe:
     hosts: tuple[str, ...] = ()  # further names that this server is called by, where it listens on loopback alone
     page: bool = True  # the page at /
     engine: EngineRecipe = field(default_factory=EngineRecipe)  # what samples; its model is MODEL of the command
+    own_process: bool = True  # a transformers engine in a process of its own; false: in the server's, with less memory
     loop: dict[str, Any] = field(default_factory=dict)  # what differs from the settings of `LoopSettings`
     upstream: UpstreamRecipe = field(default_factory=UpstreamRecipe)  # chat servers behind; none: the engine samples
     limits: Limits = field(default_factory=Limits)  # of requests, clients and waits
 
     def __post_init__(self) -> None:
-        build_recipe(LoopSettings, self.loop, where="loop")
+        without_reference(build_recipe(LoopSettings, self.loop, where="loop"))
         if not 0 <= self.port <= 65535:
             raise RecipeError(f"port: expected 0 to 65535, got {self.port}")
         if self.name is not None and not re.fullmatch(r"[\w./:@-]{1,200}", self.name):

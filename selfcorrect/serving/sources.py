@@ -109,8 +109,8 @@ class ModelSource:
                     yield event
 
     async def health(self) -> dict[str, object]:
-        """The engine is in this process: it answers, or the process is gone."""
-        return {"ok": True, "engine": self.model.engine.name}
+        """Say whether the engine can answer: one in a process of its own may have lost it (`engines.process`)."""
+        return {"ok": getattr(self.model.engine, "is_alive", True), "engine": self.model.engine.name}
 
     async def close(self) -> None:
         """Free the engine."""

@@ -1,9 +1,9 @@
 """`Samples`: the trajectories of one request under way at once, read in one place. Used by every address that answers.
 
 Each trajectory has a task that reads its events; what has arrived is handed over together. While few are under way a
-token is sent as soon as it is there; with many, the tokens of `PER_STREAM_S` times their number share an event, because
-an event costs the processor more than a token does. Leaving the iterator, for whatever reason, ends the tasks, which
-ends the work in the engine.
+token is sent as soon as it is there; many send `EVENTS_PER_S` events a second together, and the tokens of one stream
+that come in between share one, because an event costs the processor more than a token does. Leaving the iterator, for
+whatever reason, ends the tasks, which ends the work in the engine.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from selfcorrect.serving.errors import ApiError, api_error, fault
 from selfcorrect.serving.sources import Finished
 from selfcorrect.types import StopReason
 
-PER_STREAM_S = 0.001
-"""A stream sends at most every so many seconds for each stream that is under way, where they are more than `FEW`."""
+EVENTS_PER_S = 2000
+"""Of all streams together, where more than `FEW` are under way: each rests so long after an event that they keep to it.
+A token waits for this time at most, and never for the next token."""
 
 FEW = 8
 
@@ -51,7 +52,7 @@ class UnderWay:
 
     def interval_s(self) -> float:
         """Return how long a stream waits from one event to the next."""
-        return 0.0 if self.count <= FEW else self.count * PER_STREAM_S
+        return 0.0 if self.count <= FEW else self.count / EVENTS_PER_S
 
 
 class Samples:

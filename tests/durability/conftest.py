@@ -16,7 +16,9 @@ import pytest
 from selfcorrect.runs.jsonl import read_journal
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = ("seconds", "rollout_s", "grading_s", "update_s", "step_time")
+CLOCKED = ("seconds", "rollout_s", "waited_s", "handover_s", "grading_s", "update_s", "step_time", "eta_s", "time")
+CLOCKED_TOO = ("time/", "tokens_per_s")
+"""What the names of measured rates and shares begin with."""
 
 
 class Stages:
@@ -115,7 +117,8 @@ def _content(path: Path, run: Path) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _timeless(inner) for name, inner in value.items() if name not in (*CLOCKED, "drawn")}
+        kept = (name for name in value if name not in (*CLOCKED, "drawn") and not str(name).startswith(CLOCKED_TOO))
+        return {name: _timeless(value[name]) for name in kept}
     return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 

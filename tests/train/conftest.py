@@ -24,6 +24,14 @@ from selfcorrect.types import Problem
 
 Killing = Callable[[int], AbstractContextManager[None]]
 
+CLOCKED = {"rollout_s", "waited_s", "handover_s", "grading_s", "update_s", "eta_s", "seconds"}
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of metrics.jsonl without what a clock measured."""
+    kept = row.keys() - CLOCKED
+    return {name: value for name, value in row.items() if name in kept and "per_s/" not in name and "time/" not in name}
+
 
 @pytest.fixture
 def killed_at(monkeypatch: pytest.MonkeyPatch) -> Killing:

@@ -64,7 +64,7 @@ def reports(metrics: Metrics, progress: Meter, names: Mapping[str, str], share: 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.last_step = int(state.max_steps * share)
             self.started_s = time.perf_counter()
-            progress.advance(state.global_step, total=self.last_step)
+            progress.begin_at(state.global_step, total=self.last_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             loss = metrics.rows[-1]["loss"] if metrics.rows else None

@@ -386,7 +386,7 @@ def worker(rank: int, recipe: PretrainRecipe, work: Path) -> None:
     started, seen, smooth = time.monotonic(), 0, 0.0
     with meter("pretrain", steps) if rank == 0 else nullcontext() as progress:
         if progress:
-            progress.advance(start)
+            progress.begin_at(start)
             metrics = work.parent / "metrics.jsonl"
             write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= start] if start else [])
         for step in range(start, steps):

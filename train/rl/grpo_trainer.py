@@ -14,7 +14,7 @@ The gradient of an update is that of one whole batch under every TRL loss type, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import pad
 
 from selfcorrect.errors import GuardError, RecipeError
 from selfcorrect.train.common import lean_cpu
@@ -37,8 +38,10 @@ from selfcorrect.train.common.models import detach_from_file, load_model
 from selfcorrect.train.common.recipe import trl_config
 from selfcorrect.train.common.sharding import Sharding, shard
 from selfcorrect.train.common.weights import holds_parts
+from selfcorrect.train.rl.importance import policy_log_probs, weigh_by_importance
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction
+from selfcorrect.train.rl.rollouts import Rollout
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, weigh
 from selfcorrect.train.rl.variants import ZeroVariance
 
@@ -97,6 +100,15 @@ class Gap:
         self.tokens += len(compared)
         self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
 
+    def hold(self, limit: float, step: int) -> None:
+        """Raise GuardError where the mean is above the limit (``max_logprob_gap``)."""
+        if self.mean > limit:
+            raise GuardError(
+                f"step {step}: the sampler's log-probabilities differ from the trainer's by "
+                f"{self.mean:.3f} nats a token (max_logprob_gap {limit}): it samples from other "
+                "weights, at another temperature, or in a precision too low to train on"
+            )
+
 
 class TrajectoryTrainer(Sharding, GRPOTrainer):
     """TRL's GRPOTrainer on trajectories that are sampled and scored here; GRPO and its relatives.
@@ -108,6 +120,7 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
 
     args: Any
     model: Any
+    _tokenizer: Any
     num_generations: int
     _buffered_inputs: Any
 
@@ -119,7 +132,7 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
         self.scored: ScoredRollout | None = None  # the latest
         self.used_rows = 0
         self.trained_tokens = 0  # of the latest rollout, in all of its updates and processes
-        self.figures: dict[str, float] = {}  # of the update, beside TRL's own
+        self.figures: dict[str, float | None] = {}  # of the update, beside TRL's own
         self.gap = Gap()
         self._latest_logps: Tensor | None = None
 
@@ -151,7 +164,7 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
         """Return the inputs of the next micro-batch: TRL calls it before each forward pass of the update."""
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = self.step(self, [row["prompt"] for row in generation_batch])
-            self.gap = Gap()
+            self.gap = self.scored.gap if self.scored and self.scored.gap else Gap()
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def tensors(self, prompts: Sequence[str], scored: ScoredRollout) -> dict[str, Tensor]:
@@ -160,15 +173,19 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
         The reference model is left to `_with_reference`, which scores fewer columns.
         """
         self.scored = scored
-        for name, value in scored.figures.items():  # for TensorBoard, W&B and Trackio (`trainer.report_to`)
-            if isinstance(value, (int, float)):
-                self._metrics["train"][f"path/{name}"].append(value)
+        self._report(scored.figures)
         beta, self.beta = self.beta, 0.0
         try:
             batch: dict[str, Tensor] = self._generate_and_score_completions([{"prompt": text} for text in prompts])
         finally:
             self.beta = beta
         return batch
+
+    def _report(self, figures: Mapping[str, Any]) -> None:
+        """Let TRL log numbers with its own, for TensorBoard, W&B and Trackio (``trainer.report_to``)."""
+        for name, value in figures.items():
+            if isinstance(value, (int, float)):
+                self._metrics["train"][f"path/{name}"].append(value)
 
     def _hand_over(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """TRL's ``rollout_func``: what `tensors` was given."""
@@ -227,6 +244,10 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
                 micro["loss_share"] = share
                 micro["num_items_in_batch"] = torch.tensor(all_tokens * updates, device=self.accelerator.device)
                 micro_batches.append(self._with_reference(micro))
+        if self.scored is not None and self.scored.staleness:
+            found = weigh_by_importance(self, micro_batches, self.recipe.importance_cap)
+            self.figures |= found
+            self._report(found)
         return micro_batches
 
     def _same_sizes(self, sizes: list[int]) -> list[int]:
@@ -290,11 +311,16 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
     ) -> Tensor:
         if "completion_ids" not in inputs and self.model.training:  # fewer rows than micro-batches
             return no_loss(model)
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        stale = "importance_sampling_ratio" in inputs
+        self.use_vllm = stale  # TRL's loss is weighed by these ratios where it believes that vLLM sampled
+        try:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.use_vllm = False
         fresh = (
             self._step % (self.args.steps_per_generation * self.num_iterations) < self.args.gradient_accumulation_steps
         )
-        if fresh and self.model.training and "sampling_per_token_logps" in inputs:
+        if fresh and not stale and self.model.training and "sampling_per_token_logps" in inputs:
             self._check_gap(inputs)
         return loss * inputs.get("loss_share", 1.0)
 
@@ -303,12 +329,36 @@ class TrajectoryTrainer(Sharding, GRPOTrainer):
         assert self._latest_logps is not None
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         self.gap.add(self._latest_logps - inputs["sampling_per_token_logps"], mask)
-        if self.gap.mean > self.max_logprob_gap:
-            raise GuardError(
-                f"step {self.state.global_step}: the sampler's log-probabilities differ from the trainer's by "
-                f"{self.gap.mean:.3f} nats a token (max_logprob_gap {self.max_logprob_gap}): it samples from other "
-                "weights, at another temperature, or in a precision too low to train on"
-            )
+        self.gap.hold(self.max_logprob_gap, self.state.global_step)
+
+    def compare(self, rollouts: Sequence[Rollout]) -> Gap:
+        """Return how the sampler's log-probabilities of some trajectories differ from those of the policy as it is now.
+
+        Raises GuardError where they differ by more than ``max_logprob_gap``.
+        """
+        pad_id: int = self._tokenizer.pad_token_id
+        rows = {name: column.to(self.accelerator.device) for name, column in _padded(rollouts, pad_id).items()}
+        gap = Gap()
+        gap.add(policy_log_probs(self, rows) - rows["sampling_per_token_logps"], rows["completion_mask"])
+        gap.hold(self.max_logprob_gap, self.state.global_step)
+        return gap
+
+
+def _padded(rollouts: Sequence[Rollout], pad_id: int) -> dict[str, Tensor]:
+    """Return trajectories as TRL pads them: prompts on the left, completions on the right."""
+
+    def padded(rows: Sequence[Sequence[float]], value: int, side: str, dtype: torch.dtype) -> Tensor:
+        found: Tensor = pad([torch.tensor(row, dtype=dtype) for row in rows], value, side)
+        return found
+
+    prompts, completions = ([one.prompt_ids for one in rollouts], [one.completion_ids for one in rollouts])
+    return {
+        "prompt_ids": padded(prompts, pad_id, "left", torch.long),
+        "prompt_mask": padded([[1] * len(ids) for ids in prompts], 0, "left", torch.long),
+        "completion_ids": padded(completions, pad_id, "right", torch.long),
+        "completion_mask": padded([[1] * len(ids) for ids in completions], 0, "right", torch.long),
+        "sampling_per_token_logps": padded([one.logprobs for one in rollouts], 0, "right", torch.float32),
+    }
 
 
 def _cut(batch: dict[str, Tensor], rows: Tensor, loss_mask: Tensor, size: int) -> dict[str, Any]:

@@ -12,15 +12,17 @@ from transformers import TrainerCallback
 from selfcorrect.printing import complain, note
 from selfcorrect.runs.files import append_lines
 from selfcorrect.runs.jsonl import write_whole
-from selfcorrect.runs.progress import Meter
+from selfcorrect.runs.progress import Meter, duration_text
 from selfcorrect.train.common.checkpoints import step_of
 from selfcorrect.train.common.lora import is_adapted, reset
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import load_model
 from selfcorrect.train.common.weights import put
+from selfcorrect.train.rl.dashboard import dashboard, dashboard_line
 from selfcorrect.train.rl.guards import Finding, findings, healthy_steps, offenders
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.scored_rollout import ScoredRollout
+from selfcorrect.train.rl.trackers import report_trajectories
 from selfcorrect.types import Trajectory
 
 if TYPE_CHECKING:
@@ -71,30 +73,43 @@ class GuardCallback(TrainerCallback):
         row |= {"logprob_gap_max": trainer.gap.largest, "update_s": logs.get("step_time", 0.0)}
         if scored is not None and scored is not self._logged:
             row |= {**scored.figures, "trained_tokens": trainer.trained_tokens}
-            row["update_s"] -= row["rollout_s"] + row["grading_s"]
+            row["update_s"] -= row["waited_s"] + row["handover_s"] + row["grading_s"]
             self._logged = scored
+            eta_s = self.progress.left_s(more=1)
+            times = dashboard([*self.metrics.rows, row], self.recipe.steps_per_rollout, eta_s)
+            row |= times
+            logs |= {f"path/{name}": value for name, value in times.items() if value is not None}
+            if state.is_world_process_zero:
+                report_trajectories(trainer, scored, self.recipe.logged_trajectories, state.global_step)
+            self._show(state.global_step, row, args.should_save)
         row = self.metrics.add(state.global_step, **row)
         if scored is not None and row.get("turn1") is not None:
-            self._show(row, args.should_save)
-            self._guard(row["step"], scored.trajectories, args, control)
+            self._guard(row, scored.trajectories, args, control)
 
-    def _show(self, row: dict[str, Any], printing: bool) -> None:
-        measured = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
-        self.progress.advance(1, note=measured)
+    def _show(self, step: int, row: dict[str, Any], printing: bool) -> None:
+        measured = "nothing was graded"
+        if row["turn1"] is not None:
+            measured = "turn 1 {turn1:.1f} → final {final:.1f}, judged {verdict_rate:.0f}%".format(**row)
+        self.progress.advance(1, note=f"{measured}; {dashboard_line(row)}")
         if printing:
             reward = "none" if row["reward"] is None else f"{row['reward']:.3f}"
-            note(f"step {row['step']}: {measured}, reward {reward}")
+            note(f"step {step}: {measured}, reward {reward}; {dashboard_line(row)}{_left(row)}")
 
-    def _guard(self, step: int, trajectories: Sequence[Trajectory], args: Any, control: Any) -> None:
+    def _guard(self, row: dict[str, Any], trajectories: Sequence[Trajectory], args: Any, control: Any) -> None:
+        step = row["step"]
         for found in findings(self.metrics.rows, self.recipe.guard, self.recipe.steps):
             if found.guard not in self._saved and args.should_save:
-                _save_offenders(found, step, trajectories, self.metrics.path.parent)
+                _save_offenders(found, row, trajectories, self.metrics.path.parent)
             self._saved.add(found.guard)
             self.warnings.append(f"step {step}: {found}")
             complain(f"guard: {found}", style="bold red")
             if self.recipe.guard.action == "stop":
                 self.stopped_by = self.stopped_by or str(found)
                 control.should_training_stop = True
+
+
+def _left(row: dict[str, Any]) -> str:
+    return f"; about {duration_text(row['eta_s'])} left" if row["eta_s"] else ""
 
 
 def _keep_offenders(folder: Path, last_step: int) -> None:
@@ -105,9 +120,12 @@ def _keep_offenders(folder: Path, last_step: int) -> None:
         write_whole(file, [f"{line}\n" for line in whole if json.loads(line)["step"] <= last_step])
 
 
-def _save_offenders(found: Finding, step: int, trajectories: Sequence[Trajectory], folder: Path) -> None:
-    """Append the trajectories that show a finding to ``guard-samples.jsonl``; the whole rollout where no one does."""
-    about = {"guard": found.guard, "step": step, "message": found.message}
+def _save_offenders(found: Finding, row: dict[str, Any], trajectories: Sequence[Trajectory], folder: Path) -> None:
+    """Append the trajectories that show a finding to ``guard-samples.jsonl``; the whole rollout where no one does.
+
+    ``sampled_at`` is the optimizer step whose weights sampled them.
+    """
+    about = {"guard": found.guard, "step": row["step"], "sampled_at": row["sampled_at"], "message": found.message}
     shown = (offenders(trajectories, found.guard) or trajectories)[:64]
     rows = [about | {"path": trajectory.to_json()} for trajectory in shown]
     append_lines(folder / "guard-samples.jsonl", [json.dumps(row) + "\n" for row in rows])

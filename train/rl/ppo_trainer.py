@@ -144,7 +144,7 @@ class PpoTrainer(TrajectoryTrainer):
         white_BT = whiten(advantages_BT, mask_BT, self._sum_over_processes)
         if self.state.global_step < self.critic_warmup:
             white_BT = torch.zeros_like(white_BT)
-        self.figures = self._measured(gap_BT, values_BT, returns_BT, mask_BT)
+        self.figures = {**self._measured(gap_BT, values_BT, returns_BT, mask_BT)}
         return {"advantages": white_BT, "old_values": values_BT, "returns": returns_BT}
 
     def _chunks(self, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -8,16 +8,17 @@ which calls `step` where a new rollout is due), computes the loss of each, steps
 | part | where it is done |
 |---|---|
 | roll out | `rollouts.roll_out` by the loop that evaluates; the sampler has the live weights (`samplers`) |
+| roll out ahead | ``off_policy: 1``: the next rollout, in a thread beside this update (`off_policy`) |
 | score | the grader and `selfcorrect.rewards` (`scored_rollout.score`), figures (`rollout_metrics`) |
 | weigh | GRPO: TRL's group advantages, or `scored_rollout.weigh`; PPO: its value model (`ppo_trainer`) |
 | update | TRL's loss on our micro-batches (`grpo_trainer`), checked against the sampler's log-probs |
-| watch | `GuardCallback`, `guards` |
+| watch | `GuardCallback`, `guards`; the run's clock, `dashboard`; trajectories in trackers, `trackers` |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,8 @@ from selfcorrect.train.common.models import save_model
 from selfcorrect.train.common.recipe import use_bf16
 from selfcorrect.train.common.stage import run_stage
 from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.dashboard import is_of_rollout, time_summary
+from selfcorrect.train.rl.off_policy import OneStepOffPolicy, saving
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import START_TOKENS, RolloutFunction, problem_order
 from selfcorrect.train.rl.rollouts import within_context
@@ -54,6 +57,7 @@ R = TypeVar("R", bound=RlRecipe)
 def step(rollout_function: RolloutFunction, trainer: TrajectoryTrainer, prompts: Sequence[str]) -> list[dict[str, Any]]:
     """Take a step as far as the update: return the micro-batches that its optimizer steps learn from."""
     sampled = rollout_function.roll_out(prompts, trainer.model, trainer.state.global_step)
+    rollout_function.sample_next(trainer)  # off_policy: 1
     scored = rollout_function.score(sampled)
     batch = trainer.tensors(prompts, scored)
     batch |= trainer.weigh(scored, batch)
@@ -90,14 +94,21 @@ def run(
             use_bf16(recipe.precision),
         )
         metrics = open_metrics(folder)
-        with closing(sampler), meter(recipe.name, recipe.steps) as progress:
-            progress.advance(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
-            rollout_function = RolloutFunction(recipe, codec, problem_order(recipe, problems), sampler)
+        with ExitStack() as opened:
+            opened.enter_context(closing(sampler))
+            progress = opened.enter_context(meter(recipe.name, recipe.steps))
+            progress.begin_at(step_of(last_checkpoint(folder)) // recipe.steps_per_rollout)
+            kind = OneStepOffPolicy if recipe.off_policy else RolloutFunction
+            rollout_function = kind(recipe, codec, problem_order(recipe, problems), sampler)
+            opened.enter_context(closing(rollout_function))
             trainer = build_trainer(recipe, rollout_function, folder)
+            if isinstance(rollout_function, OneStepOffPolicy):
+                rollout_function.restore(last_checkpoint(folder))
+                trainer.add_callback(saving(rollout_function, folder))
             if recipe.guard.watches_turn1:
                 rollout_function.measure_start(trainer.model, folder / "start.json")
             watch = GuardCallback(recipe, trainer, metrics, progress)
-            trainer.add_callback(watch)
+            trainer.callback_handler.callbacks.insert(0, watch)  # what it adds to a log, trackers are to see
             fit(trainer, folder)
             trainer.release()
             last = fall_back(recipe, trainer, metrics, folder) if watch.stopped_by else trainer.state.global_step
@@ -120,6 +131,11 @@ def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> Rende
         f"most {recipe.sampling.budget} tokens: at most {recipe.steps * samples * recipe.sampling.budget:,} tokens; "
         f"{recipe.steps * recipe.steps_per_rollout} optimizer steps"
     )
+    if recipe.off_policy:
+        shown.append(
+            "off_policy=1: each rollout but the first is sampled while the one before it is learned, by weights one "
+            f"version behind; a token weighs at most {recipe.importance_cap:g} (importance_cap)"
+        )
     if recipe.guard.watches_turn1:
         first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
         shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
@@ -147,7 +163,7 @@ def context_of_policy(recipe: RlRecipe) -> int | None:
 
 def _compute(recipe: RlRecipe, metrics: Metrics, order: Sequence[Problem], folder: Path) -> Compute | None:
     """Return what a run took: its rollouts with those of the start model; None where a row of before has no counts."""
-    rollouts = [row for row in metrics.rows if row.get("sampled_at") is not None]
+    rollouts = [row for row in metrics.rows if is_of_rollout(row)]
     start, at_start = folder / START_TOKENS, 0
     if recipe.guard.watches_turn1:
         if not start.exists():
@@ -176,4 +192,5 @@ def _summary(recipe: RlRecipe, metrics: Metrics) -> dict[str, Any]:
         "paths": len(rows) * recipe.prompts_per_step * recipe.generations,
         "ungradable": sum(row["ungradable"] for row in metrics.rows if "ungradable" in row),
         "largest_logprob_gap": max((row["logprob_gap"] for row in metrics.rows), default=None),
+        **time_summary(metrics.rows),
     }

@@ -57,10 +57,13 @@ class RlRecipe(TrainerRecipe):
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself
+    off_policy: Literal[0, 1] = 0  # 1: the next rollout is sampled while this one is learned (one-step off-policy)
+    importance_cap: float = 2.0  # off_policy: at most the weight of a token, policy over sampler (truncated IS)
     reward: RewardRecipe = field(default_factory=RewardRecipe)  # weights of its parts
     overlong: Literal["keep", "mask", "drop"] = "keep"  # cut by the budget: learn, count but do not, leave out
     guard: GuardRecipe = field(default_factory=GuardRecipe)  # what is watched, and what happens then
     max_logprob_gap: float = 0.05  # mean |sampler - trainer| in nats a token; above it the run stops
+    logged_trajectories: int = 4  # of each rollout, as text in the trackers that trainer.report_to names; 0: none
     save_every: int = 10  # rollouts between checkpoints, to resume from and for the guard to fall back on
 
     @property
@@ -86,9 +89,26 @@ class RlRecipe(TrainerRecipe):
     def __post_init__(self) -> None:
         if min(self.steps, self.prompts_per_step, self.updates, self.passes, self.micro_rows, self.horizon) < 1:
             raise RecipeError("steps, prompts_per_step, updates, passes, micro_rows and horizon are at least 1")
+        if self.logged_trajectories < 0:
+            raise RecipeError("logged_trajectories is at least 0")
         if self.generations < 2:
             raise RecipeError("generations is at least 2: a group of one has no advantage")
         for key in sorted(_FIXED_HERE & self.trainer.keys()):
             raise RecipeError(f"trainer: {key!r} is fixed here: paths are sampled untruncated, at temperature 1")
         check_trainer(self.trainer)
+        self._check_off_policy()
         assert self.loss  # refuses what is not the method
+
+    def _check_off_policy(self) -> None:
+        if self.off_policy and self.sampler == "live":
+            raise RecipeError(
+                "off_policy=1 samples while the weights change, and sampler=live samples from those very weights: set "
+                "sampler=replica (a copy of the model beside it), servers or vllm, or off_policy=0"
+            )
+        if not self.importance_cap >= 1:
+            raise RecipeError(
+                f"importance_cap={self.importance_cap}: expected 1 or more; the weights of tokens that the policy and "
+                "the sampler find equally likely are 1, and a lower cap would cut them all"
+            )
+        for key in sorted(key for key in self.trainer if self.off_policy and key.startswith("vllm_importance")):
+            raise RecipeError(f"trainer: {key!r}: off_policy=1 truncates each token's weight: set importance_cap")

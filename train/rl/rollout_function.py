@@ -1,4 +1,7 @@
-"""`RolloutFunction`: from the prompts of a step to a scored rollout, sampled from the weights as they are now."""
+"""`RolloutFunction`: from the prompts of a step to a scored rollout, sampled from the weights as they are now.
+
+`off_policy.OneStepOffPolicy` is the same with the next rollout sampled ahead.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfcorrect import prompts
 from selfcorrect.chat import ChatCodec
@@ -25,17 +28,28 @@ from selfcorrect.train.rl.samplers import Sampler
 from selfcorrect.train.rl.scored_rollout import ScoredRollout, score
 from selfcorrect.types import Problem
 
+if TYPE_CHECKING:
+    from selfcorrect.train.rl.grpo_trainer import Gap, TrajectoryTrainer
+
 START_TOKENS = "start-tokens.json"
 """Beside the start model's shares: how many tokens it sampled for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledRollout:
-    """Ungraded rollouts, the optimizer step whose weights they come from, and how long sampling took."""
+    """Ungraded rollouts, and the optimizer step whose weights they come from: the version of the weights.
+
+    ``seconds`` is how long sampling took, with the hand-over of the weights, which alone took ``handover_s``.
+    ``staleness`` is how many optimizer steps the weights that learn from them are ahead, and ``gap`` what the canary
+    found where those weights were handed over; None: it compares while they are learned, which is before any update.
+    """
 
     rollouts: tuple[Rollout, ...]
     step: int
     seconds: float
+    handover_s: float = 0.0
+    staleness: int = 0
+    gap: Gap | None = None
 
 
 class RolloutFunction:
@@ -54,16 +68,20 @@ class RolloutFunction:
             raise InputError("two problems have the same text and different ids; remove duplicates")
         self.prompt_texts = [codec.decode(openings[problem.id]) for problem in problems]
         self.start: list[dict[str, float | None]] = []
+        self.waited_s = self.handover_s = 0.0  # in this step: for the sampler; handing weights over and checking them
         self._order = list(problems)
 
     def roll_out(self, prompt_texts: Sequence[str], model: Any, step: int) -> SampledRollout:
         """Return one trajectory for each prompt of this process, sampled from ``model`` at optimizer step ``step``."""
         started = time.perf_counter()
         self.sampler.follow(model)
+        self.handover_s = time.perf_counter() - started
         problems = [self.problems[text] for text in prompt_texts]
         rollouts = roll_out(self.sampler, self.codec, problems, self._seeds(problems, step), self.recipe.sampling)
+        seconds = time.perf_counter() - started
+        self.waited_s = seconds - self.handover_s
         self.sampler.rest()
-        return SampledRollout(tuple(rollouts), step, time.perf_counter() - started)
+        return SampledRollout(tuple(rollouts), step, seconds, self.handover_s)
 
     def score(self, sampled: SampledRollout) -> ScoredRollout:
         """Return the rollout graded, rewarded and measured.
@@ -77,11 +95,14 @@ class RolloutFunction:
             for rollout, reward, parts in zip(scored.rollouts, scored.rewards, scored.reward_parts, strict=True)
         ]
         trajectories, rewards, reward_parts = zip(*gathered(mine), strict=True)
-        start = self.start[sampled.step // self.recipe.steps_per_rollout] if self.start else None
+        learned_at = sampled.step + sampled.staleness
+        start = self.start[learned_at // self.recipe.steps_per_rollout] if self.start else None
         figures = measure(trajectories, rewards, self.recipe.generations, start) | part_means(reward_parts)
-        figures |= {"sampled_at": sampled.step, "rollout_s": sampled.seconds}
+        figures |= {"sampled_at": sampled.step, "staleness": sampled.staleness, "rollout_s": sampled.seconds}
+        figures |= {"waited_s": self.waited_s, "handover_s": self.handover_s}
+        figures["tokens_per_s/sampled"] = figures["sampled_tokens"] / max(1e-9, sampled.seconds - sampled.handover_s)
         figures["grading_s"] = time.perf_counter() - started
-        return replace(scored, trajectories=trajectories, figures=figures)
+        return replace(scored, trajectories=trajectories, figures=figures, staleness=sampled.staleness, gap=sampled.gap)
 
     def measure_start(self, model: Any, path: Path) -> None:
         """Let the model, before it is trained, attempt the problems of all rollouts; kept in a file.
@@ -107,6 +128,12 @@ class RolloutFunction:
         named = [(problem.id, share) for problem, share in zip(self._order, shares, strict=True)]
         each = self.recipe.prompts_per_step
         self.start = [dict(named[first : first + each]) for first in range(0, len(named), each)]
+
+    def sample_next(self, trainer: TrajectoryTrainer) -> None:
+        """Begin to sample the rollout of the next step, where the recipe wants that; here: nothing."""
+
+    def close(self) -> None:
+        """End what is still being sampled; here nothing is."""
 
     def _seeds(self, problems: Sequence[Problem], step: int) -> list[int]:
         """Return one seed a trajectory: by step, problem, and how many of the problem the rollout has before it.

@@ -152,8 +152,8 @@ class ReplicaSampler:
         """Nothing is freed: the copy stays where it is."""
 
     def close(self) -> None:
-        """Let the copy go."""
-        del self._engine
+        """End what is being sampled and free the cache."""
+        asyncio.run(self._engine.close())
 
 
 class VllmSampler:

@@ -20,6 +20,8 @@ from selfcorrect.types import Role, Trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from selfcorrect.train.rl.grpo_trainer import Gap
+
 _ROLES = (Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
 
 
@@ -30,7 +32,8 @@ class ScoredRollout:
     ``returns`` has one number for each part of each rollout (attempt, self-evaluation, revision). ``outcomes`` decide
     whether a group has variance: the reward, or under turn credit the returns of all parts; None where nothing is
     learned. ``reward_parts`` are the parts of each reward (`selfcorrect.rewards`). ``trajectories`` are those of all
-    processes, and ``figures`` what was measured on them: a row of ``metrics.jsonl``.
+    processes, and ``figures`` what was measured on them: a row of ``metrics.jsonl``. ``staleness`` and ``gap`` are
+    the `SampledRollout`'s.
     """
 
     rollouts: tuple[Rollout, ...]
@@ -41,6 +44,8 @@ class ScoredRollout:
     reward_parts: tuple[dict[str, float | None], ...] = ()
     trajectories: tuple[Trajectory, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+    staleness: int = 0
+    gap: Gap | None = None
 
     def columns(self) -> dict[str, Any]:
         """Return what TRL takes from a rollout function: prompts, completions, log-probs, loss masks, rewards."""

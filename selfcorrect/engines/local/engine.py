@@ -14,7 +14,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +36,13 @@ from selfcorrect.loading import model_loading, refuse_random_weights
 IDLE_S = 10.0
 """The worker thread ends after so long without work; the next request starts a new one."""
 
+MakesArrivals = Callable[[Sequence[int], Sequence[tuple[float, ...]] | None], Arrivals]
+
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(slots=True, eq=False)
-class _AsyncRow(Row):
+class AsyncRow(Row):
     """A row whose sample is awaited in an event loop."""
 
     loop: asyncio.AbstractEventLoop = field(kw_only=True)
@@ -85,9 +87,9 @@ class TransformersEngine(Engine):
         self._max_cached_tokens = max_cached_tokens or _affordable_tokens(model)
         self._batch = ContinuousBatch(model, max_batch=max_batch, max_cached_tokens=self._max_cached_tokens)
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
-        self._inbox: list[_AsyncRow] = []
-        self._unanswered: set[_AsyncRow] = set()  # The worker's own: rows taken from the inbox.
-        self._streamed: list[_AsyncRow] = []  # The worker's own: those of them that are streamed.
+        self._inbox: list[AsyncRow] = []
+        self._unanswered: set[AsyncRow] = set()  # The worker's own: rows taken from the inbox.
+        self._streamed: list[AsyncRow] = []  # The worker's own: those of them that are streamed.
         self._wake = threading.Condition()  # Guards _inbox, _worker and _closed.
         self._worker: threading.Thread | None = None
         self._closed = False
@@ -149,6 +151,8 @@ class TransformersEngine(Engine):
             try:
                 self._batch.waiting.extend(rows)
                 while self._batch.busy:
+                    if self._closed:
+                        raise EngineError(f"the engine {self.name} was closed")
                     self._batch.step()
             except BaseException:
                 self._batch.clear()
@@ -157,8 +161,7 @@ class TransformersEngine(Engine):
 
     async def sample(self, request: SampleRequest) -> Sample:
         """Return one sample; the engine batches concurrent calls. Cancelling the task frees its slot."""
-        row = self._row(request)
-        self._enter(row)
+        row = self.begin(request)
         try:
             return await row.future
         finally:
@@ -166,9 +169,8 @@ class TransformersEngine(Engine):
 
     async def stream(self, request: SampleRequest) -> AsyncGenerator[SamplePart, None]:
         """Give one sample as its tokens are sampled, in the batch of all others. Closing it frees its slot."""
-        row = self._row(request)
-        row.arrivals = Arrivals(row.token_ids, row.watched if request.watch_ids else None)
-        self._enter(row)
+        row = self.begin(request, Arrivals)
+        assert row.arrivals is not None
         try:
             async with aclosing(row.arrivals.parts(row.future)) as parts:
                 async for part in parts:
@@ -176,12 +178,16 @@ class TransformersEngine(Engine):
         finally:
             row.cancelled = not row.future.done()
 
-    def _row(self, request: SampleRequest) -> _AsyncRow:
-        loop = asyncio.get_running_loop()
-        return _AsyncRow(request, stop_texts=self._check(request), loop=loop, future=loop.create_future())
+    def begin(self, request: SampleRequest, arrivals: MakesArrivals | None = None) -> AsyncRow:
+        """Hand a request to the worker and return its row, whose ``future`` is the sample.
 
-    def _enter(self, row: _AsyncRow) -> None:
-        """Hand a row to the worker, and start one where there is none."""
+        ``arrivals`` makes what hears of each token of a sample that is streamed. Who wants the sample no more sets
+        ``cancelled`` of the row.
+        """
+        loop = asyncio.get_running_loop()
+        row = AsyncRow(request, stop_texts=self._check(request), loop=loop, future=loop.create_future())
+        if arrivals:
+            row.arrivals = arrivals(row.token_ids, row.watched if request.watch_ids else None)
         with self._wake:
             if self._closed:
                 raise EngineError(f"the engine {self.name} is closed")
@@ -190,6 +196,7 @@ class TransformersEngine(Engine):
                 self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
                 self._worker.start()
             self._wake.notify()
+        return row
 
     async def close(self) -> None:
         """End the worker and free the cache; samples under way fail with EngineError."""
@@ -241,12 +248,12 @@ class TransformersEngine(Engine):
                 raise EngineError(f"the engine {self.name} was closed")
             if not self._batch.busy:
                 return
-            finished = [row for row in self._batch.step() if isinstance(row, _AsyncRow)]
-            _answer([(row, row.sample()) for row in finished])
-            self._unanswered.difference_update(finished)
-            if self._streamed:
-                self._streamed = [row for row in self._streamed if not (row.finish or row.cancelled)]
-                tell_all(row.arrivals for row in self._streamed if row.arrivals)
+            finished = [row for row in self._batch.step() if isinstance(row, AsyncRow)]
+            answers = [(row, row.sample()) for row in finished]
+            self._unanswered.difference_update(finished)  # before they are answered: nothing is kept of them then
+            self._streamed = [row for row in self._streamed if not (row.finish or row.cancelled)]
+            _answer(answers)
+            tell_all(row.arrivals for row in self._streamed if row.arrivals)
             if len(self._unanswered) > self._batch.rows:  # some were cancelled
                 self._unanswered = {row for row in self._unanswered if not row.cancelled}
 
@@ -280,8 +287,13 @@ class TransformersEngine(Engine):
             self._batch.forget()
         try:
             # Not inference_mode: a module may cache tensors that training uses later.
-            with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-                yield
+            device = self.model.device.type
+            with torch.no_grad():
+                if torch.is_autocast_enabled(device):
+                    with torch.autocast(device, enabled=False):
+                        yield
+                else:  # leaving a context of autocast empties a cache that is of all threads
+                    yield
         finally:
             for module in training:
                 module.training = True
@@ -289,9 +301,9 @@ class TransformersEngine(Engine):
                 self._batch.clear()  # Training needs the memory; on a CPU, keeping it saves the page faults.
 
 
-def _answer(outcomes: Sequence[tuple[_AsyncRow, Sample | EngineError]]) -> None:
+def _answer(outcomes: Sequence[tuple[AsyncRow, Sample | EngineError]]) -> None:
     """Hand outcomes to the event loops that await them, one call for each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_AsyncRow, Sample | EngineError]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[AsyncRow, Sample | EngineError]]] = {}
     for row, outcome in outcomes:
         by_loop.setdefault(row.loop, []).append((row, outcome))
     for loop, answers in by_loop.items():
@@ -299,7 +311,7 @@ def _answer(outcomes: Sequence[tuple[_AsyncRow, Sample | EngineError]]) -> None:
             loop.call_soon_threadsafe(_resolve, answers)
 
 
-def _resolve(answers: list[tuple[_AsyncRow, Sample | EngineError]]) -> None:
+def _resolve(answers: list[tuple[AsyncRow, Sample | EngineError]]) -> None:
     for row, outcome in answers:
         if row.future.done():
             continue
@@ -307,8 +319,6 @@ def _resolve(answers: list[tuple[_AsyncRow, Sample | EngineError]]) -> None:
             row.future.set_result(outcome)
         else:
             row.future.set_exception(outcome)
-        if row.arrivals:
-            row.arrivals.wake()
 
 
 def _failure(name: str, error: Exception) -> EngineError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
 import random
 import signal
 import socket
@@ -251,6 +253,42 @@ def test_nothing_is_left_of_clients_that_vanish_at_random_points() -> None:
         assert running.chat(CORRECT_FIRST).status_code == 200
 
 
+def test_memory_tasks_and_files_return_to_where_they_were() -> None:
+    """Clients that vanish and clients that read late, in three waves: what the first leaves, the others do not add to.
+
+    What one request leaves would be some hundred objects in each wave.
+    """
+    source = ScriptedSource(pause_s=0.005)
+    body = json.dumps(asking(WRONG_FIRST, stream=True)).encode()
+
+    def wave(running: Running) -> tuple[int, int, int]:
+        lines = [raw(running) for _ in range(40)]
+        for line in lines:
+            line.sendall(head(running, len(body)) + body)
+        assert until(lambda: running.server.places.taken.total() > 0)
+        for line in lines[::2]:
+            line.close()
+        for line in lines[1::2]:
+            while b"[DONE]" not in line.recv(1 << 16):
+                time.sleep(0.001)
+            line.close()
+        assert until(lambda: not running.server.places.taken and source.open == 0, 20)
+        assert until(lambda: not running.listener.server_state.connections, 20)
+        assert until(lambda: running.tasks() == tasks, 20)
+        source.seen.clear()
+        gc.collect()
+        return running.tasks(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+
+    with serving(source) as running:
+        running.client.get("/health")
+        running.client.close()
+        assert until(lambda: not running.listener.server_state.connections)
+        tasks = running.tasks()
+        first, _, last = [wave(running) for _ in range(3)]
+    assert last[:2] == first[:2]
+    assert last[2] - first[2] < 40 * 2, "more than two waves of one object a client"
+
+
 def test_a_client_that_does_not_read_is_left() -> None:
     source = ScriptedSource(repeat=10_000, padding="x" * 10_000)
     with serving(source, limits={"unread_s": 0.5}) as running:
@@ -357,6 +395,10 @@ def test_what_stops_a_server_before_it_listens(
     assert "cannot read the key file" in said_by(capsys, "--key-file", str(tmp_path / "none"))
     assert "no/such/model" in said_by(capsys, "./no/such/model", "--port", "0")
     assert 'did you mean "horizon"' in said_by(capsys, "loop.horison=3")
+    for setting in ("loop.method=gold", "loop.stop=gold", "loop.stop=judge", "loop.method=judged"):
+        said = said_by(capsys, setting, "--port", "0")
+        assert "use `selfcorrect eval`" in said
+        assert "loading" not in said
     assert "serve takes one model" in said_by(capsys, "a", "b")
     assert "limits.body_bytes" in said_by(capsys, "limits.body_bytes=0")
     assert "cors: expected origins" in said_by(capsys, "--cors", "*")

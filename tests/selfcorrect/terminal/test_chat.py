@@ -243,6 +243,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(run: Any, folder: str) -> N
         (["loop.horizon=0"], "horizon=0"),
         (["loop.method=askd"], 'did you mean "asked"'),
         (["loop.method=gold"], "reference answers"),
+        (["loop.stop=gold"], "reference answers"),
+        (["loop.stop=judge"], "a judge beside the model"),
+        (["engine.threads=0"], "threads are at least 1"),
         (["--engine", "transformer"], 'did you mean "transformers"'),
         (["sed=1"], "sed"),
         (["embedded", "--endpoint", "localhost:8000"], "expected URLs"),
@@ -253,6 +256,16 @@ def test_bad_input_is_one_clear_message(arguments: list[str], said: str) -> None
     assert done.returncode == 1
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+    assert "(transformers)" not in done.stderr  # it is known before a model is loaded
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\n"])
+def test_a_pipe_without_a_question_says_what_is_expected(text: str) -> None:
+    done = piped(text, "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "expected questions in UTF-8, one a line; it ended without one" in said
+    assert "loading" not in said
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.sft import SftRecipe
+from tests.train.conftest import timeless
 
 ROOT = Path(__file__).parents[3]
 STEPS, KILLS = 45, 3
-TIMINGS = ("rollout_s", "grading_s", "update_s", "seconds")
 
 
 def start(program: str, recipe: Any, run: Path, *options: str) -> subprocess.Popen[str]:
@@ -79,7 +79,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     """Return the whole rows of metrics.jsonl without what a clock measured."""
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
+    return [timeless(json.loads(line)) for line in lines]
 
 
 @pytest.mark.slow
