@@ -40,7 +40,7 @@ test-doors:  ## the doors for other tools, each by the tool's own client in an e
 
 # vLLM on the CPU, its server, and Ray: an environment of their own (3.5 GB).
 test-engines: $(ENGINES_STAMP)  ## the tests of vLLM and Ray, in an environment of their own (3.5 GB)
-	VLLM_CPU_KVCACHE_SPACE=1 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/rl/test_samplers.py
+	VLLM_CPU_KVCACHE_SPACE=1 RAY_worker_niceness=0 $(ENGINES)/bin/pytest -m slow tests/selfcorrect/engines tests/train/rl/test_samplers.py tests/train/rl/test_replicas.py
 
 # With the Python that has torch for the GPU: make gpu-check PYTHON=python3. On a CPU: GPU_OPTIONS=--small.
 .PHONY: gpu-check

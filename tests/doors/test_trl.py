@@ -71,6 +71,9 @@ class Script:
         self.followed.append(model)
         self.left = [list(messages) for messages in self.trajectories]
 
+    def rest(self) -> None:
+        """Nothing to free."""
+
     def close(self) -> None:
         """Nothing to close."""
 

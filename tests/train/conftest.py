@@ -161,6 +161,9 @@ class Stale:
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         return self.engine.sample_many(requests)
 
+    def rest(self) -> None:
+        """Nothing to free."""
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -42,6 +42,11 @@ def process_rank() -> int:
     return int(_state().process_index)
 
 
+def local_rank() -> int:
+    """Return this process's number on its machine."""
+    return int(_state().local_process_index)
+
+
 def wait_for_everyone() -> None:
     """Return when every process has come here."""
     _state().wait_for_everyone()

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfcorrect.engines.local.weights import fill, own_tensors
 from selfcorrect.errors import ModelError
 from selfcorrect.train.common.lora import is_adapted, unwrapped
 
@@ -61,7 +62,7 @@ def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield what a checkpoint holds of a model, whole, by the module's own names; of LoRA what learns alone."""
     adapted = is_adapted(model)
-    for name, tensor in _own_tensors(model):
+    for name, tensor in own_tensors(model):
         if not adapted or tensor.requires_grad:
             yield name, whole(tensor)
 
@@ -73,7 +74,7 @@ def policy_weights(model: Any, dtype: torch.dtype | None = None) -> Iterator[tup
     """
     plain = _undistributed(model)
     updates = _lora_updates(plain) if is_adapted(plain) else {}
-    for name, tensor in _own_tensors(unwrapped(plain)):
+    for name, tensor in own_tensors(unwrapped(plain)):
         if name.startswith(_BESIDE_THE_POLICY) or ".lora_" in name:
             continue
         shown = name.replace(".base_layer.", ".")
@@ -96,17 +97,8 @@ def save_policy(model: Any, folder: Path, dtype: torch.dtype | None = None, writ
 
 def hand_over(model: Any, copy: Any) -> None:
     """Put the policy's weights into an unsharded copy of it, in the copy's dtype and on its device."""
-    import torch
-
-    own = dict(_own_tensors(copy))
-    dtypes = {tensor.dtype for tensor in own.values() if tensor.is_floating_point()}
-    with torch.no_grad():
-        for name, tensor in policy_weights(model, dtypes.pop() if len(dtypes) == 1 else None):
-            if name not in own:
-                raise ModelError(f"the sampler's copy of the model has no weight {name!r}: it is another architecture")
-            own.pop(name).copy_(tensor)
-    if own:
-        raise ModelError(f"the trained model gave the sampler's copy no {', '.join(sorted(own))}: another architecture")
+    dtypes = {tensor.dtype for _, tensor in own_tensors(copy) if tensor.is_floating_point()}
+    fill(copy, policy_weights(model, dtypes.pop() if len(dtypes) == 1 else None))
 
 
 def put(model: Any, weights: dict[str, Tensor]) -> None:
@@ -117,7 +109,7 @@ def put(model: Any, weights: dict[str, Tensor]) -> None:
     import torch
 
     with torch.no_grad():
-        for name, target in _own_tensors(model):
+        for name, target in own_tensors(model):
             if name not in weights:
                 raise ModelError(f"no weight for {name}; expected those of the model that is trained")
             _put(target, weights[name])
@@ -133,15 +125,6 @@ def _put(target: Tensor, value: Tensor) -> None:
     else:
         with _gathered(target, changed=True):
             target.copy_(value)
-
-
-def _own_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield what a model folder holds of a model: parameters, each once, and the buffers that are saved."""
-    yield from model.named_parameters()
-    for prefix, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{name}" if prefix else name, buffer
 
 
 def _lora_updates(model: Any) -> dict[str, Any]:

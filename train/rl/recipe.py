@@ -53,7 +53,7 @@ class RlRecipe(TrainerRecipe):
     sampler: SamplerKind = "live"  # from the module that is trained; replica: a whole copy of it; vllm; servers
     sampler_options: dict[str, Any] = field(
         default_factory=dict
-    )  # vllm: its engine arguments; servers: endpoints, weights (a folder), …
+    )  # vllm: its engine arguments; servers: endpoints, weights (how they come), …; or replicas, … (Ray)
     beta: float = 0.0  # weight of the KL to the start model; 0 loads no reference model
     epsilon: float | None = None  # clip range, lower
     epsilon_high: float | None = None  # clip range, upper; under cispo the cap of the ratio itself

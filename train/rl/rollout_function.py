@@ -80,6 +80,7 @@ class RolloutFunction:
         rollouts = roll_out(self.sampler, self.codec, problems, self._seeds(problems, step), self.recipe.sampling)
         seconds = time.perf_counter() - started
         self.waited_s = seconds - self.handover_s
+        self.sampler.rest()
         return SampledRollout(tuple(rollouts), step, seconds, self.handover_s)
 
     def score(self, sampled: SampledRollout) -> ScoredRollout:
@@ -115,6 +116,7 @@ class RolloutFunction:
             seeds = [sample_seed(self.recipe.seed, "start", place, n) for place, n in jobs]
             self.sampler.follow(model)
             rollouts = graded(roll_out(self.sampler, self.codec, problems, seeds, self.recipe.sampling))
+            self.sampler.rest()
             shares = [share for _, share in turn1_by_problem([rollout.trajectory for rollout in rollouts], attempts)]
             found = sorted(gathered(list(zip(places, shares, strict=True))))
             sampled = sum(gathered([rollout.trajectory.sampled_tokens for rollout in rollouts]))

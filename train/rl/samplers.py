@@ -1,11 +1,13 @@
-"""Where RL samples its trajectories: from the trainer's own model, or from vLLM with its weights.
+"""Where RL samples its trajectories: from the trainer's own model, or from an engine with its weights.
 
 ``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``replica`` keeps a
-whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs vLLM in a
-process of its own and hands it the weights before every rollout, through a folder in memory; its prefix cache is
-emptied with them. ``servers`` are vLLM servers on other GPUs or nodes, named by URL, which load the weights before
-every rollout from a folder that they see. Either way the canary compares the sampler's log-probabilities with the
-trainer's (``max_logprob_gap``), and weights that were not handed over are found by it.
+whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs a vLLM
+engine beside every training process, on its GPU, asleep while it trains; the weights are handed over before every
+rollout, through a folder in memory, and its prefix cache is emptied with them. ``servers`` are vLLM servers on other
+GPUs or nodes, named by URL, which load the weights before every rollout from a folder that they see; or engines that
+Ray starts there, which take them from its object store. Either way the
+canary compares the sampler's log-probabilities with the trainer's (``max_logprob_gap``), and weights that were not
+handed over are found by it.
 
 vLLM has its own random numbers, and its rounding depends on what else is in the batch: a resumed run is as good as an
 uninterrupted one, but not the same bit for bit, as it is with ``live``.
@@ -15,41 +17,51 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import Sample, SampleRequest
-from selfcorrect.errors import EngineError, RecipeError
+from selfcorrect.engines import EngineRecipe, Sample, SampleRequest
+from selfcorrect.engines.processes import by_itself, memory_folder
+from selfcorrect.errors import EngineError, RecipeError, nearest
 from selfcorrect.train.common.distributed import (
     fsdp_asked,
     gathered,
     has_gpu,
+    local_rank,
     process_count,
     process_rank,
+    wait_for_everyone,
     zero3_asked,
 )
 from selfcorrect.train.common.lora import unwrapped
 from selfcorrect.train.common.models import load_model
-from selfcorrect.train.common.weights import hand_over, save_policy
+from selfcorrect.train.common.weights import hand_over, policy_weights, save_policy
 from selfcorrect.train.rl.rollouts import BatchSampler
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from selfcorrect.engines.local.engine import TransformersEngine
 
 SamplerKind = Literal["live", "replica", "vllm", "servers"]
 
+_SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
 
 class Sampler(BatchSampler, Protocol):
     """Samples many requests at once from the weights that `follow` last saw."""
 
     def follow(self, model: Any) -> None:
-        """Sample from the trainer's ``model`` as it is now."""
+        """Sample from the trainer's ``model`` as it is now; every process must call it."""
+
+    def rest(self) -> None:
+        """Free what nobody needs until `follow` is called again."""
 
     def close(self) -> None:
         """Free what only sampling needs."""
@@ -63,10 +75,10 @@ def open_sampler(
     ``bf16``: the policy is trained in bf16, so a copy of it on a GPU is held in bf16.
     """
     if kind == "vllm":
-        if process_count() > 1:
-            raise RecipeError("sampler=vllm trains in one process; use sampler=live or replica with --launch")
         return VllmSampler(model, max_batch, options)
     if kind == "servers":
+        if "replicas" in options:
+            return ReplicasSampler(model, max_batch, options, bf16)
         return ServersSampler(model, max_batch, options, bf16)
     if options:
         raise RecipeError(f"sampler_options are vLLM's engine arguments, and sampler={kind}: {', '.join(options)}")
@@ -105,6 +117,9 @@ class LiveSampler:
         """The most tokens of a prompt and its completion together; None before a model is followed."""
         return self._engine.context if self._engine else None
 
+    def rest(self) -> None:
+        """Nothing to free: the module is being trained."""
+
     def close(self) -> None:
         """Let the module go."""
         self._engine = None
@@ -133,25 +148,59 @@ class ReplicaSampler:
         """The most tokens of a prompt and its completion together."""
         return self._engine.context
 
+    def rest(self) -> None:
+        """Nothing is freed: the copy stays where it is."""
+
     def close(self) -> None:
         """End what is being sampled and free the cache."""
         asyncio.run(self._engine.close())
 
 
 class VllmSampler:
-    """vLLM beside the trainer. On a GPU that both share, ``gpu_memory_utilization`` says how much it may take."""
+    """A vLLM engine beside each training process, on its GPU; each samples what its process is to learn from.
+
+    ``options`` are vLLM's engine arguments: ``gpu_memory_utilization`` says how much of the GPU it may take while it
+    samples. While the weights are trained it sleeps (``enable_sleep_mode``, on a GPU unless it is switched off).
+    """
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any]) -> None:
+        import torch
+
         from selfcorrect.engines.vllm import VllmEngine
 
-        self._engine = VllmEngine.load(model, max_batch=max_batch, **options)
+        several = process_count() > 1
+        if several and (spread := [name for name in _SPREADING if options.get(name, 1) != 1]):
+            raise RecipeError(
+                f"sampler=vllm: each of {process_count()} training processes has an engine on its own GPU, and "
+                f"{', '.join(spread)} would spread it over several; leave it out, or use sampler=servers"
+            )
+        asleep = {"enable_sleep_mode": True} if has_gpu() else {}
+        with by_itself(torch.cuda.current_device() if several and has_gpu() else None):
+            self._engine = VllmEngine.load(model, max_batch=max_batch, **(asleep | options))
+        dtype = getattr(torch, str(self._engine.arguments["dtype"]), None)
+        self._dtype = dtype if isinstance(dtype, torch.dtype) else None  # what it would round to
+        self.rest()
 
     def follow(self, model: Any) -> None:
-        """Hand the weights over, adapters merged into them."""
-        memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="selfcorrect-") as folder:
-            save_policy(model, Path(folder))
-            self._engine.load_weights(folder)
+        """Gather the weights, adapters merged, once for all engines of a machine, and let each load them.
+
+        Raises EngineError, in every process, where one of the engines cannot.
+        """
+        name, *_ = gathered([f"selfcorrect-{secrets.token_hex(8)}"])
+        folder, writes = memory_folder() / name, local_rank() == 0
+        try:
+            if writes:
+                folder.mkdir(mode=0o700)
+            save_policy(model, folder, self._dtype, writes)
+            wait_for_everyone()
+            _together(lambda: self._engine.load_weights(folder))  # after it, all of them have read it
+        finally:
+            if writes:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def rest(self) -> None:
+        """Let the engine sleep, where it can."""
+        self._engine.sleep()
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
@@ -170,44 +219,79 @@ class VllmSampler:
 class ServersSampler:
     """vLLM servers, which all processes of the training share.
 
-    ``options``: ``endpoints`` (URLs that end in /v1), ``weights``, a folder that the servers see under the same path
-    (None: one in this machine's memory), and further options of `OpenAIEngine`. A server that is lost gets no more
-    requests and those that it had go to the others; it is taken back as soon as it has loaded the current weights.
+    ``options``: ``endpoints`` (URLs that end in /v1), ``weights`` and further options of `OpenAIEngine`. ``weights`` is
+    how they are handed over: ``folder`` (in this machine's memory), a folder that the servers see under the same path,
+    or vLLM's own transfer, ``nccl`` (GPUs) or ``gloo`` (CPUs); ``address`` is then this machine's, as they reach it. A
+    server that is lost gets no more requests and those that it had go to the others. It is taken back as soon as it has
+    loaded the current weights from the folder; by nccl and gloo at the next hand-over.
     """
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
         import torch
 
         from selfcorrect.engines.server.client import OpenAIEngine
+        from selfcorrect.engines.server.transfer import Transfer
 
         own = dict(options)
-        endpoints, weights = own.pop("endpoints", None), own.pop("weights", None)
+        endpoints, weights, address = own.pop("endpoints", None), own.pop("weights", None), own.pop("address", None)
         if not isinstance(endpoints, list) or not endpoints:
             raise RecipeError(
-                "sampler=servers: sampler_options.endpoints is a list of URLs like http://localhost:8000/v1"
+                "sampler=servers: sampler_options.endpoints is a list of URLs like http://localhost:8000/v1; or "
+                "sampler_options.replicas says how many to start by Ray"
             )
-        memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        self._own = tempfile.TemporaryDirectory(dir=weights or memory, prefix="selfcorrect-weights-")
+        if weights == "nccl" and not has_gpu():
+            raise RecipeError("sampler_options.weights=nccl is between GPUs, and this machine has none: folder or gloo")
         self._dtype = torch.bfloat16 if bf16 and has_gpu() else None
         self._engine = OpenAIEngine.connect(model, endpoints, max_batch=max_batch, **own)
+        self._transfer: Transfer | None = None
+        self._by_transfer = weights in ("nccl", "gloo")
+        if not self._by_transfer:
+            place = memory_folder() if weights in (None, "folder") else weights
+            self._own = tempfile.TemporaryDirectory(dir=place, prefix="selfcorrect-weights-")
+        elif process_rank() == 0:
+            self._transfer = Transfer(self._engine, weights, address)
         self._version = 0
 
     def follow(self, model: Any) -> None:
-        """Let the servers load the weights. EngineError where none does."""
+        """Let the servers take the weights. EngineError where none does."""
+        which, folder = self._transferred(model) if self._by_transfer else self._loaded(model)
+        if not any(which):
+            raise EngineError(f"none of the {len(which)} servers took the weights; what each said is above")
+        self._engine.use(which, folder)
+        if folder:
+            shutil.rmtree(Path(self._own.name) / f"{self._version - 1}", ignore_errors=True)
+        self._version += 1
+
+    def _loaded(self, model: Any) -> tuple[list[bool], str]:
+        """Write the weights, let the servers load them; return which did, and from where."""
         main = process_rank() == 0
         folder = Path(self._own.name) / f"{self._version}"
         save_policy(model, folder, self._dtype, writes=main)
         told = gathered([(self._engine.load_weights(str(folder)), str(folder)) if main else None])
-        which, shared = told[0]
-        if not any(which):
-            raise EngineError(f"none of the {len(which)} servers took the weights; what each said is above")
-        self._engine.use(which, shared)
-        shutil.rmtree(Path(self._own.name) / f"{self._version - 1}", ignore_errors=True)
-        self._version += 1
+        found: tuple[list[bool], str] = told[0]
+        return found
+
+    def _transferred(self, model: Any) -> tuple[list[bool], None]:
+        """Gather the weights, all of them, before the servers are asked for anything; return which have them."""
+        which: list[bool] = []
+        whole: list[tuple[str, Tensor]] = []
+        for name, tensor in policy_weights(model, self._dtype):
+            if self._transfer:
+                whole.append((name, tensor.cpu()))
+
+        def send() -> None:
+            if self._transfer:
+                which.extend(self._transfer.send(whole))
+
+        _together(send)
+        return gathered([which])[0], None
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order."""
         return self._engine.sample_many(requests)
+
+    def rest(self) -> None:
+        """Nothing to free: servers train nothing."""
 
     @property
     def lost(self) -> int:
@@ -221,8 +305,84 @@ class ServersSampler:
 
     def close(self) -> None:
         """Close the connections and remove the folder; the servers go on."""
+        if self._transfer:
+            self._transfer.close()
         asyncio.run(self._engine.close())
-        self._own.cleanup()
+        if not self._by_transfer:
+            self._own.cleanup()
+
+
+class ReplicasSampler:
+    """Engines in actors of a Ray cluster, which all processes of the training share.
+
+    ``options`` are those of ``engine.kind=ray``: ``replicas``, ``replica`` (transformers or vllm), ``actor``, and
+    ``dtype``, ``device``, ``threads`` and ``options`` of each replica's engine. The weights go through Ray's object
+    store, once a rollout. A replica that dies gets no more requests and those that it had go to the others; Ray starts
+    it again, and it is taken back with the current weights.
+    """
+
+    def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
+        import torch
+
+        from selfcorrect.engines.ray import RayEngine
+
+        known = ("replicas", "replica", "actor", "dtype", "device", "threads", "options")
+        for name in options:
+            if name not in known:
+                raise RecipeError(
+                    f"sampler_options: {name!r} is not known where Ray starts replicas{nearest(name, known)}; known: "
+                    f"{', '.join(known)}"
+                )
+        recipe = EngineRecipe(model, "ray", max_batch=max_batch, **options)
+        self._dtype = torch.bfloat16 if bf16 and has_gpu() else None
+        processes = process_count()
+        with by_itself():
+            mine = [RayEngine.start(recipe, processes=processes)] if process_rank() == 0 else []
+        (meeting,) = gathered([engine.meeting for engine in mine])
+        self._engine = mine[0] if mine else RayEngine.join(meeting)
+
+    def follow(self, model: Any) -> None:
+        """Gather the weights, put them into Ray's store, let the replicas take them. EngineError where none does."""
+        weights = policy_weights(model, self._dtype)
+        if process_rank() == 0:
+            self._engine.publish(weights)
+        else:
+            for _ in weights:
+                pass  # takes part in the gathering
+        wait_for_everyone()
+        _together(self._engine.follow)
+
+    def rest(self) -> None:
+        """Nothing to free: replicas train nothing."""
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+        return self._engine.sample_many(requests)
+
+    @property
+    def lost(self) -> int:
+        """How often this process lost a replica."""
+        return self._engine.counts["lost"]
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together."""
+        return self._engine.context
+
+    def close(self) -> None:
+        """End the replicas, and Ray where this training started it."""
+        asyncio.run(self._engine.close())
+
+
+def _together(work: Callable[[], None]) -> None:
+    """Let every process do its work; EngineError in all of them where it fails in one, so that none waits for it."""
+    said = None
+    try:
+        work()
+    except EngineError as error:
+        said = str(error)
+    if failed := [f"process {rank}: {error}" for rank, error in enumerate(gathered([said])) if error]:
+        raise EngineError("; ".join(failed))
 
 
 def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from selfcorrect.engines.arrivals import Arrivals, tell_all
 from selfcorrect.engines.local.batching import ContinuousBatch, token_bytes
 from selfcorrect.engines.local.row import Row
 from selfcorrect.engines.local.sampling import StopTexts
+from selfcorrect.engines.local.weights import fill
 from selfcorrect.errors import EngineError, ModelError
 from selfcorrect.loading import model_loading, refuse_random_weights
 
@@ -130,6 +131,15 @@ class TransformersEngine(Engine):
             frozen=True,
             name=f"transformers:{Path(str(path_or_id)).name}",
         )
+
+    def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Sample from other whole weights, by name, from now on; call it while nothing is sampled.
+
+        Raises ModelError for those of another architecture.
+        """
+        with self._stepping:
+            fill(self.model, weights)
+            self._batch.forget()
 
     def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """Return the samples of all requests, in their order, sampled in this thread; for synchronous callers.

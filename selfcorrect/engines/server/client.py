@@ -23,7 +23,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
@@ -107,7 +107,7 @@ class OpenAIEngine(Engine):
         self._model = served_model
         self._retries = retries
         self._backoff_s = backoff_s
-        self._stall_s, self._total_s = stall_s, total_s
+        self.stall_s, self._total_s = stall_s, total_s
         self._extra = extra or {}
         self._vocabulary = len(codec.tokenizer)
         key = read_api_key(api_key_env)
@@ -120,7 +120,8 @@ class OpenAIEngine(Engine):
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         )
         self._loop = BackgroundLoop(self.name)
-        self._weights: str | None = None  # see `use`
+        self._given = False  # weights of ours, see `use`
+        self._weights: str | None = None  # the folder that they are in, if they are in one
         self._offers: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -192,21 +193,48 @@ class OpenAIEngine(Engine):
         self.use(which, folder)
         return which
 
-    def use(self, which: Sequence[bool], folder: str) -> None:
-        """Ask the endpoints that have the weights of a folder, alone; for a process beside the one that loaded them.
+    def use(self, which: Sequence[bool], folder: str | None) -> None:
+        """Ask the endpoints that have the current weights, alone; for a process beside the one that handed them over.
 
-        One that is lost from here on may come back with others, so it is offered these again before it is asked.
+        One that is lost from here on may come back with others, so it is offered the folder of these again before it is
+        asked; without a folder (`Transfer`) it is left out until the next hand-over.
         """
         for endpoint, used in zip(self.endpoints, which, strict=True):
             if used:
                 endpoint.take_in()
             endpoint.left_out = not used
-        self._weights = folder
+        self._weights, self._given = folder, True
+
+    def get(self, route: str, endpoints: Iterable[Endpoint]) -> dict[Endpoint, dict[str, Any]]:
+        """Return what those of the servers that answer say at one of vLLM's own routes; the others are logged."""
+
+        asked = list(endpoints)
+
+        async def all_of_them() -> list[dict[str, Any] | str]:
+            return list(await asyncio.gather(*(self._get(one, route) for one in asked)))
+
+        answers = dict(zip(asked, self._loop.call(all_of_them()), strict=True))
+        for message in answers.values():
+            if isinstance(message, str):
+                log.warning("%s", self._hide(message))
+        return {endpoint: answer for endpoint, answer in answers.items() if isinstance(answer, dict)}
+
+    def post(self, route: str, fields: Mapping[Endpoint, dict[str, Any]]) -> dict[Endpoint, str | None]:
+        """Ask servers for work at one of vLLM's own routes, all at once; return what went wrong, None where nothing."""
+
+        async def all_of_them() -> list[str | None]:
+            return list(await asyncio.gather(*(self._post(one, route, body) for one, body in fields.items())))
+
+        said = self._loop.call(all_of_them())
+        return {one: message and self._hide(message) for one, message in zip(fields, said, strict=True)}
 
     def _lose(self, endpoint: Endpoint, fault: ServerFault) -> None:
-        endpoint.left_out = endpoint.expected = True
+        endpoint.left_out, endpoint.expected = True, self._weights is not None
         self._count(endpoint, "lost")
         log.warning("%s is lost (%s); its requests go to the others", endpoint.shown, fault.name)
+        if self._weights is None:
+            self._endpoints.look_again()
+            return
         offer = asyncio.get_running_loop().create_task(self._offer_again(endpoint))
         self._offers.add(offer)
         offer.add_done_callback(self._offers.discard)
@@ -214,7 +242,7 @@ class OpenAIEngine(Engine):
     async def _offer_again(self, endpoint: Endpoint) -> None:
         """Take a lost server in once it has the weights; give it up after ``stall_s``."""
         folder, started, attempts = self._weights, time.monotonic(), 0
-        while time.monotonic() - started < self._stall_s and folder == self._weights:
+        while time.monotonic() - started < self.stall_s and folder == self._weights:
             attempts += 1
             await asyncio.sleep(pause_s(self._backoff_s, attempts))
             if folder == self._weights and await self._load(endpoint, str(folder)) is None:
@@ -226,22 +254,38 @@ class OpenAIEngine(Engine):
 
     async def _load(self, endpoint: Endpoint, folder: str) -> str | None:
         """Return None where a server took the weights, else what went wrong."""
-        root = endpoint.url.removesuffix("/v1")
         steps = {"/collective_rpc": {"method": "load_new_weights", "args": [folder]}, "/reset_prefix_cache": {}}
-        try:
-            async with asyncio.timeout(self._stall_s):
-                for route, fields in steps.items():
-                    post = self._http.stream(
-                        "POST", root + route, json=fields, auth=endpoint.auth, timeout=self._stall_s
-                    )
-                    async with post as response:
-                        answer = await beginning(response)
-                    if response.status_code != 200 or '"success":false' in answer.replace(" ", ""):
-                        hint = " (vLLM has this route with VLLM_SERVER_DEV_MODE=1)" * (response.status_code == 404)
-                        return f"{endpoint.shown}{route}: HTTP {response.status_code} {clean(answer[:300])}{hint}"
-        except (httpx2.HTTPError, TimeoutError) as error:
-            return f"{endpoint.shown}: {type(error).__name__}: {clean(str(error))[:300]}"
+        for route, fields in steps.items():
+            if message := await self._post(endpoint, route, fields):
+                return message
         return None
+
+    async def _post(self, endpoint: Endpoint, route: str, fields: dict[str, Any]) -> str | None:
+        """Return None where a server did what a route of vLLM's is for, else what went wrong."""
+        address = endpoint.url.removesuffix("/v1") + route
+        post = self._http.stream("POST", address, json=fields, auth=endpoint.auth, timeout=self.stall_s)
+        try:
+            async with asyncio.timeout(self.stall_s), post as response:
+                answer = await beginning(response)
+        except (httpx2.HTTPError, TimeoutError) as error:
+            return f"{endpoint.shown}{route}: {type(error).__name__}: {clean(str(error))[:300]}"
+        if response.status_code != 200 or '"success":false' in answer.replace(" ", ""):
+            hint = " (vLLM has this route with VLLM_SERVER_DEV_MODE=1)" * (response.status_code == 404)
+            return f"{endpoint.shown}{route}: HTTP {response.status_code} {clean(answer[:300])}{hint}"
+        return None
+
+    async def _get(self, endpoint: Endpoint, route: str) -> dict[str, Any] | str:
+        """Return what a server says at a route of vLLM's, or what went wrong."""
+        address = endpoint.url.removesuffix("/v1") + route
+        try:
+            async with asyncio.timeout(self.stall_s), self._http.stream("GET", address, auth=endpoint.auth) as response:
+                text = await beginning(response)
+            if response.status_code != 200 or not isinstance(answer := json.loads(text), dict):
+                hint = " (vLLM has this route with VLLM_SERVER_DEV_MODE=1)" * (response.status_code == 404)
+                return f"{endpoint.shown}{route}: HTTP {response.status_code} {clean(text[:300])}{hint}"
+            return answer
+        except (httpx2.HTTPError, TimeoutError, ValueError, RecursionError) as error:
+            return f"{endpoint.shown}{route}: {type(error).__name__}: {clean(str(error))[:300]}"
 
     async def close(self) -> None:
         """Close the connections; samples under way fail with EngineError."""
@@ -285,7 +329,7 @@ class OpenAIEngine(Engine):
         """Return the models that an endpoint lists, or what went wrong; None where it lists none and one is named."""
         try:
             async with (
-                asyncio.timeout(self._stall_s),
+                asyncio.timeout(self.stall_s),
                 self._http.stream("GET", f"{endpoint.url}/models", auth=endpoint.auth) as response,
             ):
                 text = await beginning(response, LONGEST_LIST)
@@ -325,7 +369,7 @@ class OpenAIEngine(Engine):
                     failures += 1
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
                     self._count(endpoint, f"retries: {fault.name}")
-                    if self._weights and fault.name in LOST and not endpoint.left_out:
+                    if self._given and fault.name in LOST and not endpoint.left_out:
                         self._lose(endpoint, fault)
                     if failures > self._retries:
                         raise EngineError(f"gave up after {failures} failures; {endpoint.shown}: {fault}") from fault
@@ -365,7 +409,7 @@ class OpenAIEngine(Engine):
         completion = Completion(self._vocabulary, request.max_tokens)
         ends_at = asyncio.get_running_loop().time() + limit_s
         try:
-            async with asyncio.timeout(min(limit_s, self._stall_s)) as deadline:
+            async with asyncio.timeout(min(limit_s, self.stall_s)) as deadline:
                 await self._stream(endpoint, request, fields, completion, deadline, ends_at, heard)
         except TimeoutError as error:
             if asyncio.get_running_loop().time() >= ends_at and completion.finish_reason is None:
@@ -374,7 +418,7 @@ class OpenAIEngine(Engine):
                     f"no sample after {self._total_s:g} s of asking, repeats included; raise engine.options.total_s",
                 ) from error
             if completion.finish_reason is None:
-                raise ServerFault("no progress", f"no token within {self._stall_s:g} s", accident=False) from error
+                raise ServerFault("no progress", f"no token within {self.stall_s:g} s", accident=False) from error
         except httpx2.TimeoutException as error:
             if completion.finish_reason is None:
                 raise ServerFault("silence", type(error).__name__, accident=False) from error
@@ -420,7 +464,7 @@ class OpenAIEngine(Engine):
                     raise refusal(error.get("code") if isinstance(error, dict) else None, str(error))
                 ended = completion.finish_reason is not None
                 if completion.take(content):
-                    deadline.reschedule(min(ends_at, now() + self._stall_s))
+                    deadline.reschedule(min(ends_at, now() + self.stall_s))
                     if heard:
                         self._tell(heard, request, completion)
                 if not self._server_stops and any(text in completion.text for text in request.stop_texts):

@@ -68,6 +68,11 @@ class Endpoint:
         return redacted_text(self.url)
 
     @property
+    def is_local(self) -> bool:
+        """True for a server on this machine, by its name."""
+        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+
+    @property
     def password(self) -> str | None:
         """The login's password, or what stands in its place: a login without one is a token."""
         return self.auth and (self.auth[1] or self.auth[0])

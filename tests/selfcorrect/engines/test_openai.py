@@ -10,6 +10,7 @@ import math
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -405,6 +406,22 @@ def test_a_server_gets_more_while_it_answers_and_never_more_than_allowed(folder,
         sample_all(engine, asked)
     assert engine.endpoints[0].limit == 24
     assert server.most_under_way <= 24
+
+
+def test_a_slow_server_is_given_little_and_holds_nobody_up(folder, saved_codec) -> None:
+    """It has its first 8 requests at once and then one for each answer; half of 400 would take it 25 answers of 3 s."""
+    asked = requests(saved_codec, 400, max_tokens=10)
+    with (
+        servers.Server(saved_codec, script, servers.vllm, delay_s=3.0) as slow,
+        servers.Server(saved_codec, script, servers.vllm, delay_s=0.01) as quick,
+        opened(folder, slow, quick, max_batch=16) as engine,
+    ):
+        started = time.monotonic()
+        samples = sample_all(engine, asked)
+        rounds = 1 + int((time.monotonic() - started) / 3.0)
+    assert same(samples, expected(saved_codec, asked))
+    assert len(slow.bodies) <= 8 + 16 * (rounds - 1)
+    assert 3 * len(slow.bodies) < len(quick.bodies)
 
 
 def test_an_overloaded_server_gets_less_and_all_is_served(folder, saved_codec) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from selfcorrect.data_gen.pipeline import run as gen
 from selfcorrect.data_gen.recipe import GenRecipe, Quota
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine, sample_all, sample_seed
-from selfcorrect.engines.ray import RayEngine
+from selfcorrect.engines.ray import RayEngine, packed, unpacked
 from selfcorrect.errors import EngineError, RequestRefused
 from selfcorrect.problems import ProblemsRecipe
 
@@ -47,7 +48,10 @@ def toy_actor() -> type:
         async def facts(self) -> tuple[str, int, int]:
             return f"toy:{self.recipe.kind}", 100, os.getpid()
 
-        async def sample(self, request: SampleRequest) -> Sample:
+        async def take(self, version: int, weights: Any) -> None:
+            self.version = version
+
+        async def sample(self, request: SampleRequest, version: int) -> Sample:
             if request.temperature == 9.0:
                 raise EngineError("no such temperature")
             if request.temperature == 8.0:
@@ -88,6 +92,14 @@ async def kill_one_midway(engine: RayEngine) -> tuple[list[Sample], int]:
     assert not all(task.done() for task in tasks)
     os.kill(pid, signal.SIGKILL)
     return list(await asyncio.gather(*tasks)), pid
+
+
+def wait_until_taken_back(engine: RayEngine) -> None:
+    """Return when a replica that died is asked again; Ray needs seconds to start it, a busy machine a minute."""
+    deadline = time.monotonic() + 180
+    while not engine.counts["taken back"]:
+        assert time.monotonic() < deadline, "not taken back"
+        time.sleep(0.05)
 
 
 def test_work_is_shared_and_comes_back_in_order() -> None:
@@ -146,6 +158,7 @@ def test_a_replica_killed_mid_work_loses_nothing_and_comes_back() -> None:
     with opened() as engine:
         samples, killed = asyncio.run(kill_one_midway(engine))
         assert ids(samples) == WANTED
+        wait_until_taken_back(engine)
         pids = {ray.get(replica.facts.remote())[2] for replica in engine.replicas}
         assert len(pids) == 2
         assert killed not in pids
@@ -159,6 +172,95 @@ def test_a_replica_that_stays_dead_leaves_its_work_to_the_other() -> None:
         ray.kill(last)
         with pytest.raises(EngineError, match=r"all replicas of .* died"):
             sample_all(engine, ASKED[:40])
+
+
+def slow_toy(slow_s: float) -> type:
+    """Return a toy of which the first replica that is asked takes ``slow_s`` for each sample."""
+    toy = toy_actor()
+
+    class Slow(toy):  # type: ignore[misc, valid-type]
+        async def take(self, version: int, weights: Any) -> None:
+            self.slow = bool(version)
+
+        async def sample(self, request: SampleRequest, version: int) -> Sample:
+            if getattr(self, "slow", False):
+                await asyncio.sleep(slow_s)
+            return await super().sample(request, version)
+
+    return Slow
+
+
+def test_a_slow_replica_is_given_little_and_holds_nobody_up() -> None:
+    """40 times slower than the other, it works on what it took at first; half of all would take it minutes."""
+    recipe = EngineRecipe(kind="ray", replicas=2, replica="vllm", max_batch=4)
+    engine = RayEngine.start(recipe, slow_toy(2.0))
+    try:
+        ray.get(engine.replicas[0].take.remote(1, None))
+        started = time.monotonic()
+        samples = sample_all(engine, ASKED)
+        took_s = time.monotonic() - started
+    finally:
+        asyncio.run(engine.close())
+    assert ids(samples) == WANTED
+    few, most = sorted(Counter(sample.logprobs for sample in samples).values())
+    print(f"{few} of {few + most} at the slow replica, {took_s:.1f} s")
+    assert few <= 5 * (took_s / 2 + 1)
+    assert most >= 240
+
+
+def test_replicas_sample_from_the_weights_that_were_published_and_again_once_they_are_started_anew() -> None:
+    """Versions are told by a toy that answers with them; the real hand-over is in tests/train/rl/test_replicas.py."""
+    toy = toy_actor()
+
+    class Versioned(toy):  # type: ignore[misc, valid-type]
+        version, weights = 0, None
+
+        async def take(self, version: int, weights: Any) -> None:
+            if version and weights is None:
+                raise EngineError("no weights")
+            self.version, self.weights = version, weights
+
+        async def sample(self, request: SampleRequest, version: int) -> Sample | None:
+            await asyncio.sleep(0.02)
+            if version != self.version:
+                return None
+            name, dtype, shape = "none", "", ()
+            if self.weights:
+                (name, (_, dtype, shape)) = next(iter(self.weights.items()))
+            return Sample((version, *shape), (float(-os.getpid()),), f"{name}:{dtype}")
+
+    recipe = EngineRecipe(kind="ray", replicas=2, replica="vllm", max_batch=4)
+    engine = RayEngine.start(recipe, Versioned)
+    try:
+        assert {(s.token_ids, s.finish) for s in sample_all(engine, ASKED[:20])} == {((0,), "none:")}
+        for version in (1, 2):
+            engine.publish([("w", torch.ones(version, 3, dtype=torch.bfloat16))])
+            engine.follow()
+            found = sample_all(engine, ASKED[:40])
+            assert {(s.token_ids, s.finish) for s in found} == {((version, version, 3), "w:bfloat16")}
+        samples, killed = asyncio.run(kill_one_midway(engine))
+        assert {(s.token_ids, s.finish) for s in samples} == {((2, 2, 3), "w:bfloat16")}
+        wait_until_taken_back(engine)
+        assert engine.counts["lost"] == 1
+        again = {-sample.logprobs[0] for sample in sample_all(engine, ASKED[:40])}
+        assert len(again) == 2
+        assert killed not in again
+    finally:
+        asyncio.run(engine.close())
+
+
+def test_packed_weights_are_the_weights_bit_for_bit() -> None:
+    weights = {
+        "bf16": torch.randn(3, 5).bfloat16(),
+        "strided": torch.randn(4, 6).t(),
+        "one": torch.tensor(2.5),
+        "ids": torch.arange(7),
+    }
+    found = dict(unpacked(packed(weights.items())))
+    assert found.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
 
 
 def test_gen_writes_the_same_data_with_replicas_as_with_one_engine(tmp_path: Path) -> None:

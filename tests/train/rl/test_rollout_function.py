@@ -53,6 +53,9 @@ class Script:
     def follow(self, model: Any) -> None:
         """Nothing to follow."""
 
+    def rest(self) -> None:
+        """Nothing to free."""
+
     def close(self) -> None:
         """Nothing to close."""
 
