@@ -28,7 +28,7 @@ from selfcorrect.eval.tables.claims import (
 )
 from selfcorrect.eval.tables.seeds import over_seeds
 from selfcorrect.metrics import Z95
-from selfcorrect.runs.jsonl import read_jsonl
+from selfcorrect.runs.jsonl import read_json, read_jsonl
 from selfcorrect.shipped import base_of
 from selfcorrect.table import DASH, Table
 
@@ -155,18 +155,23 @@ def _hacked(runs: Sequence[Path]) -> list[Claim]:
     """Return what the last rollouts under the hacked reward say, by problem, against the start model's attempts."""
     claim = f"5.6 a reward for the correction itself makes first attempts worse, by more than {HACKED:g} points"
     paper = "Turn 1 18.6, Final 77.6 after 150 steps"
-    files = [file for run in runs if (file := run / "checkpoints" / "hacked" / "metrics.jsonl").exists()]
+    folders = [folder for run in runs if (folder := run / "checkpoints" / "hacked").joinpath("metrics.jsonl").exists()]
     last = [
-        change for file in files for row in list(read_jsonl(file))[-LAST:] for change in row.get("turn1_changes") or []
+        change
+        for folder in folders
+        for row in list(read_jsonl(folder / "metrics.jsonl"))[-LAST:]
+        for change in row.get("turn1_changes") or []
     ]
     if len(last) < 2:
         return [Claim(claim, paper, "no checkpoint hacked", None, 0, Found.MISSING)]
     mean = math.fsum(last) / len(last)
     half = Z95 * math.sqrt(math.fsum((change - mean) ** 2 for change in last) / (len(last) - 1) / len(last))
     interval = (100 * (mean - half), 100 * (mean + half))
-    said = f"{100 * mean:+.1f} points on the problems of the last {LAST} rollouts before the guard stopped it"
+    stopped = [folder for folder in folders if (done := folder / "DONE").exists() and read_json(done)["stopped_by"]]
+    said = f"{100 * mean:+.1f} points on the problems of the last {LAST} rollouts"
+    said += f"; the guard stopped {len(stopped)} of {len(folders)} runs"
     low, high = interval
-    return [Claim(claim, paper, said, interval, len(last), judged((-high, -low), HACKED), seeds=len(files))]
+    return [Claim(claim, paper, said, interval, len(last), judged((-high, -low), HACKED), seeds=len(folders))]
 
 
 LAST = 5

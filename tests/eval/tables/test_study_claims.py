@@ -111,6 +111,16 @@ def test_the_hacked_reward_is_told_by_the_last_rollouts(tmp_path: Path, changes:
     assert said_of("5.6", tmp_path) == (verdict, 20)
 
 
+@pytest.mark.parametrize(("stopped_by", "said"), [("turn 1 fell", "1 of 1"), (None, "0 of 1")])
+def test_the_hacked_reward_says_whether_the_guard_stopped_it(tmp_path: Path, stopped_by: str | None, said: str) -> None:
+    write(tmp_path, "ift", paths(6, 5, 10, 9))
+    folder = tmp_path / "checkpoints" / "hacked"
+    write_jsonl(folder / "metrics.jsonl", [{"step": 1, "turn1_changes": [0.1, 0.2]}])
+    (folder / "DONE").write_text(json.dumps({"stopped_by": stopped_by}), encoding="utf-8")
+    (claim,) = (row for row in study_claims([tmp_path])[1]["claims"] if row["claim"].startswith("5.6"))
+    assert claim["ours"].endswith(f"the guard stopped {said} runs")
+
+
 def test_voting_is_compared_at_the_dearest_budget_that_both_have(tmp_path: Path) -> None:
     def seeds(name: str, right: int) -> None:
         found = [make_path(k, k < right, verdict=Verdict.CORRECT, seed=s) for k in range(60) for s in range(4)]
