@@ -1,6 +1,9 @@
-"""Make ``.models/worded``: worded sums of small steps, for `selfcorrect reproduce --scale smollm`.
+"""Make ``.models/worded``: problems of small steps, and the rows that the start model of `reproduce --scale smollm` learns.
 
 python benchmarks/make_worded.py [FOLDER]
+
+``train``, ``validation`` and ``test`` are problems; ``parts`` are chats about further problems, in which each part is
+asked for by itself (benchmarks/gpu/worded_parts.py). Needs ``.models/smollm2`` for its tokenizer.
 """
 
 from __future__ import annotations
@@ -10,11 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.gpu import worded
+from benchmarks.gpu import worded, worded_parts
+from selfcorrect.chat import ChatCodec
 
-SIZES = {"train": 3000, "validation": 500, "test": 1000}
+SIZES = {"train": 2000, "validation": 300, "test": 500, "start": 640}
+SEED = 0
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".models/worded")
-    worded.write(folder, SIZES, seed=0)
+    problems = worded.write(folder, SIZES, SEED)
+    codec = ChatCodec.load(".models/smollm2")
+    worded_parts.write_parts(folder / "parts.jsonl", problems["start"], codec, SEED, worded_parts.Shares())
     print(f"{folder}: " + ", ".join(f"{name} {size:,}" for name, size in SIZES.items()))
