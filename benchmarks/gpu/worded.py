@@ -80,7 +80,33 @@ def boxes(rng: random.Random, name: str, items: str) -> Asked:
     return text, [(a, "*", b), (a * b, "+", c)]
 
 
-LEVELS: dict[str, Callable[[random.Random, str, str], Asked]] = {"one": one_step, "two": two_steps, "boxes": boxes}
+Levels = dict[str, Callable[[random.Random, str, str], Asked]]
+LEVELS: Levels = {"one": one_step, "two": two_steps, "boxes": boxes}
+
+
+def bought(rng: random.Random, name: str, items: str) -> Asked:
+    """A sum of three numbers, two of them of one digit."""
+    a, b, c = rng.randint(5, 30), rng.randint(2, 9), rng.randint(2, 9)
+    text = f"{name} has {a} {items}, buys {b} and finds {c} more. How many {items} does {name} have now?"
+    return text, [(a, "+", b), (a + b, "+", c)]
+
+
+def lost(rng: random.Random, name: str, items: str) -> Asked:
+    """A sum, then a difference, of numbers as in `bought`."""
+    a, b, c = rng.randint(5, 30), rng.randint(2, 9), rng.randint(2, 9)
+    text = f"{name} has {a} {items}, buys {b} and loses {c}. How many {items} does {name} have now?"
+    return text, [(a, "+", b), (a + b, "-", c)]
+
+
+def packs(rng: random.Random, name: str, items: str) -> Asked:
+    """A product of one-digit numbers, then a sum."""
+    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 19)
+    text = f"{name} has {a} packs of {b} {items} and {c} more. How many {items} does {name} have?"
+    return text, [(a, "*", b), (a * b, "+", c)]
+
+
+SMALL: Levels = {"bought": bought, "lost": lost, "packs": packs}
+"""What 135 million parameters can learn on a CPU within minutes: about 4,400 problems of different numbers."""
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
@@ -106,7 +132,8 @@ class Worded:
 class Drawn:
     """Draws problems whose numbers no other problem of the same draw has."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, levels: Levels) -> None:
+        self._levels = levels
         self._rng = random.Random(f"worded {seed}")
         self._seen: set[tuple[tuple[int, str, int], ...]] = set()
 
@@ -114,17 +141,17 @@ class Drawn:
         """Yield so many problems, of all levels in equal shares."""
         rng = self._rng
         while count:
-            level = rng.choice(list(LEVELS))
-            question, steps = LEVELS[level](rng, rng.choice(NAMES), rng.choice(ITEMS))
+            level = rng.choice(list(self._levels))
+            question, steps = self._levels[level](rng, rng.choice(NAMES), rng.choice(ITEMS))
             if tuple(steps) not in self._seen:
                 self._seen.add(tuple(steps))
                 count -= 1
                 yield Worded(level, question, tuple(steps))
 
 
-def write(folder: Path, sizes: dict[str, int], seed: int) -> dict[str, list[Worded]]:
+def write(folder: Path, sizes: dict[str, int], seed: int, levels: Levels = LEVELS) -> dict[str, list[Worded]]:
     """Write ``<name>.jsonl`` for each name and size, with ``worked`` line by line; return the problems."""
-    drawn = Drawn(seed)
+    drawn = Drawn(seed, levels)
     made = {name: list(drawn.take(size)) for name, size in sizes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, problems in made.items():

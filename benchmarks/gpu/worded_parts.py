@@ -1,7 +1,7 @@
 """Chats about worded sums in which each part is asked for: what the start model of the study `smollm` is tuned on.
 
-Each part is a message of its own, asked for by the wordings of `selfcorrect.prompts`, as `gen` and ``method: asked`` ask;
-no message holds two parts, so that joining them stays the method's work. Called by benchmarks/make_worded.py.
+Each part is a message of its own, asked for by the wordings of `selfcorrect.prompts`, as `gen` and ``method: asked``
+ask; no message holds two parts, so that joining them stays the method's work. Called by benchmarks/make_worded.py.
 
 - **Attempt**: all steps in one go, ``6 * 8 + 23 = 71``. A wrong one has another value and is not learned.
 - **Self-evaluation**: step by step, and its value against the attempt's; or a glance (the larger share), which says
@@ -9,6 +9,9 @@ no message holds two parts, so that joining them stays the method's work. Called
 - **Revision**: after a check its value; after a glance in one go again.
 
 Which way a message goes is drawn by a coin that knows nothing of the problem.
+
+**Drills** are lines of bare sums, most of them single steps, some whole expressions of problems that are asked nowhere:
+tokens that are all learned, where a chat is mostly prompt.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from selfcorrect.types import Role, Verdict
 from selfcorrect.verdicts import MARKS
 
 GLANCE = "At a glance."
+DRILL = "Work out each line."
+LINES = 20
+"""Of a drill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Shares:
     checked: float = 0.45  # self-evaluations that compute; the others glance
     glance_correct: float = 0.75  # glances that say correct
     far: float = 0.3  # wrong values that are any other number; the others are near
+    whole: float = 0.3  # lines of drills that are a whole expression; the others are one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,29 @@ class Turn:
     learn: bool = True
 
 
-def write_parts(path: Path, problems: Sequence[Worded], codec: ChatCodec, seed: int, shares: Shares) -> None:
-    """Write a chat of each problem as a training row."""
+def write_parts(
+    path: Path, asked: Sequence[Worded], drilled: Sequence[Worded], codec: ChatCodec, seed: int, shares: Shares
+) -> None:
+    """Write a chat of each problem that is asked about, and drills of further ones, as training rows."""
     rng = random.Random(f"worded parts {seed}")
-    rows = (as_row(f"p{place}", problem, chat(rng, problem, shares), codec) for place, problem in enumerate(problems))
+    chats = [(problem.question, chat(rng, problem, shares)) for problem in asked]
+    rows = [as_row(f"p{place}", prompts.solve(question), turns, codec) for place, (question, turns) in enumerate(chats)]
+    lines = drill_lines(rng, drilled, shares)
+    for place in range(0, len(lines), LINES):
+        drill = Turn("", Role.ATTEMPT, "\n".join(lines[place : place + LINES]))
+        rows.append(as_row(f"d{place}", DRILL, [drill], codec))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(path, (row.to_json() for row in rows))
+
+
+def drill_lines(rng: random.Random, problems: Sequence[Worded], shares: Shares) -> list[str]:
+    """Return each problem as a whole expression, and between them single steps of any of them, mixed."""
+    lines = [expression(problem, problem.answer) for problem in problems]
+    for _ in range(round(len(problems) * (1 - shares.whole) / shares.whole)):
+        a, sign, b = rng.choice(rng.choice(problems).steps)
+        lines.append(f"{a} {sign} {b} = {OPERATIONS[sign](a, b)}")
+    rng.shuffle(lines)
+    return lines
 
 
 def chat(rng: random.Random, problem: Worded, shares: Shares) -> list[Turn]:
@@ -79,8 +103,13 @@ def chat(rng: random.Random, problem: Worded, shares: Shares) -> list[Turn]:
 
 def in_one_go(problem: Worded, value: int) -> str:
     """Return an attempt: every step in one expression, and the value that it claims."""
+    return f"{expression(problem, value)}\n\\boxed{{{value}}}"
+
+
+def expression(problem: Worded, value: int) -> str:
+    """Return the steps of a problem as one line with a value."""
     (first, *_), signs = problem.steps[0], "".join(f" {sign} {b}" for _, sign, b in problem.steps)
-    return f"{first}{signs} = {value}\n\\boxed{{{value}}}"
+    return f"{first}{signs} = {value}"
 
 
 def check(problem: Worded, claimed: int) -> str:
@@ -110,13 +139,12 @@ def wrong_value(rng: random.Random, value: int, far: float) -> int:
             return other
 
 
-def as_row(name: str, problem: Worded, turns: Sequence[Turn], codec: ChatCodec) -> TrainingRow:
+def as_row(name: str, opening: str, turns: Sequence[Turn], codec: ChatCodec) -> TrainingRow:
     """Return a chat as token ids: the prompts as they are asked, each message ended as the template ends it."""
     ids: list[int] = []
-    spans: list[LearnedSpan] = []
+    spans: list[LearnedSpan] = []  # a reply begins with the end of the message before, which has its own
     for place, turn in enumerate(turns):
-        ask = codec.reply(turn.asked_by) if place else codec.opening(prompts.solve_messages(problem.question))
-        ids += ask[1:] if place else ask  # its end is the last message's own
+        ids += codec.reply(turn.asked_by)[1:] if place else codec.opening([{"role": "user", "content": opening}])
         start = len(ids)
         ids += (*codec.encode(turn.text), codec.turn_end)
         spans.append(LearnedSpan(turn.role, start, len(ids), sampled=False, learn=turn.learn))
