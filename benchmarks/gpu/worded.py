@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,12 +130,12 @@ class Worded:
 
 
 class Drawn:
-    """Draws problems whose numbers no other problem of the same draw has."""
+    """Draws problems whose numbers no other problem of the same draw has, nor one of those to ``avoid``."""
 
-    def __init__(self, seed: int, levels: Levels) -> None:
+    def __init__(self, seed: int, levels: Levels, avoid: Iterable[Worded] = ()) -> None:
         self._levels = levels
         self._rng = random.Random(f"worded {seed}")
-        self._seen: set[tuple[tuple[int, str, int], ...]] = set()
+        self._seen = {problem.steps for problem in avoid}
 
     def take(self, count: int) -> Iterator[Worded]:
         """Yield so many problems, of all levels in equal shares."""
@@ -149,9 +149,8 @@ class Drawn:
                 yield Worded(level, question, tuple(steps))
 
 
-def write(folder: Path, sizes: dict[str, int], seed: int, levels: Levels = LEVELS) -> dict[str, list[Worded]]:
+def write(folder: Path, sizes: dict[str, int], drawn: Drawn) -> dict[str, list[Worded]]:
     """Write ``<name>.jsonl`` for each name and size, with ``worked`` line by line; return the problems."""
-    drawn = Drawn(seed, levels)
     made = {name: list(drawn.take(size)) for name, size in sizes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, problems in made.items():

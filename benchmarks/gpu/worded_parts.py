@@ -59,8 +59,8 @@ class Turn:
 
 def write_parts(
     path: Path, asked: Sequence[Worded], drilled: Sequence[Worded], codec: ChatCodec, seed: int, shares: Shares
-) -> None:
-    """Write a chat of each problem that is asked about, and drills of further ones, as training rows."""
+) -> int:
+    """Write a chat of each problem that is asked about, and drills of further ones, as training rows; return how many."""
     rng = random.Random(f"worded parts {seed}")
     chats = [(problem.question, chat(rng, problem, shares)) for problem in asked]
     rows = [as_row(f"p{place}", prompts.solve(question), turns, codec) for place, (question, turns) in enumerate(chats)]
@@ -69,7 +69,7 @@ def write_parts(
         drill = Turn("", Role.ATTEMPT, "\n".join(lines[place : place + LINES]))
         rows.append(as_row(f"d{place}", DRILL, [drill], codec))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(path, (row.to_json() for row in rows))
+    return write_jsonl(path, (row.to_json() for row in rows))
 
 
 def drill_lines(rng: random.Random, problems: Sequence[Worded], shares: Shares) -> list[str]:

@@ -239,17 +239,17 @@ LAPTOP = Study(
     everywhere=("problems.count=1146",),  # all that the test split has
 )
 
-_START = "smollm2-start"
+_START = "smollm2-drilled"
 SMOLLM = Study(
     base=".models/smollm2",
     data=(DataSet(MAIN, "smollm2-worded", model=_START),),
     checkpoints=(
-        Checkpoint(_START, "sft", "smollm2-worded-start", file=".models/worded/parts.jsonl"),
+        Checkpoint("smollm2-start", "sft", "smollm2-worded-start", file=".models/worded/parts.jsonl"),
+        Checkpoint(_START, "sft", "smollm2-worded-drills", start="smollm2-start", file=".models/worded/drills.jsonl"),
         Checkpoint("ift", "sft", "smollm2-worded-sft", start=_START),
         Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
     ),
     rows=(
-        Row("as-it-comes", "SmolLM2 as it comes, asked for each part", "asked"),
         Row("gold", "gold verdict", "gold", _START),
         Row("intrinsic", "intrinsic self-correction", "intrinsic", _START),
         Row("asked", "asked for each part", "asked", _START),
@@ -257,7 +257,7 @@ SMOLLM = Study(
         Row("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo"),
     ),
     tables={
-        "table3": ("as-it-comes", "gold", "intrinsic", "asked", "ift", "grpo"),
+        "table3": ("gold", "intrinsic", "asked", "ift", "grpo"),
         "table4": ("ift",),
         "budget": ("asked", "ift", "grpo"),
         "calibration": ("ift",),
@@ -265,8 +265,8 @@ SMOLLM = Study(
     curves={"figure1": ("grpo",)},
     evaluation={"": "smollm2-worded"},
 )
-"""A real LLM on a CPU: table 3 without its baselines, from a start model that is asked for each part and answers in form
-(benchmarks/gpu/worded_parts.py)."""
+"""A real LLM on a CPU: table 3 without its baselines, from a start model that answers in form where it is asked for
+each part (benchmarks/gpu/worded_parts.py)."""
 
 QWEN = Study(
     base="Qwen/Qwen2.5-Math-7B",
