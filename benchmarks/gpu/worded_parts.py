@@ -60,7 +60,7 @@ class Turn:
 def write_parts(
     path: Path, asked: Sequence[Worded], drilled: Sequence[Worded], codec: ChatCodec, seed: int, shares: Shares
 ) -> int:
-    """Write a chat of each problem that is asked about, and drills of further ones, as training rows; return how many."""
+    """Write a chat of each problem that is asked about, and drills of further ones; return how many rows."""
     rng = random.Random(f"worded parts {seed}")
     chats = [(problem.question, chat(rng, problem, shares)) for problem in asked]
     rows = [as_row(f"p{place}", prompts.solve(question), turns, codec) for place, (question, turns) in enumerate(chats)]
