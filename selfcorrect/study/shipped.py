@@ -250,14 +250,14 @@ SMOLLM = Study(
         Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
     ),
     rows=(
+        Row("asked", "asked for each part", "asked", _START),
         Row("gold", "gold verdict", "gold", _START),
         Row("intrinsic", "intrinsic self-correction", "intrinsic", _START),
-        Row("asked", "asked for each part", "asked", _START),
         Row("ift", "self-rewarding IFT", "self-rewarding", "ift"),
         Row("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo"),
     ),
     tables={
-        "table3": ("gold", "intrinsic", "asked", "ift", "grpo"),
+        "table3": ("asked", "gold", "intrinsic", "ift", "grpo"),
         "table4": ("ift",),
         "budget": ("asked", "ift", "grpo"),
         "calibration": ("ift",),

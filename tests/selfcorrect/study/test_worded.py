@@ -62,7 +62,8 @@ def test_what_is_learned_is_true_and_the_coins_know_nothing_of_the_problem() -> 
                 verdicts["glance" if "glance" in turn.text else "check", is_right, verdict] += 1
         asked = [turn.asked_by for turn in later]
         assert asked in ([prompts.INTRINSIC], [prompts.EVALUATE], [prompts.EVALUATE, prompts.REVISE])
-    assert not verdicts["check", True, Verdict.WRONG] and not verdicts["check", False, Verdict.CORRECT]
+    assert not verdicts["check", True, Verdict.WRONG]
+    assert not verdicts["check", False, Verdict.CORRECT]
     said_correct = [
         verdicts["glance", right, Verdict.CORRECT]
         / (verdicts["glance", right, Verdict.CORRECT] + verdicts["glance", right, Verdict.WRONG])
