@@ -122,9 +122,8 @@ def two_turn_data(gen: str, pairs: str, unit: float, settings: tuple[str, ...], 
     )
 
 
-def two_turn_checkpoints(prefix: str, mdpo: str, orm: str) -> tuple[Checkpoint, ...]:
-    """Return what the tables of the two-turn chat train, from the data of `two_turn_data`."""
-    sft = f"{prefix}-sft"
+def two_turn_checkpoints(sft: str, mdpo: str, orm: str) -> tuple[Checkpoint, ...]:
+    """Return what the tables of the two-turn chat train by these recipes, from the data of `two_turn_data`."""
     return (
         Checkpoint("ift-two-turn", "sft", sft, data=TWO_TURN, rows=OWN_ROWS),
         Checkpoint("raft-chat", "sft", sft, data=TWO_TURN, rows=RAFT_ROWS.format("raft")),
@@ -219,7 +218,7 @@ DEMO = Study(
 LAPTOP = Study(
     base="embedded",
     data=(*DEMO.data, *two_turn_data("embedded", "embedded-pairs", 1.28, (), "grpo")),
-    checkpoints=(*DEMO.checkpoints, *two_turn_checkpoints("embedded", "embedded-mdpo", "embedded-orm")),
+    checkpoints=(*DEMO.checkpoints, *two_turn_checkpoints("embedded-two-turn-sft", "embedded-mdpo", "embedded-orm")),
     rows=(
         *DEMO.rows,
         *CHAT_ROWS,
@@ -303,7 +302,7 @@ def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> 
     return Study(
         base=base,
         data=tuple(_with(made, (*named.get(made.name, ()), "schedule=adaptive")) for made in data),
-        checkpoints=two_turn_checkpoints("llama3-8b", "llama3-8b-mdpo", "embedded-orm"),
+        checkpoints=two_turn_checkpoints("llama3-8b-sft", "llama3-8b-mdpo", "embedded-orm"),
         rows=(*CHAT_ROWS, Row("vote-mdpo", "+ M-DPO D1,D2,D3", TWO_TURN, "m-dpo-d1-d2-d3", VOTES)),
         tables=tables,
         evaluation={"math-": "math", "gsm8k-": "gsm8k"},
