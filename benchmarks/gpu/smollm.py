@@ -42,7 +42,7 @@ def main() -> None:
     sizes = {"solutions": 64, "train": 40, "validation": 16, "test": 16} if small else {
         "solutions": 3200, "train": 3000, "validation": 200, "test": 1000,
     }  # fmt: skip
-    worded.write(run / "problems", sizes, seed=0)
+    worded.write(run / "problems", sizes, worded.Drawn(0, worded.LEVELS))
     if small:  # of the kind that the embedded model knows
         for name in ("train", "test"):
             rows = [{"question": p.question, "answer": p.gold} for p in problems(name, sizes[name], seed=0)]

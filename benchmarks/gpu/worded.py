@@ -1,14 +1,15 @@
 """Worded sums of one to three small steps: problems that a weak LLM can learn to solve about half of.
 
 Written to JSON lines of ``question``, ``answer`` and ``level``, which every command reads (``problems.source=FILE``).
-The problems of different files share no question: numbers and words are drawn until they are new.
+No two problems share their numbers, within a file or across files: numbers are drawn until they are new.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = [
@@ -50,11 +51,11 @@ ITEMS = [
     "flowers",
 ]
 
-Drawn = tuple[str, list[tuple[int, str, int]]]
+Asked = tuple[str, list[tuple[int, str, int]]]
 """A question, and the steps to its answer: (number, operator, number)."""
 
 
-def one_step(rng: random.Random, name: str, items: str) -> Drawn:
+def one_step(rng: random.Random, name: str, items: str) -> Asked:
     """A two-digit number and one of one or two digits."""
     a, b = rng.randint(11, 89), rng.randint(2, 39)
     if a <= b or rng.random() < 0.5:
@@ -62,14 +63,14 @@ def one_step(rng: random.Random, name: str, items: str) -> Drawn:
     return f"{name} has {a} {items} and gives away {b}. How many {items} does {name} have left?", [(a, "-", b)]
 
 
-def two_steps(rng: random.Random, name: str, items: str) -> Drawn:
+def two_steps(rng: random.Random, name: str, items: str) -> Asked:
     """A sum, then a difference."""
     a, b, c = rng.randint(11, 79), rng.randint(3, 39), rng.randint(3, 12)
     text = f"{name} has {a} {items}. {name} buys {b} more and then loses {c}. How many {items} does {name} have now?"
     return text, [(a, "+", b), (a + b, "-", c)]
 
 
-def boxes(rng: random.Random, name: str, items: str) -> Drawn:
+def boxes(rng: random.Random, name: str, items: str) -> Asked:
     """A product of one-digit numbers, then a sum."""
     a, b, c = rng.randint(2, 9), rng.randint(3, 12), rng.randint(3, 39)
     text = (
@@ -79,7 +80,33 @@ def boxes(rng: random.Random, name: str, items: str) -> Drawn:
     return text, [(a, "*", b), (a * b, "+", c)]
 
 
-LEVELS: dict[str, Callable[[random.Random, str, str], Drawn]] = {"one": one_step, "two": two_steps, "boxes": boxes}
+Levels = dict[str, Callable[[random.Random, str, str], Asked]]
+LEVELS: Levels = {"one": one_step, "two": two_steps, "boxes": boxes}
+
+
+def bought(rng: random.Random, name: str, items: str) -> Asked:
+    """A sum of three numbers, two of them of one digit."""
+    a, b, c = rng.randint(5, 30), rng.randint(2, 9), rng.randint(2, 9)
+    text = f"{name} has {a} {items}, buys {b} and finds {c} more. How many {items} does {name} have now?"
+    return text, [(a, "+", b), (a + b, "+", c)]
+
+
+def lost(rng: random.Random, name: str, items: str) -> Asked:
+    """A sum, then a difference, of numbers as in `bought`."""
+    a, b, c = rng.randint(5, 30), rng.randint(2, 9), rng.randint(2, 9)
+    text = f"{name} has {a} {items}, buys {b} and loses {c}. How many {items} does {name} have now?"
+    return text, [(a, "+", b), (a + b, "-", c)]
+
+
+def packs(rng: random.Random, name: str, items: str) -> Asked:
+    """A product of one-digit numbers, then a sum."""
+    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 19)
+    text = f"{name} has {a} packs of {b} {items} and {c} more. How many {items} does {name} have?"
+    return text, [(a, "*", b), (a * b, "+", c)]
+
+
+SMALL: Levels = {"bought": bought, "lost": lost, "packs": packs}
+"""What 135 million parameters can learn on a CPU within minutes: about 4,400 problems of different numbers."""
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
@@ -87,20 +114,51 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def write(folder: Path, sizes: dict[str, int], seed: int) -> None:
-    """Write ``<name>.jsonl`` for each name and size, with ``solution`` worked out line by line."""
-    rng, seen = random.Random(f"worded {seed}"), set()
+@dataclass(frozen=True, slots=True)
+class Worded:
+    """A problem and the steps to its answer."""
+
+    level: str
+    question: str
+    steps: tuple[tuple[int, str, int], ...]
+
+    @property
+    def answer(self) -> int:
+        """What the last step comes to."""
+        a, sign, b = self.steps[-1]
+        return OPERATIONS[sign](a, b)
+
+
+class Drawn:
+    """Draws problems whose numbers no other problem of the same draw has, nor one of those to ``avoid``."""
+
+    def __init__(self, seed: int, levels: Levels, avoid: Iterable[Worded] = ()) -> None:
+        self._levels = levels
+        self._rng = random.Random(f"worded {seed}")
+        self._seen = {problem.steps for problem in avoid}
+
+    def take(self, count: int) -> Iterator[Worded]:
+        """Yield so many problems, of all levels in equal shares."""
+        rng = self._rng
+        while count:
+            level = rng.choice(list(self._levels))
+            question, steps = self._levels[level](rng, rng.choice(NAMES), rng.choice(ITEMS))
+            if tuple(steps) not in self._seen:
+                self._seen.add(tuple(steps))
+                count -= 1
+                yield Worded(level, question, tuple(steps))
+
+
+def write(folder: Path, sizes: dict[str, int], drawn: Drawn) -> dict[str, list[Worded]]:
+    """Write ``<name>.jsonl`` for each name and size, with ``worked`` line by line; return the problems."""
+    made = {name: list(drawn.take(size)) for name, size in sizes.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size in sizes.items():
-        lines: list[str] = []
-        while len(lines) < size:
-            level = rng.choice(list(LEVELS))
-            question, steps = LEVELS[level](rng, rng.choice(NAMES), rng.choice(ITEMS))
-            if question in seen:
-                continue
-            seen.add(question)
-            worked = [f"{a} {sign} {b} = {OPERATIONS[sign](a, b)}" for a, sign, b in steps]
-            answer = str(OPERATIONS[steps[-1][1]](steps[-1][0], steps[-1][2]))
-            row = {"question": question, "answer": answer, "level": level}
-            lines.append(json.dumps(row | {"worked": "\n".join(worked) + f"\n\\boxed{{{answer}}}"}))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, problems in made.items():
+        (folder / f"{name}.jsonl").write_text("".join(_line(problem) for problem in problems), encoding="utf-8")
+    return made
+
+
+def _line(problem: Worded) -> str:
+    worked = [f"{a} {sign} {b} = {OPERATIONS[sign](a, b)}" for a, sign, b in problem.steps]
+    row = {"question": problem.question, "answer": str(problem.answer), "level": problem.level}
+    return json.dumps(row | {"worked": "\n".join(worked) + f"\n\\boxed{{{problem.answer}}}"}) + "\n"

@@ -46,6 +46,7 @@ def study_claims(runs: Sequence[Path]) -> tuple[Table, dict[str, Any]]:
     demo = claims_of(rows)
     found = [claim for claim in demo if claim.verdict is not Found.MISSING or claim.claim[:3] not in tested]
     found += [claim for claim in own if claim.claim[:3] in tested]
+    found += [_judging(rows, name) for name in ("asked", "ift", "grpo") if name in rows]
     found.sort(key=lambda claim: (claim.control, "" if claim.control else claim.claim[:3]))
     scale = scale_of(rows)
     lines = [
@@ -109,6 +110,22 @@ def _by_ppo(rows: Rows) -> list[Claim]:
     """Return 5.4 of PPO, which is the paper's own, beside GRPO's; and PPO against iterative DPO."""
     found = reinforced(rows, "ppo", "PPO") if {"ift", "ppo"} <= rows.keys() else []
     return [*found, above(rows, "dpo", "ppo", "5.4 PPO ends above iterative DPO", "78.6 → 80.2")]
+
+
+# --- the judge ----------------------------------------------------------------------------------------------------
+
+
+def _judging(rows: Rows, name: str) -> Claim:
+    """Return a control: that a row's verdicts say something. Of a constant judge RM C and RM W come to 100."""
+    claim = f"control: the verdicts of {name} are better than a constant one's: RM C + RM W > 100"
+    scores = rows[name][0].scores
+    of_correct, of_wrong = scores.rm_C, scores.rm_W
+    if of_correct.value is None or of_wrong.value is None:
+        return Claim(claim, "", "RM C and RM W were not both measured", None, 0, Found.MISSING, control=True)
+    above, half = of_correct.value + of_wrong.value - 100, math.hypot(_half(of_correct), _half(of_wrong))
+    interval = (above - half, above + half)
+    said = f"{of_correct.value:.1f} + {of_wrong.value:.1f}: {above:+.1f} points"
+    return Claim(claim, "", said, interval, scores.n, judged(interval), control=True)
 
 
 # --- 5.5: what the set is made of ---------------------------------------------------------------------------------

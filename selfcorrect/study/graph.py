@@ -50,7 +50,8 @@ class DataSet:
 class Checkpoint:
     """What one `train` makes, from the base model or from another checkpoint (``start``).
 
-    ``data`` is the data set that it reads or takes problems from, ``rows`` the file of fine-tuning rows in it.
+    ``data`` is the data set that it reads or takes problems from, ``rows`` the file of fine-tuning rows in it; or
+    ``file`` are rows that were there before the study, from the folder that the commands run in.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Checkpoint:
     start: str = ""
     data: str = MAIN
     rows: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,16 @@ class Plan:
 
     def _checkpoint(self, name: str) -> str:
         made = _known(name, self._checkpoints, "checkpoint")
-        after = [self._data_set(made.data)]
+        after = [] if made.file else [self._data_set(made.data)]
         words = ["train", made.program, made.recipe, f"name={made.name}", f"seed={self.seed}"]
         if made.start:
             after.append(self._checkpoint(made.start))
             words.append(f"model={self.run / 'checkpoints' / made.start}")
         elif model_of("train", made.recipe) != self.study.base:
             words.append(f"model={self.study.base}")
-        if made.rows:
+        if made.file:
+            words.append(f"data={Path(made.file).resolve()}")  # a relative one would lie in the run folder
+        elif made.rows:
             words.append(f"{'pairs' if made.program == 'dpo' else 'data'}={_inside(made.data)}{made.rows}")
         elif made.data != MAIN:
             words.append(f"prompts={_inside(made.data)}data/prompts.jsonl")

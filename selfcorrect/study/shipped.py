@@ -238,20 +238,34 @@ LAPTOP = Study(
     everywhere=("problems.count=1146",),  # all that the test split has
 )
 
-_SMOLLM_ROWS = ("gold", "intrinsic", "asked", "ift", "grpo")
+_START = "smollm2-drilled"
 SMOLLM = Study(
     base=".models/smollm2",
-    data=(DataSet(MAIN, "smollm2-worded"),),
+    data=(DataSet(MAIN, "smollm2-worded", model=_START),),
     checkpoints=(
-        Checkpoint("ift", "sft", "smollm2-worded-sft"),
+        Checkpoint("smollm2-start", "sft", "smollm2-worded-start", file=".models/worded/parts.jsonl"),
+        Checkpoint(_START, "sft", "smollm2-worded-drills", start="smollm2-start", file=".models/worded/drills.jsonl"),
+        Checkpoint("ift", "sft", "smollm2-worded-sft", start=_START),
         Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
     ),
-    rows=tuple(row for row in LONG_COT_ROWS if row.name in _SMOLLM_ROWS),
-    tables={"table3": _SMOLLM_ROWS, "table4": ("ift",), "budget": ("asked", "ift", "grpo"), "calibration": ("ift",)},
+    rows=(
+        Row("asked", "asked for each part", "asked", _START),
+        Row("gold", "gold verdict", "gold", _START),
+        Row("intrinsic", "intrinsic self-correction", "intrinsic", _START),
+        Row("ift", "self-rewarding IFT", "self-rewarding", "ift"),
+        Row("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo"),
+    ),
+    tables={
+        "table3": ("asked", "gold", "intrinsic", "ift", "grpo"),
+        "table4": ("ift",),
+        "budget": ("asked", "ift", "grpo"),
+        "calibration": ("ift",),
+    },
     curves={"figure1": ("grpo",)},
     evaluation={"": "smollm2-worded"},
 )
-"""A real LLM on a CPU: five rows of table 3, the controls among them. It has no baselines of its own."""
+"""A real LLM on a CPU: table 3 without its baselines, from a start model that answers in form where it is asked for
+each part (benchmarks/gpu/worded_parts.py)."""
 
 QWEN = Study(
     base="Qwen/Qwen2.5-Math-7B",

@@ -96,6 +96,22 @@ def test_the_composition_of_the_set_is_told_by_rates_that_are_not_paired(tmp_pat
     assert said_of("5.5 D2 rows lower", tmp_path) == ("not tested", 0)
 
 
+def test_a_judge_is_held_against_a_constant_one(tmp_path: Path) -> None:
+    def judge(name: str, caught: int, passed: int) -> None:
+        found = [make_path(k, False, verdict=Verdict.WRONG if k < caught else Verdict.CORRECT) for k in range(200)]
+        found += [
+            make_path(200 + k, True, verdict=Verdict.CORRECT if k < passed else Verdict.WRONG) for k in range(200)
+        ]
+        write(tmp_path, name, found)
+
+    judge("ift", 120, 180)
+    judge("asked", 30, 170)  # says correct of 85% of both
+    judge("grpo", 0, 200)  # always correct
+    said = {name: said_of(f"control: the verdicts of {name} ", tmp_path)[0] for name in ("ift", "asked", "grpo")}
+    assert said["ift"] == "holds"
+    assert "holds" not in (said["asked"], said["grpo"])
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
