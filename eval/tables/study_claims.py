@@ -118,14 +118,14 @@ def _by_ppo(rows: Rows) -> list[Claim]:
 def _judging(rows: Rows, name: str) -> Claim:
     """Return a control: that a row's verdicts say something. Of a constant judge RM C and RM W come to 100."""
     claim = f"control: the verdicts of {name} are better than a constant one's: RM C + RM W > 100"
-    scores = rows[name][0].scores
+    scores, seeds = rows[name].scores, len(rows[name].by_seed)
     of_correct, of_wrong = scores.rm_C, scores.rm_W
     if of_correct.value is None or of_wrong.value is None:
         return Claim(claim, "", "RM C and RM W were not both measured", None, 0, Found.MISSING, control=True)
     above, half = of_correct.value + of_wrong.value - 100, math.hypot(_half(of_correct), _half(of_wrong))
     interval = (above - half, above + half)
     said = f"{of_correct.value:.1f} + {of_wrong.value:.1f}: {above:+.1f} points"
-    return Claim(claim, "", said, interval, scores.n, judged(interval), control=True)
+    return Claim(claim, "", said, interval, scores.problems or scores.n, judged(interval), control=True, seeds=seeds)
 
 
 # --- 5.5: what the set is made of ---------------------------------------------------------------------------------
