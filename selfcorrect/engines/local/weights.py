@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from selfcorrect.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def own_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -25,6 +25,8 @@ def fill(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 
     Raises ModelError, with the weights partly replaced, where the two are of different architectures.
     """
+    import torch
+
     own = dict(own_tensors(model))
     with torch.no_grad():
         for name, tensor in weights:
