@@ -83,6 +83,7 @@ class OneStepOffPolicy(RolloutFunction):
         share = len(texts) // process_count()
         mine = texts[process_rank() * share : (process_rank() + 1) * share]
         if not mine:
+            self.sampler.rest()
             return
         problems = [self.problems[text] for text in mine]
         staleness = self.recipe.steps_per_rollout

@@ -80,6 +80,9 @@ class RandomSampler:
     def follow(self, model: Any) -> None:
         """Look away."""
 
+    def rest(self) -> None:
+        """Nothing to free."""
+
     def close(self) -> None:
         """Nothing is held."""
 
