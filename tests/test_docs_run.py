@@ -7,6 +7,7 @@ is neither run nor listed, and a rule or an entry that fits nothing any more, ar
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -195,7 +196,7 @@ def fresh(world: Path, command: str, folder: Path) -> Path:
 def test_a_command_runs(page: str, command: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = how(command)
     assert isinstance(rule, Run)
-    monkeypatch.setattr(sys, "stdin", open(os.devnull, encoding="utf-8"))  # noqa: SIM115 - a chat ends at once
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is 2 + 3?\n"))  # a chat answers it and ends
     into = "" if "--run" in command or command.split()[1] != "train" else " --run runs/demo"
     typed(command, rule.small + into, fresh(world, command, tmp_path))
 
