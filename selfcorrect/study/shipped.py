@@ -238,13 +238,16 @@ LAPTOP = Study(
     everywhere=("problems.count=1146",),  # all that the test split has
 )
 
+_WORDED = ".models/worded"
 _START = "smollm2-drilled"
 SMOLLM = Study(
     base=".models/smollm2",
     data=(DataSet(MAIN, "smollm2-worded", model=_START),),
     checkpoints=(
-        Checkpoint("smollm2-start", "sft", "smollm2-worded-start", file=".models/worded/parts.jsonl"),
-        Checkpoint(_START, "sft", "smollm2-worded-drills", start="smollm2-start", file=".models/worded/drills.jsonl"),
+        Checkpoint("smollm2-start", "sft", "smollm2-worded-start-sft", file=".models/worded/parts.jsonl"),
+        Checkpoint(
+            _START, "sft", "smollm2-worded-drills-sft", start="smollm2-start", file=".models/worded/drills.jsonl"
+        ),
         Checkpoint("ift", "sft", "smollm2-worded-sft", start=_START),
         Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
     ),

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
-from selfcorrect.errors import GuardError, RecipeError
+from selfcorrect.errors import RecipeError
 from selfcorrect.train.common import lean_cpu
 from selfcorrect.train.common.distributed import has_gpu, process_count
 from selfcorrect.train.common.lean_cpu import has_large_vocabulary, has_plain_head, log_probs_of
@@ -41,6 +40,7 @@ from selfcorrect.train.common.recipe import trl_config
 from selfcorrect.train.common.sharding import Sharding, shard
 from selfcorrect.train.common.weights import holds_parts
 from selfcorrect.train.rl.importance import policy_log_probs, weigh_by_importance
+from selfcorrect.train.rl.logprob_gap import Gap
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction
 from selfcorrect.train.rl.rollouts import Rollout
@@ -74,42 +74,6 @@ def teaches(outcomes: Sequence[Hashable | None], generations: int, zero_variance
         equal = len({outcome for outcome in group if outcome is not None}) < 2
         used += [outcome is not None and not (equal and zero_variance != "keep") for outcome in group]
     return used
-
-
-@dataclass(slots=True)
-class Gap:
-    """Running difference between the sampler's and the trainer's log-probabilities of the same tokens."""
-
-    total: float = 0.0
-    tokens: int = 0
-    largest: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean absolute difference in nats."""
-        return self.total / max(1, self.tokens)
-
-    def add(self, difference_BT: Tensor, mask_BT: Tensor) -> None:
-        """Take in a micro-batch. Raises GuardError where a difference under the mask is not finite."""
-        compared = difference_BT.float().abs()[mask_BT.bool()]
-        unknown = int((~compared.isfinite()).sum())
-        if unknown:
-            raise GuardError(
-                f"the sampler and the trainer cannot be compared: the difference of their log-probabilities is not "
-                f"finite for {unknown} of {len(compared)} tokens; one of the two computes with broken weights"
-            )
-        self.total += compared.sum().item()
-        self.tokens += len(compared)
-        self.largest = max(self.largest, compared.max().item() if len(compared) else 0.0)
-
-    def hold(self, limit: float, step: int) -> None:
-        """Raise GuardError where the mean is above the limit (``max_logprob_gap``)."""
-        if self.mean > limit:
-            raise GuardError(
-                f"step {step}: the sampler's log-probabilities differ from the trainer's by "
-                f"{self.mean:.3f} nats a token (max_logprob_gap {limit}): it samples from other "
-                "weights, at another temperature, or in a precision too low to train on"
-            )
 
 
 class TrajectoryTrainer(Sharding, GRPOTrainer):

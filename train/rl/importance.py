@@ -11,15 +11,12 @@ training"; the two ratios apart are the decoupled objective of AReaL, arXiv 2505
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfcorrect.errors import GuardError
-
-if TYPE_CHECKING:
-    from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
 
 
 def importance_weights(policy_BT: Tensor, sampler_BT: Tensor, mask_BT: Tensor, cap: float) -> tuple[Tensor, Tensor]:
@@ -36,9 +33,7 @@ def importance_weights(policy_BT: Tensor, sampler_BT: Tensor, mask_BT: Tensor, c
     return log_ratio_BT.exp().clamp(max=cap), log_ratio_BT
 
 
-def weigh_by_importance(
-    trainer: TrajectoryTrainer, micro_batches: Sequence[dict[str, Any]], cap: float
-) -> dict[str, float | None]:
+def weigh_by_importance(trainer: Any, micro_batches: Sequence[dict[str, Any]], cap: float) -> dict[str, float | None]:
     """Add to each micro-batch the weights of its tokens, and return what was found over all processes.
 
     ``importance_weight`` is their mean, ``importance_clipped`` the percentage that the cap cut, and ``off_policy_gap``
@@ -63,7 +58,7 @@ def weigh_by_importance(
     return {name: value / tokens if tokens else None for name, value in sums_by_name.items()}
 
 
-def policy_log_probs(trainer: TrajectoryTrainer, rows: dict[str, Tensor]) -> Tensor:
+def policy_log_probs(trainer: Any, rows: dict[str, Tensor]) -> Tensor:
     """Return the policy's log-probabilities of the completions as its weights are now, without gradient: (B, T)."""
     ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
     mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)

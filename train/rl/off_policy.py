@@ -32,12 +32,13 @@ from selfcorrect.errors import DataError
 from selfcorrect.runs.jsonl import write_whole
 from selfcorrect.train.common.checkpoints import step_of
 from selfcorrect.train.common.distributed import process_count, process_rank
+from selfcorrect.train.rl.logprob_gap import Gap
 from selfcorrect.train.rl.rollout_function import RolloutFunction, SampledRollout
 from selfcorrect.train.rl.rollouts import Rollout, roll_out
 from selfcorrect.types import Problem, Role, Span, Trajectory
 
 if TYPE_CHECKING:
-    from selfcorrect.train.rl.grpo_trainer import Gap, TrajectoryTrainer
+    from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
 
 PROBE_PATHS, PROBE_TOKENS = 8, 32
 """What the canary samples of each version of the weights, in each process: at most so many trajectories, so long."""
@@ -211,6 +212,4 @@ def _from_json(row: dict[str, Any]) -> SampledRollout:
 
 
 def _gap(found: dict[str, Any] | None) -> Gap | None:
-    from selfcorrect.train.rl.grpo_trainer import Gap
-
     return None if found is None else Gap(**found)

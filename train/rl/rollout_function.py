@@ -29,7 +29,7 @@ from selfcorrect.train.rl.scored_rollout import ScoredRollout, score
 from selfcorrect.types import Problem
 
 if TYPE_CHECKING:
-    from selfcorrect.train.rl.grpo_trainer import Gap, TrajectoryTrainer
+    from selfcorrect.train.rl.logprob_gap import Gap
 
 START_TOKENS = "start-tokens.json"
 """Beside the start model's shares: how many tokens it sampled for them."""
@@ -129,7 +129,7 @@ class RolloutFunction:
         each = self.recipe.prompts_per_step
         self.start = [dict(named[first : first + each]) for first in range(0, len(named), each)]
 
-    def sample_next(self, trainer: TrajectoryTrainer) -> None:
+    def sample_next(self, trainer: Any) -> None:
         """Begin to sample the rollout of the next step, where the recipe wants that; here: nothing."""
 
     def close(self) -> None:

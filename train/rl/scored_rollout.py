@@ -20,7 +20,7 @@ from selfcorrect.types import Role, Trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selfcorrect.train.rl.grpo_trainer import Gap
+    from selfcorrect.train.rl.logprob_gap import Gap
 
 _ROLES = (Role.ATTEMPT, Role.EVALUATION, Role.REVISION)
 

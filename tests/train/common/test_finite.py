@@ -24,7 +24,7 @@ from selfcorrect.train.embedded.pretrain import PretrainRecipe
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.orm import OrmRecipe
 from selfcorrect.train.ppo import PpoRecipe
-from selfcorrect.train.rl.grpo_trainer import Gap
+from selfcorrect.train.rl.logprob_gap import Gap
 from selfcorrect.train.sft import SftRecipe
 
 Program = Callable[[GrpoRecipe, Path, float], Any]
