@@ -137,6 +137,9 @@ def test_a_conversation_in_a_terminal(run: Any, tmp_path: Path) -> None:
         chat.until(said, "ask> ")
     chat.say("/model embedded-1\n")
     chat.until("embedded-1: method asked", "ask> ")
+    time.sleep(
+        0.5
+    )  # the prompt is written before GNU readline waits for keys; a Ctrl-C between the two waits for the next key
     chat.say("\x03")
     chat.until("Ctrl-D leaves", "ask> ")
     assert chat.leave() == 0
