@@ -173,7 +173,7 @@ def serving(source: Any = None, keys: Sequence[str] = (), **settings: Any) -> It
         runner.close()
 
 
-def until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Wait until something holds; return whether it does."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.02)):
