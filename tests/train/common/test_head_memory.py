@@ -147,7 +147,10 @@ def test_dpo_makes_tiles_of_the_librarys_size(wide: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_tiles_give_the_plain_values_and_gradients(wide: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    """In bf16 tiles sum gradients in fp32, which the plain way rounds, so they are nearer to those of fp32."""
+    """In bf16 tiles sum gradients in fp32, which the plain way rounds, so they are nearer to those of fp32.
+
+    Values differ by the order of fp32 sums, 1e-6 with AVX2; what bf16 itself changes is 2e-4.
+    """
     ids = torch.randint(5, 200, (3, 40), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()
     labels[:, :7] = -100
@@ -179,5 +182,5 @@ def test_tiles_give_the_plain_values_and_gradients(wide: Path, monkeypatch: pyte
         assert [apart(tiles[part], plain[part]) < 1e-6 for part in range(3)] == [True] * 3
         assert torch.equal(tiles[3], plain[3])
     else:
-        assert [apart(tiles[part], plain_bf16[part]) < 1e-6 for part in range(2)] == [True] * 2
+        assert [apart(tiles[part], plain_bf16[part]) < 5e-6 for part in range(2)] == [True] * 2
         assert apart(tiles[2], plain[2]) <= apart(plain_bf16[2], plain[2])
