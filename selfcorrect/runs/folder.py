@@ -2,9 +2,10 @@
 
 A folder belongs to one recipe: re-running the same command resumes, another recipe is refused with the
 difference shown. Recipes are compared as values, not as text: a folder made before a setting existed ran with what is
-now its default. What a stage read (`same_inputs`) is held to in the same way. ``DONE`` is written last, when all that
-it stands for is on the disk, with the sizes and hashes of it; so a folder without it is unfinished, and one that lost
-something since says so (`finished`). docs/durability.md tells what is written when.
+now its default, and two paths of the same file are the same. What a stage read (`same_inputs`) is held to in the same
+way. ``DONE`` is written last, when all that it stands for is on the disk, with the sizes and hashes of it; so a folder
+without it is unfinished, and one that lost something since says so (`finished`). docs/durability.md tells what is
+written when.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _is_to_begin(path: Path, recipe: Any) -> bool:
     except InputError as error:  # a setting that is gone or takes other values now
         shown, text = f"it cannot be read as a recipe of today: {error}\n", file.read_text(encoding="utf-8")
     else:
-        if recorded(old) == recorded(recipe):
+        if _resolved(recorded(old)) == _resolved(recorded(recipe)):
             return False
         shown, text = "", to_yaml(old)
     if _holds_nothing(path) and not is_done(path):
@@ -188,6 +189,18 @@ def _is_to_begin(path: Path, recipe: Any) -> bool:
         f"{path} was made with another recipe:\n{shown}\n"
         "Use another --run folder, remove this one, or repeat its recipe."
     )
+
+
+def _resolved(value: Any) -> Any:
+    """Return a recipe's values with every one that names a file or folder as its whole path: same place, same value."""
+    if isinstance(value, dict):
+        return {name: _resolved(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_resolved(one) for one in value]
+    with suppress(OSError, ValueError):  # a text too long for a name, or with characters that none has
+        if isinstance(value, str) and value and os.path.exists(value):
+            return os.path.realpath(value)
+    return value
 
 
 def same_inputs(path: Path, inputs: Mapping[str, Any]) -> None:

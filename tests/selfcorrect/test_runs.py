@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,22 @@ def test_a_setting_that_differs_is_shown(tmp_path: Path, recipe: Recipe, shown: 
         pass
     assert shown in str(error.value)
     assert "row: a" not in str(error.value), "what is equal is not shown"
+
+
+def test_two_paths_of_one_file_are_the_same_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("models/a", "models/b"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    stage = tmp_path / "stage"
+    with stage_folder(stage, Recipe(row="models/a", options={"from": ["models/b"]})):
+        write_json(stage / "made.json", {})
+    with stage_folder(stage, Recipe(row=str(tmp_path / "models/a"), options={"from": ["./models/../models/b"]})):
+        pass
+    for other in (str(tmp_path / "models/b"), "models/a/", "models/absent", "\0", "x" * 5000):
+        is_same = Path(other).name == "a"
+        refused = nullcontext() if is_same else pytest.raises(RunFolderError, match="another recipe")
+        with refused, stage_folder(stage, Recipe(row=other, options={"from": ["models/b"]})):
+            pass
 
 
 @pytest.mark.parametrize(
