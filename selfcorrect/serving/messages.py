@@ -191,9 +191,10 @@ class EndpointSource:
     ) -> AsyncGenerator[str, None]:
         """Give the pieces of one message, asked for again until its first text is there; fills ``said``."""
         failures, until = 0, time.monotonic() + self.upstream.total_s
+        failed: Endpoint | None = None
         while True:
             scores = judging and self._scores
-            async with self._endpoints.place() as endpoint:
+            async with self._endpoints.place(failed) as endpoint:
                 asked_at = time.monotonic()
                 try:
                     body = self._body(talk, asked, int(most), scores)
@@ -210,7 +211,7 @@ class EndpointSource:
                     raise RequestRefused(self._hide(f"{endpoint.shown}: {refused}"), refused.outcome) from None
                 except ServerFault as fault:
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
-                    failures += 1
+                    failures, failed = failures + 1, endpoint
                     over = failures > self.upstream.retries or time.monotonic() > until
                     if not fault.passes or said.pieces or over:
                         times = f" ({failures} times)" if failures > 1 else ""
