@@ -1,4 +1,7 @@
-"""The trajectories in the page, as JSON that report.js shows; model text is hostile and stays text."""
+"""The trajectories in the page, as JSON that report.js shows; model text is hostile and stays text.
+
+Control characters, and those that turn the reading direction, are written out, as in the terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from markupsafe import Markup
 
 from selfcorrect.eval.analysis.error_budget import part_of
 from selfcorrect.metrics import is_graded, p_correct
+from selfcorrect.printing import clean
 from selfcorrect.types import Outcome, Trajectory, Verdict
 
 TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
@@ -59,10 +63,11 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
     verdicts = list(Verdict)
 
     def text(value: str) -> int:
-        return texts.setdefault(value, len(texts))
+        return texts.setdefault(clean(value), len(texts))
 
     def record(trajectory: Trajectory) -> list[Any]:
-        identity = (trajectory.problem.id, trajectory.problem.question, trajectory.problem.gold)
+        problem = trajectory.problem
+        identity = (clean(problem.id), clean(problem.question), clean(problem.gold))
         return [
             problems.setdefault(identity, len(problems)),
             trajectory.seed,
@@ -100,8 +105,8 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
         if row.trajectories:
             shown.append(
                 {
-                    "name": row.name,
-                    "label": row.title,
+                    "name": clean(row.name),
+                    "label": clean(row.title),
                     "paths": trajectories,
                     "all": len(row.trajectories),
                     "result": row.is_result,
