@@ -123,10 +123,6 @@ def paper_table(
     return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
 
 
-def _is_guessed(result: EvalResult) -> bool:
-    return result.has_default_label and not result.checkpoint
-
-
 def _title(row: EvaluatedRow) -> str:
     checkpoint = row.result.checkpoint if row.result.has_default_label else ""
     return f"{row.title} ({checkpoint})" if checkpoint else row.title
