@@ -46,7 +46,7 @@ _UNJUDGED = (
 )
 _FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "over_limits", "kl")
 _COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
-"""Shares of a part of the trajectories, and how many those are: a policy that is nearly always correct has few wrong."""
+"""Shares of a part of the trajectories, and how many those are: a policy that is nearly always correct errs seldom."""
 
 
 @dataclass(frozen=True, slots=True)
