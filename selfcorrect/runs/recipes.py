@@ -38,7 +38,7 @@ def load_recipe(schema: type[R], path: Path | None, overrides: Sequence[str] = (
     ``overrides`` are ``key=value`` with dots for nested recipes; values are read as YAML
     (``steps=20 engine.max_batch=64 temperatures=[0,1]``). Raises RecipeError.
     """
-    own: dict[str, Any] = {} if path is None else _read_yaml(path)
+    own: dict[str, Any] = {} if path is None else read_yaml(path)
     values = copy.deepcopy(own)
     for override in overrides:
         _put_override(values, override)
@@ -126,13 +126,14 @@ def to_yaml(recipe: Any) -> str:
     return yaml.safe_dump(recorded(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """Return the keys of a YAML file with their values, as they are; RecipeError where it cannot be read so."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+        raise RecipeError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML in UTF-8: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
