@@ -21,6 +21,7 @@ from selfcorrect.chat import ChatCodec
 from selfcorrect.correction.parsing import parse_path, token_position
 from selfcorrect.engines import Sample
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.not_text import text_in
 from selfcorrect.runs.recipes import build_recipe
 from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
@@ -60,7 +61,7 @@ def load_examples(name: str) -> Examples:
             f"no worked examples {name!r}{nearest(name, shipped)}; shipped: {', '.join(shipped)}; or give a .yaml file"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(text_in(path))
     except OSError as error:
         raise RecipeError(f"cannot read the worked examples {path}: {error.strerror or error}") from error
     except yaml.YAMLError as error:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.not_text import text_in
 from selfcorrect.redaction import redacted, redacted_command
 
 R = TypeVar("R")
@@ -128,7 +129,7 @@ def to_yaml(recipe: Any) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(text_in(path))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except yaml.YAMLError as error:

@@ -34,6 +34,7 @@ import yaml
 from selfcorrect.children import PYTHON, SAFE, selfcorrect_command
 from selfcorrect.errors import RecipeError, SelfCorrectError, nearest
 from selfcorrect.launched import ERRORS, TERMINAL
+from selfcorrect.not_text import text_in
 
 SHIPPED = Path(__file__).parents[1] / "accelerate"
 EXPECTED = "SELFCORRECT_PROCESSES"
@@ -195,7 +196,7 @@ def without_launch(arguments: Sequence[str]) -> list[str]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(text_in(path))
     except yaml.YAMLError as error:
         raise RecipeError(f"--launch: {path} is not YAML: {error}") from error
     if not isinstance(settings, dict) or not {"num_processes", "distributed_type"} <= settings.keys():
