@@ -14,7 +14,7 @@ from rich.console import Console
 from selfcorrect import prompts
 from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, plan, run
-from selfcorrect.data_gen.progress.forecast import Forecast, forecast
+from selfcorrect.data_gen.progress.forecast import forecast
 from selfcorrect.data_gen.sampling.passes import GatheredRows
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.problems import ProblemsRecipe
