@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -181,6 +182,8 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+    if hint is float and math.isnan(value):  # it compares as neither too small nor too large, so no bound would refuse it
+        raise RecipeError(f"{where}: expected a number, got nan")
     return value
 
 
