@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.table import Table
 
 from selfcorrect.cli.main import main
 from selfcorrect.cli.reproduce import numbers, study_steps, tables_of
@@ -13,11 +17,11 @@ from selfcorrect.errors import InputError
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import REPORTS
 from selfcorrect.eval.tables.paper import is_same_method, published_rows, settings_of
-from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe, to_yaml
 from selfcorrect.shipped import shipped_recipes
 from selfcorrect.study.forecast import costs
 from selfcorrect.study.graph import Checkpoint, DataSet, Plan, Row, Step, Study, urgent_first
-from selfcorrect.study.shipped import LAPTOP, SCALES, TABLES
+from selfcorrect.study.shipped import GPU, LAPTOP, SCALES, TABLES
 from tests.test_docs import SCHEMAS, schema_of
 
 SCALE_NAMES = sorted(SCALES)
@@ -54,6 +58,46 @@ def test_every_command_is_one_that_can_be_typed(scale: str) -> None:
         folder, schema, _ = SCHEMAS[name]
         recipe, *overrides = words[len(name.split()) :]
         load_recipe(schema_of(folder, schema), shipped_recipes(folder)[recipe], overrides)
+
+
+def trained_on_gpus() -> list[Step]:
+    return [step for step in steps_at("gpu") if step.args[0] == "train"]
+
+
+def test_what_is_trained_at_the_scale_gpu_is_spread_over_the_gpus() -> None:
+    """`ppo` and `grpo` had --launch zero2, under which a 7B model takes 116 and 158 GB; `dpo` and `orm` had none."""
+    steps = trained_on_gpus()
+    assert {step.args[1] for step in steps} == {"sft", "dpo", "orm", "grpo", "ppo"}
+    for step in steps:
+        assert step.args[step.args.index("--launch") + 1] == "fsdp", step.name
+
+
+@pytest.mark.slow
+def test_what_is_trained_at_the_scale_gpu_fits_eight_gpus_of_80_gb() -> None:
+    """As each step's own --dry-run says it, with the start model in the place of a checkpoint that is not there yet."""
+    plans: dict[Any, str] = {}
+    for step in trained_on_gpus():
+        program = step.args[1]
+        words = [
+            word for word in step.args[3 : step.args.index("--launch")] if not word.startswith(("model=", "data="))
+        ]
+        folder, schema, _ = SCHEMAS[f"train {program}"]
+        base = GPU[step.name.split()[0]].base
+        recipe: Any = load_recipe(schema_of(folder, schema), shipped_recipes(folder)[step.args[2]], words)
+        recipe = replace(
+            recipe, name="x", model=base, **({"prompts": None} if program in ("dpo", "grpo", "ppo") else {})
+        )
+        key = (program, to_yaml(recipe))
+        if key not in plans:
+            (table,) = [
+                part
+                for part in import_module(f"selfcorrect.train.{program}").plan(recipe, Path("nowhere")).renderables
+                if isinstance(part, Table) and str(part.title).startswith("fewest GPUs")
+            ]
+            layouts, of_80_gb = (list(column.cells) for column in (table.columns[0], table.columns[3]))
+            assert table.columns[3].header == "80 GB"
+            plans[key] = dict(zip(layouts, of_80_gb, strict=True))["zero3, fsdp"]
+        assert plans[key] != "no", (step.name, plans)
 
 
 ELSEWHERE = {  # at the scale laptop: the checkpoint is no part of a run with a decaying learning rate
