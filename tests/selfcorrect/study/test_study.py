@@ -12,7 +12,7 @@ import pytest
 from rich.table import Table
 
 from selfcorrect.cli.main import main
-from selfcorrect.cli.reproduce import numbers, study_steps, tables_of
+from selfcorrect.cli.reproduce import numbers, study_steps, tables_of, total
 from selfcorrect.errors import InputError
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import REPORTS
@@ -70,6 +70,21 @@ def test_what_is_trained_at_the_scale_gpu_is_spread_over_the_gpus() -> None:
     assert {step.args[1] for step in steps} == {"sft", "dpo", "orm", "grpo", "ppo"}
     for step in steps:
         assert step.args[step.args.index("--launch") + 1] == "fsdp", step.name
+
+
+def test_disk_is_what_a_step_leaves_and_while_it_trains_the_states_to_resume_from() -> None:
+    """Of a model of 8 billion parameters: 32 GB of weights, 96 GB a state, of two models with a critic."""
+    steps = steps_at("gpu")
+    taken = costs(steps, "gpu")
+    held = {name: (cost.gb, cost.resume_gb) for name, cost in taken.items()}
+    assert held["qwen s0 grpo"] == (32, 4 * 96)
+    assert held["qwen s0 ppo"] == (32, 2 * 4 * 96)
+    assert held["qwen s0 sft ift"] == (32, 3 * 96)
+    assert held["qwen s0 dpo"] == (4 * 32, 3 * 96)  # three iterations, and the best
+    assert held["llama3-it s0 dpo m-dpo-d1"] == (32, 3 * 96)
+    assert held["llama3-it s0 orm"] == (32, 96)
+    line = str(total(steps, taken))
+    assert f"{sum(cost.gb for cost in taken.values()):,.0f} GB, 768 more while the largest step trains" in line
 
 
 @pytest.mark.slow
