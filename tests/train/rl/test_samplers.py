@@ -279,7 +279,7 @@ def test_engines_with_unequal_shares_wait_for_nobody_and_fail_together(tmp_path:
     report = tmp_path / "found.json"
     command = [*launcher, "--", sys.executable, "-m", "tests.train.rl.vllm_shares", str(report), str(size)]
     environment = os.environ | launch_environment(config_path("fsdp-cpu")) | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text())
     assert [(one["asked"], one["equal"]) for one in found] == [(18, 18), (4, 4)]
