@@ -183,7 +183,7 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
-    if hint is float and math.isnan(value):  # it compares as neither too small nor too large, so no bound would refuse it
+    if hint is float and math.isnan(value):  # neither too small nor too large, so that no bound refuses it
         raise RecipeError(f"{where}: expected a number, got nan")
     return value
 

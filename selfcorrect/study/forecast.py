@@ -4,7 +4,7 @@
 program; an evaluation by its trajectories. A busy or slower machine takes longer in proportion.
 
 **SmolLM2-135M.** Seconds of the one run of docs/smollm.md (2026-11-27, both cores of the same machine, shared with
-tests), by recipe, as its steps of training differ eightfold; GRPO by the first of its 8 steps. An evaluation took 0.37 s
+tests), by recipe, as its steps of training differ eightfold; GRPO by the first of its 8 steps. Evaluation took 0.37 s
 a trajectory of the IFT model, 0.54 s with intrinsic self-correction and 1.16 s asked for each part: the mean is taken.
 
 **Large models.** From the numbers of each step's recipe: tokens sampled and tokens trained on, at `MEAN_TOKENS` of each

@@ -139,7 +139,7 @@ CASES = [
     (few("max_tokens=0"), "max_tokens=0"),
     (few("max_tokens=99999"), "99999"),
     (few("temperature=-1"), "temperature=-1"),
-    (["gen", "embedded", "temperature=.nan", "--dry-run"], "temperature=nan"),
+    (["gen", "embedded", "temperature=.nan", "--dry-run"], "temperature: expected a number, got nan"),
     (["gen", "embedded", "top_p=2", "--dry-run"], "top_p=2"),
     (few("engine.max_batch=0"), "max_batch=0"),
     (few("temperature=1.0", "top_p=2"), "top_p=2"),
