@@ -80,7 +80,8 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
 def _within(trajectories: Sequence[Trajectory], room: float) -> Iterator[Trajectory]:
     """Give trajectories until their texts have more characters than there is room."""
     for trajectory in trajectories:
-        room -= sum(len(part.text) for part in (*trajectory.attempts, *trajectory.evaluations))
+        room -= sum(len(attempt.text) for attempt in trajectory.attempts)
+        room -= sum(len(evaluation.text) for evaluation in trajectory.evaluations)
         if room < 0:
             return
         yield trajectory
