@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.not_text import text_in
 from selfcorrect.redaction import redacted, redacted_command
 
 R = TypeVar("R")
@@ -129,11 +131,11 @@ def to_yaml(recipe: Any) -> str:
 def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
     """Return the keys of a YAML file with their values, as they are; RecipeError where it cannot be read so."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(text_in(path))
     except OSError as error:
         raise RecipeError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{path} is not YAML in UTF-8: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -181,6 +183,8 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+    if hint is float and math.isnan(value):  # neither too small nor too large, so that no bound refuses it
+        raise RecipeError(f"{where}: expected a number, got nan")
     return value
 
 

@@ -289,7 +289,7 @@ QWEN = Study(
     evaluation={"math500-": "math500", "olympiadbench-": "olympiadbench", "minerva_math-": "minerva_math"},
     everywhere=("engine.kind=vllm",),
     gen_settings=("engine.kind=vllm",),
-    train_settings={"sft": ("--launch", "fsdp"), "ppo": ("--launch", "zero2"), "grpo": ("--launch", "zero2")},
+    train_settings=dict.fromkeys(("sft", "dpo", "ppo", "grpo"), ("--launch", "fsdp")),
 )
 
 
@@ -320,7 +320,10 @@ def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> 
         train_settings={
             "sft": (f"batch_rows={batch_rows}", "--launch", "fsdp"),
             "dpo": ("--launch", "fsdp"),
-            "orm": ("learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
+            "orm": (
+                *("learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
+                *("micro_rows=1", "trainer.gradient_checkpointing=true", "--launch", "fsdp"),
+            ),
         },
     )
 

@@ -38,6 +38,13 @@ SHIPPED = Path(__file__).parents[1] / "accelerate"
 EXPECTED = "SELFCORRECT_PROCESSES"
 """Environment variable that tells each process how many there should be."""
 
+_RENAMED = {
+    "zero3_init_flag": "zero3_init",
+    "deepspeed_config_file": "config_file",
+    "deepspeed_moe_layer_cls_names": "moe_layer_cls_names",
+}
+"""Settings of DeepSpeed that accelerate hands to its processes under another name."""
+
 
 def relaunch(config: str, arguments: Sequence[str]) -> NoReturn:
     """Run the same command, without ``--launch``, on the processes of a configuration, and leave with its exit code.
@@ -169,7 +176,8 @@ def launch_environment(path: Path) -> dict[str, str]:
         prefix = "" if kind == "FSDP" else "ACCELERATE_DEEPSPEED_"
         options = settings.get(f"{kind.lower()}_config", {}).items()
         told |= {f"ACCELERATE_USE_{kind}": "true"} | {
-            prefix + name.upper(): str(value).lower() for name, value in options
+            prefix + _RENAMED.get(name, name).upper(): str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in options
         }
     return told
 
