@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -73,13 +74,32 @@ def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     try:
         if model not in SHIPPED and not Path(model).expanduser().is_dir():
             without_a_hub()
-        yield
+        with _whole_weights():
+            yield
     except SelfCorrectError:
         raise
     except Exception as error:
         if absent := missing(error):
             raise MissingExtraError(absent) from error
         raise ModelError(why(model, error, what)) from error
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Keep transformers from spreading what is loaded inside over the processes.
+
+    It does so with every model, an engine's too, from the moment that a trainer has asked DeepSpeed for ZeRO-3.
+    """
+    deepspeed: Any = sys.modules.get("transformers.integrations.deepspeed")
+    if deepspeed is None:
+        yield
+        return
+    asked = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = asked
 
 
 def why(model: str, error: BaseException, what: str) -> str:

@@ -4,12 +4,14 @@
 program; an evaluation by its trajectories. A busy or slower machine takes longer in proportion.
 
 **SmolLM2-135M.** Seconds of the one run of docs/smollm.md (2026-11-27, both cores of the same machine, shared with
-tests), by recipe, as its steps of training differ eightfold; GRPO by the first of its 8 steps. An evaluation took 0.37 s
+tests), by recipe, as its steps of training differ eightfold; GRPO by the first of its 8 steps. Evaluation took 0.37 s
 a trajectory of the IFT model, 0.54 s with intrinsic self-correction and 1.16 s asked for each part: the mean is taken.
 
 **Large models.** From the numbers of each step's recipe: tokens sampled and tokens trained on, at `MEAN_TOKENS` of each
 sampled part, `SAMPLED_A_SECOND` of one GPU and `FLOPS` in training (6 operations a parameter and token, 8 where layers
-are recomputed, 2 more for each frozen model). These three are assumptions, not measurements of this toolkit.
+are recomputed, 2 more for each frozen model). These three are assumptions, not measurements of this toolkit. Disk is 4
+bytes a parameter for what a step leaves, and while it trains 12 for each state to resume from: as many as are kept
+(two, by RL three) and the one being written.
 """
 
 from __future__ import annotations
@@ -49,11 +51,15 @@ BENCHMARK = {"math500": 500, "olympiadbench": 675, "minerva_math": 272, "math": 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one step takes: seconds of a core, or hours of a GPU, and GB of disk."""
+    """What one step takes: seconds of a core, or hours of a GPU, and GB of disk.
+
+    ``gb`` is what it leaves; ``resume_gb`` comes on top while it trains, for states to resume from.
+    """
 
     seconds: float = 0.0
     gpu_hours: float = 0.0
     gb: float = 0.0
+    resume_gb: float = 0.0
 
 
 def costs(steps: Sequence[Step], scale: str) -> dict[str, Cost]:
@@ -75,7 +81,7 @@ def _on_gpu(step: Step) -> Cost:
     if program == "report":
         return Cost(seconds=6.0)
     values = settings_of(step)
-    weights = 4 * PARAMETERS / 1e9
+    weights, state = 4 * PARAMETERS / 1e9, 12 * PARAMETERS / 1e9
     if program == "eval":
         tokens = _trajectories(step) * MEAN_TOKENS * 1.7  # attempt, self-evaluation and the share that is revised
         return _gpu(sampled=tokens, gb=tokens * 17 / 1e9)
@@ -86,7 +92,8 @@ def _on_gpu(step: Step) -> Cost:
         return _gpu(sampled=tokens, gb=tokens * 17 / 1e9)
     if program in ("sft", "orm"):
         rows = 32_000 * (values.get("stop_after_epochs") or values["epochs"])
-        return _gpu(trained=rows * TRAJECTORY_TOKENS, gb=weights * (1 if program == "orm" else 4))
+        states = min(3, values["epochs"]) if program == "orm" else 3  # saved at the end of each epoch
+        return _gpu(trained=rows * TRAJECTORY_TOKENS, gb=weights, resume_gb=states * state)
     if program == "dpo":
         paths = (
             values["problems_per_iteration"] * values["generations"] * values["iterations"]
@@ -95,17 +102,19 @@ def _on_gpu(step: Step) -> Cost:
         )
         pairs = values["problems_per_iteration"] * values["iterations"] / 2 if not values["pairs"] else 30_000
         tokens = 2 * pairs * TRAJECTORY_TOKENS * values["epochs"]
-        return _gpu(paths * TRAJECTORY_TOKENS, tokens, frozen=1, gb=weights * (1 + 4 * values.get("iterations", 1)))
+        models = 1 if values["pairs"] else 1 + values["iterations"]  # each iteration's, and the best once more
+        return _gpu(paths * TRAJECTORY_TOKENS, tokens, frozen=1, gb=weights * models, resume_gb=3 * state)
     paths = values["steps"] * values["prompts_per_step"] * values["generations"] * values["passes"]
     models = 2 if program == "ppo" else 1
     guard = values["steps"] * values["prompts_per_step"]
-    return _gpu((paths + guard) * MEAN_TOKENS * 1.7, models * paths * TRAJECTORY_TOKENS, 1, weights * 3 * 3 * models)
+    sampled, trained = (paths + guard) * MEAN_TOKENS * 1.7, models * paths * TRAJECTORY_TOKENS
+    return _gpu(sampled, trained, frozen=1, gb=weights, resume_gb=4 * state * models)
 
 
-def _gpu(sampled: float = 0.0, trained: float = 0.0, frozen: int = 0, gb: float = 0.0) -> Cost:
+def _gpu(sampled: float = 0.0, trained: float = 0.0, frozen: int = 0, gb: float = 0.0, resume_gb: float = 0.0) -> Cost:
     sampling_s = sampled / SAMPLED_A_SECOND
     training_s = trained * PARAMETERS * (8 + 2 * frozen) / FLOPS
-    return Cost(gpu_hours=(sampling_s + training_s) / 3600, gb=gb)
+    return Cost(gpu_hours=(sampling_s + training_s) / 3600, gb=gb, resume_gb=resume_gb)
 
 
 def _trajectories(step: Step) -> int:

@@ -45,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "latin.jsonl").write_bytes(b'{"id": "r1"}\n{"id": "caf\xe9"}\n')
     (here / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     (here / "binary.jsonl").write_bytes(bytes(range(256)) * 4)
+    (here / "latin.yaml").write_bytes("row: caf\xe9".encode("latin-1"))
+    (here / "deep.yaml").write_text("row: " + "[" * 2_000)
     (here / "a-file").write_text("x")
     (here / "nothing-in-it").mkdir()
     ift = Path(shutil.copytree(EMBEDDED, here / "mine" / "checkpoints" / "ift"))
@@ -93,6 +95,8 @@ CASES = [
     (["gen", "embeded", *RUN], 'did you mean "embedded"'),
     (["gen", "/nowhere/recipe.yaml", *RUN], "/nowhere/recipe.yaml"),
     (["gen", "{d}/torn.yaml", *RUN], "torn.yaml is not YAML"),
+    (["gen", "{d}/latin.yaml", *RUN], "latin.yaml:1: not UTF-8"),
+    (["gen", "{d}/deep.yaml", *RUN], "deep.yaml is not YAML"),
     (["eval", "{d}/list.yaml", *RUN], "list.yaml"),
     (["eval", "{d}/key.yaml", *RUN], "unknown key 'rwo'"),
     (["gen", "embedded", "atempts=3", *RUN], "override atempts=3"),

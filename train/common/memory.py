@@ -131,6 +131,12 @@ def model_config(model: str) -> tuple[Any, bool]:
         return AutoConfig.for_model(**shipped[model]), False
 
 
+def context_of_shipped(model: str) -> int | None:
+    """Return the context of a model as far as its configuration, or the one that we ship of it, has one."""
+    context: int | None = getattr(model_config(model)[0].get_text_config(), "max_position_embeddings", None)
+    return context
+
+
 def codec_for_plan(model: str, thinking: bool | None = None) -> tuple[ChatCodec | None, str]:
     """Return the model's codec, or None and a line that says what the plan cannot show without it."""
     try:
