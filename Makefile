@@ -18,7 +18,7 @@ help:
 
 .PHONY: demo embedded test test-slow test-install test-doors test-engines engines check audit mutants install format reference docs clean
 
-demo: $(STAMP)  ## the whole way on the embedded model, about 10 minutes of work on 2 cores; the page runs/demo/report.html
+demo: $(STAMP)  ## the whole way on the embedded model, about 10 minutes of CPU time, 8 on 2 cores; the page runs/demo/report.html
 	$(BIN)/selfcorrect demo
 
 embedded: $(STAMP)  ## rebuild the embedded model's second edition from the first, in runs/embedded (10 to 30 minutes)

@@ -401,7 +401,7 @@ def read_row(folder: Path) -> EvaluatedRow:
 
 
 def read_result(folder: Path) -> EvalResult:
-    """Return what ``scores.json`` in a folder holds; what its model took, if not there, as the model's folder says."""
+    """Return what ``scores.json`` holds; where it does not say what its model took, the model's own folder may."""
     file = folder / SCORES
     result = EvalResult.from_json(read_json(file), str(file))
     return result if result.compute else replace(result, compute=_compute_of_its_model(folder, result))

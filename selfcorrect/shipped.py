@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -29,7 +30,12 @@ def model_of(folder: str, recipe: str) -> str:
 
 
 def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
-    """Return what to say of a file of `gen`'s that is not there: the command that makes it."""
+    """Return what to say of a file that is not there: the command that makes it, where it is one that `gen` writes."""
+    data = next((parent for parent in [*path.parents][:2] if parent.name == "data"), None)
+    if data is None or run not in path.parents:
+        how = "python benchmarks/make_worded.py makes it" if path.parent.name == "worded" else "check the path"
+        return f"no data at {path}; {how}"
+    run = Path(os.path.normpath(data.parent)) if ".." in data.parts else run
     model = base_of(model)
     wanted = [name for name in recipes_of("data_gen", "") if model_of("data_gen", name) == model]
     of_kind = [name for name in wanted if name.endswith("-pairs") == pairs]

@@ -46,10 +46,13 @@ from selfcorrect.eval.tables.paper_tables import BUDGET_HEAD, FEWEST_JUDGED, bud
 from selfcorrect.metrics import is_graded, is_scored
 from selfcorrect.runs.folder import finished
 from selfcorrect.runs.jsonl import read_json, read_jsonl, write_whole
+from selfcorrect.study.shipped import LAPTOP
 from selfcorrect.table import DASH, Figure, Table
 from selfcorrect.types import Trajectory
 
 KATEX = HERE / "vendor" / "katex"
+STUDY_ROWS = {row.name: place for place, row in enumerate(LAPTOP.rows)}
+FEWEST_VOTES = 4  # trajectories a problem, for points at 1, 2 and 4
 MOST_PANELS = 12  # learning-curve panels of one checkpoint
 
 RESULT_FIELDS = ("n", *REACHED, *JUDGED, *COUNTED)
@@ -79,19 +82,24 @@ def write_report(run_folder: Path, beside: Path | None = None) -> Path:
 def _render(run: Path, beside: Path | None) -> str:
     demo_file = run / "tables" / "demo.json"
     demo = read_json(demo_file, missing_ok=True)
-    evaluated = [_read(folder) for folder in _folders(run / "eval")]
-    results = _results(_objects(demo, "rows"), demo_file, evaluated)
+    evaluated = _told_apart([_read(folder) for folder in _in_order_of_the_study(_folders(run / "eval"))])
+    groups = _sampled_alike(_results(_objects(demo, "rows"), demo_file, evaluated))
+    results = [result for group in groups.values() for result in group]
     order = {result.title: place for place, result in enumerate(results)}
     evaluated.sort(key=lambda row: order.get(row.title, len(order)))
     if beside is not None:
-        others = [_read(folder, f"{beside.resolve().name}: ") for folder in _folders(beside / "eval")]
-        results += _results([], demo_file, others)
+        folders = _in_order_of_the_study(_folders(beside / "eval"))
+        others = _told_apart([_read(folder, f"{beside.resolve().name}: ") for folder in folders])
+        groups = _sampled_alike([*results, *_results([], demo_file, others)])
+        results = [result for group in groups.values() for result in group]
         evaluated += others
     finished_rows = [(row.result, row.graded) for row in evaluated if row.is_result and row.result]
     tests = _tests(_objects(demo, "tests"), paired_tests(finished_rows))
     checks = _objects(demo, "checks") if demo else claims([result for result, _ in finished_rows])
-    best = _best(results)
-    first_tests = [test for test in tests if best and best["title"] in (test.get("a"), test.get("b"))] or tests
+    best_among, compared = next(iter(groups.items()), ("", []))
+    best = _best(compared)
+    alike = {result.title for result in compared}
+    first_tests = [test for test in tests if best and _is_with(best["title"], alike, test)] or tests
     other_tests = [test for test in tests if test not in first_tests]
     provenance = _provenance(run)
     cards = {path.name.removesuffix(".card.json"): _card(read_json(path)) for path in _cards(run)}
@@ -108,9 +116,10 @@ def _render(run: Path, beside: Path | None) -> str:
             style=Markup(_asset("report.css")),
             run={key: demo.get(key) for key in ("benchmark", "n", "seed")},
             rows=results,
-            results=_html(replace(result_table(results), spans=RESULT_SPANS, strong="Final"), "scores"),
+            results=_html(_result_table(groups), "scores"),
             compute=_html(taken) if (taken := compute_table(results)) else "",
             best=best,
+            best_among=best_among if len(groups) > 1 else "",
             taken=_taken(run, provenance),
             terms=_terms(COLUMNS[field] for field in RESULT_FIELDS),
             compute_terms=_terms(COLUMNS[field] for field in COMPUTE),
@@ -156,6 +165,12 @@ def _tests(listed: Sequence[dict[str, Any]], paired: Sequence[dict[str, Any]]) -
     """Return the paired tests of every two rows, and before them what a demo's file lists of rows that are not here."""
     known = {(test["a"], test["b"]) for test in paired}
     return [test for test in listed if (test.get("a"), test.get("b")) not in known] + list(paired)
+
+
+def _is_with(title: str, alike: set[str], test: Mapping[str, Any]) -> bool:
+    """True for a test of the row of that title against one that was sampled alike, or is not among the rows here."""
+    other = [name for name in (test.get("a"), test.get("b")) if name != title]
+    return len(other) == 1 and other[0] in alike
 
 
 def _taken(run: Path, provenance: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -212,6 +227,13 @@ def _in_order_of_start(folders: Sequence[Path]) -> list[Path]:
     return sorted(folders, key=lambda folder: (started(folder), folder))
 
 
+def _in_order_of_the_study(folders: Sequence[Path]) -> list[Path]:
+    """Return the rows of a study in the order of its tables, baselines first; where a row is another's, as they are."""
+    if any(folder.name not in STUDY_ROWS for folder in folders):
+        return list(folders)
+    return sorted(folders, key=lambda folder: STUDY_ROWS[folder.name])
+
+
 def _cards(run: Path) -> list[Path]:
     return sorted((run / "data" / "sft").glob("*.card.json"))
 
@@ -265,6 +287,19 @@ def _read(folder: Path, prefix: str = "") -> _ShownRow:
     )
 
 
+def _told_apart(rows: Sequence[_ShownRow]) -> list[_ShownRow]:
+    """Return rows of which no two have the same title: others of a title have their folder's name behind it."""
+    first: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: STUDY_ROWS.get(row.name, len(STUDY_ROWS))):
+        first.setdefault(row.title, row.name)
+    return [row if first[row.title] == row.name or row.result is None else _named(row, row.result) for row in rows]
+
+
+def _named(row: _ShownRow, result: EvalResult) -> _ShownRow:
+    named = replace(result, label=f"{result.label} [{row.name}]")
+    return replace(row, title=named.title, result=named)
+
+
 # --- tables and plots --------------------------------------------------------------------------------------------
 
 
@@ -273,6 +308,29 @@ def _results(rows: Sequence[Mapping[str, Any]], file: Path, evaluated: Sequence[
     listed = [EvalResult.from_json(row, f"{file}, row {number}") for number, row in enumerate(rows, 1)]
     shown = {result.title for result in listed}
     return listed + [row.result for row in evaluated if row.result and row.is_result and row.title not in shown]
+
+
+def _sampled_alike(results: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:
+    """Return results by what they were measured on and how they were sampled, in words; only those of one are alike."""
+    groups: dict[str, list[EvalResult]] = {}
+    for result in results:
+        at = result.sampling.temperature
+        how = "sampling not known" if at is None else "greedy" if at == 0 else f"temperature {at:g}"
+        drawn = max(1, len(result.sampling.seeds))
+        count = "one trajectory a problem" if drawn == 1 else f"{drawn} trajectories a problem"
+        words = ", ".join(filter(None, (Path(result.benchmark).name, how, count)))
+        groups.setdefault(words, []).append(result)
+    return groups
+
+
+def _result_table(groups: Mapping[str, Sequence[EvalResult]]) -> Table:
+    """Return the results as one table, with a heading over each group where there are several."""
+    table = result_table([result for group in groups.values() for result in group])
+    rows, lines = iter(table.rows), []
+    for words, group in groups.items():
+        lines += [(words,)] if len(groups) > 1 else []
+        lines += [next(rows) for _ in group]
+    return replace(table, rows=lines, spans=RESULT_SPANS, strong="Final")
 
 
 def _best(results: Sequence[EvalResult]) -> dict[str, Any] | None:
@@ -354,11 +412,11 @@ def _transition_bar(result: EvalResult) -> dict[str, Any] | None:
 
 
 def _votes(row: _ShownRow) -> list[Curve]:
-    """The row's voting curves; none where a problem has a single trajectory."""
+    """The row's voting curves; none where a problem has so few trajectories that they have no course."""
     scored = [trajectory for trajectory in row.graded if is_scored(trajectory)]
     counts = Counter({trajectory.problem.id: 0 for trajectory in row.trajectories})
     counts.update(trajectory.problem.id for trajectory in scored)
-    return curves(scored) if min(counts.values(), default=0) > 1 else []
+    return curves(scored) if min(counts.values(), default=0) >= FEWEST_VOTES else []
 
 
 def _voting_panels(drawn: Sequence[Curve]) -> list[tuple[str, Markup]]:

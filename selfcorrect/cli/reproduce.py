@@ -40,6 +40,8 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON, for a script.")] = False,
 ) -> None:
     """Make tables and figures of the paper: every step a public command, done ones skipped, the rest side by side."""
+    if run.exists() and not run.is_dir():
+        raise InputError(f"--run {run}: expected a folder, or a name for a new one; this is a file")
     steps = study_steps(tables_of(names, scale), scale, numbers(seeds), run)
     taken = forecast.costs(steps, scale)
     steps = urgent_first(steps, {name: cost.seconds or 3600 * cost.gpu_hours for name, cost in taken.items()})

@@ -92,6 +92,10 @@ def read_rows(path: Path, response_key: str = "response", gold_key: str = "gold"
             row[response_key] = "".join(text * times for text, times in row["response_parts"])
         texts = {response_key: _text(row.get(response_key)), gold_key: _reference(row.get(gold_key))}
         missing = [key for key, text in texts.items() if text is None]
+        for key in (key for key in missing if key in row):
+            raise DataError(
+                f"{place}: expected text under {key!r}, got {str(row[key])[:60]} ({type(row[key]).__name__})"
+            )
         if missing:
             raise DataError(
                 f"{place}: expected text under {missing}, the row has {sorted(map(str, row))}; "

@@ -151,14 +151,21 @@ def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str
 
 def test_missing_data_names_the_command_that_makes_it(tmp_path: Path) -> None:
     for model, pairs in (("embedded", False), ("embedded", True), ("Qwen/Qwen2.5-Math-7B", False), ("a/b", False)):
-        message = made_by(Path("x.jsonl"), model, Path("runs/y"), pairs)
+        message = made_by(Path("runs/y/data/sft/x.jsonl"), model, Path("runs/y"), pairs)
         words = shlex.split(message[message.index("selfcorrect ") :])
         check(words)
         assert ("embedded-pairs" in words) == pairs
     checkpoint = tmp_path / "checkpoints" / "ift"
     checkpoint.mkdir(parents=True)
     (checkpoint / "recipe.yaml").write_text("model: Qwen/Qwen2.5-Math-7B\n")
-    assert "gen qwen2.5-math-7b --run" in made_by(Path("x.jsonl"), str(checkpoint), Path("runs/y"))
+    assert "gen qwen2.5-math-7b --run" in made_by(Path("runs/y/data/prompts.jsonl"), str(checkpoint), Path("runs/y"))
+    pairs_of_another = Path("runs/y/../pairs/data/preferences/pairs.jsonl")
+    assert made_by(pairs_of_another, "embedded", Path("runs/y"), True).endswith("gen embedded-pairs --run runs/pairs")
+    for elsewhere, what_to_do in (
+        ("/home/data/sft/x.jsonl", "check the path"),
+        (".models/worded/a.jsonl", "make_worded"),
+    ):
+        assert what_to_do in made_by(Path(elsewhere), "embedded", Path("runs/y"))
 
 
 def test_eval_closes_with_its_scores_and_says_when_it_was_done(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,38 @@ def test_own_runs_have_tests_and_claims_without_the_demos_table(tmp_path: Path) 
     words = " ".join(page.text.split())
     assert "my basemy IFT+50.0+31.8 to +63.402040< 0.001" in words
     assert "my IFT: the model corrects itself: Δ > 0" in words
+
+
+def test_rows_that_were_sampled_otherwise_stand_apart_and_no_two_have_one_name(tmp_path: Path) -> None:
+    """Three rows of one label: greedy twice, and eight trajectories a problem; and one row of another benchmark."""
+    sampled = {"benchmark": "arithmetic", "temperature": 0.0, "seeds": [0]}
+    rows = {
+        "vote-ift": ("IFT", 19, {"temperature": 1.0, "seeds": [0, 1, 2]}),
+        "ift": ("IFT", 10, {}),
+        "mine": ("IFT", 12, {}),
+        "grpo": ("IFT + GRPO", 11, {}),
+        "other": ("IFT on GSM8K", 20, {"benchmark": "data/gsm8k.jsonl"}),
+    }
+    for name, (label, right, more) in rows.items():
+        paths = [path(RIGHT if i < right else WRONG, verdict=Verdict.CORRECT, key=f"p-{i}") for i in range(20)]
+        write_json(tmp_path / "eval" / name / "scores.json", write_row(tmp_path, name, paths, label) | sampled | more)
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    table = html.split("<tbody>")[1].split("</tbody>")[0]
+    assert re.findall(r'<th scope="row(?:group)?"[^>]*>([^<]*)<', table) == [
+        "arithmetic, greedy, one trajectory a problem", "IFT + GRPO", "IFT", "IFT [mine]",
+        "gsm8k.jsonl, greedy, one trajectory a problem", "IFT on GSM8K",
+        "arithmetic, temperature 1, 3 trajectories a problem", "IFT [vote-ift]",
+    ]  # fmt: skip
+    words = " ".join(Page(html).text.split())
+    assert "Best final accuracy (arithmetic, greedy, one trajectory a problem): IFT [mine], 60.0%" in words
+    first, second = words.split("more pairs of rows")
+    assert "IFTIFT [mine]+10.0" in first
+    assert "IFT [mine]IFT [vote-ift]+35.0" in second
+    for name in ("mine", "other"):
+        shutil.rmtree(tmp_path / "eval" / name)
+    table = write_report(tmp_path).read_text(encoding="utf-8").split("<tbody>")[1].split("</tbody>")[0]
+    named = re.findall(r'<th scope="row"[^>]*>([^<]*)<', table)
+    assert named == ["IFT", "IFT + GRPO", "IFT [vote-ift]"], "in the order of the study's tables"
 
 
 def test_a_method_that_never_judges_has_no_share_without_verdict(tmp_path: Path) -> None:
