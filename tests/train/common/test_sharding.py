@@ -193,7 +193,10 @@ def alone(guesser: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def test_two_sharded_processes_train_what_one_does(
     world: Path, guesser: Path, alone: Callable[[str], Path], name: str
 ) -> None:
-    """Losses within 1e-5; weights within 1e-5 of the update's norm, where no sum but the gradient's spans processes."""
+    """Losses within 1e-5; weights within 1e-5 of the update's norm, where no sum but the gradient's spans processes.
+
+    Under ZeRO-3 within 1e-3: linear layers are then DeepSpeed's, whose products round otherwise.
+    """
     case = cases(guesser)[name]
     one, two = alone(name), result(world / "two" / name)
     rows = [logged(folder) for folder in (one, two)]
@@ -202,7 +205,7 @@ def test_two_sharded_processes_train_what_one_does(
     assert [row["grad_norm"] for row in rows[0]] == pytest.approx([row["grad_norm"] for row in rows[1]], rel=1e-3)
     apart = moved_apart(Path(case.recipe.model), one, two)
     print(f"{name}: {apart:.1e} of the update")
-    assert apart < case.apart
+    assert apart < (max(case.apart, 1e-3) if world.name.startswith("zero3") else case.apart)
     names = [sorted(file.name for file in folder.iterdir() if file.is_file()) for folder in (one, two)]
     assert names[0] == names[1]
     assert json.loads((one / "config.json").read_text()) == json.loads((two / "config.json").read_text())
