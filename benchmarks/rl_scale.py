@@ -14,7 +14,13 @@ The hand-over is measured on a Llama of random weights, ``--layers`` of ``--widt
 `handover_equal` says whether the sampler's copy has bit for bit the weights that were sharded, `handover_s` is the
 median of 5, `peak_extra_mb` the most memory that a process had beyond its shards and the copy (resident set, both
 processes' maximum; freed memory is given back at once by MALLOC_MMAP_THRESHOLD_). `layer_mb` and `whole_mb` are what to
-compare it with. `servers_lost` and `paths_lost` are of ``sampler: servers`` (null: not measured).
+compare it with.
+
+`servers_lost` and `paths_lost` are of two processes that sample from two servers (``sampler: servers``; the tests'
+stand-in for vLLM, which samples by our engine), one of which is killed in the middle of the second rollout. The
+processes note every trajectory that they learn from: `servers_lost` is how often a server was lost, `paths_lost` how
+many of the trajectories that the recipe asks for are not among them, `paths` how many are. ``--servers`` measures
+nothing else.
 The last line is JSON for machines.
 """
 
@@ -23,12 +29,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from functools import partial
+from collections import Counter
+from dataclasses import replace
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +57,8 @@ from selfcorrect.train.common.distributed import gathered, process_count, proces
 from selfcorrect.train.common.launch import EXPECTED, config_path, launch_environment
 from selfcorrect.train.common.sharding import shard
 from selfcorrect.train.common.weights import hand_over
+from selfcorrect.train.data.rows import training_problems
+from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
 
 SETTINGS = (
     "prompts=null", "problems.source=arithmetic", "problems.count=40", "prompts_per_step=8", "generations=8",
@@ -59,7 +72,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--servers", action="store_true", help="measure what a killed server costs, and nothing else")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--on-servers", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--endpoints", nargs="*", default=(), help=argparse.SUPPRESS)
     parser.add_argument("--float64", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -67,6 +83,13 @@ def main() -> None:
         return
     if arguments.float64:
         train_in_float64(arguments.float64, arguments.steps)
+        return
+    if arguments.on_servers:
+        train_on_servers(arguments.on_servers, arguments.steps, arguments.endpoints)
+        return
+    if arguments.servers:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"processes": 2} | with_a_server_killed(Path(folder), arguments.steps)))
         return
     with tempfile.TemporaryDirectory() as folder:
         one = trained(Path(folder) / "one", arguments.steps)
@@ -78,7 +101,8 @@ def main() -> None:
         figures = compared(one, two) | reordered
         figures |= {f"{name}_float64": exact[name] for name in ("loss_abs_diff", "weights_apart")}
         figures |= handed_over(Path(folder), arguments.layers, arguments.width)
-    print(json.dumps({"processes": 2} | figures | {"servers_lost": None, "paths_lost": None}))
+        figures |= with_a_server_killed(Path(folder), arguments.steps)
+    print(json.dumps({"processes": 2} | figures))
 
 
 def trained(run: Path, steps: int, *more: str) -> Path:
@@ -123,6 +147,84 @@ def exact_rotary(module: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Ten
     angles = position_ids[..., None].double() * module.inv_freq.double()
     both = torch.cat([angles, angles], -1)
     return both.cos() * module.attention_scaling, both.sin() * module.attention_scaling
+
+
+def with_a_server_killed(folder: Path, steps: int) -> dict[str, int]:
+    """Train on two servers, kill one while the second rollout is sampled from it, and return what was lost."""
+    run, ports, records = folder / "servers", [free_port(), free_port()], [folder / "first.log", folder / "second.log"]
+    servers = [served(port, record) for port, record in zip(ports, records, strict=True)]
+    killer = threading.Thread(target=kill_in_second_rollout, args=(servers[1], records[1]), daemon=True)
+    killer.start()
+    started = time.perf_counter()
+    try:
+        endpoints = [f"http://127.0.0.1:{port}/v1" for port in ports]
+        in_processes(2, ["--on-servers", str(run), "--steps", str(steps), "--endpoints", *endpoints])
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+    killer.join(10)
+    print(f"{run.name}: {time.perf_counter() - started:.0f} s")
+    noted = json.loads((run / "noted.json").read_text())
+    missing = wanted_paths(steps) - Counter(map(tuple, noted["paths"]))
+    lost = reduce(or_, map(Counter, noted["lost"]))  # of each server the most that a process counted
+    return {"servers_lost": lost.total(), "paths_lost": missing.total(), "paths": len(noted["paths"])}
+
+
+def wanted_paths(steps: int) -> Counter[tuple[int, str]]:
+    """Return how many trajectories the recipe asks for, by the step of the weights that sample them, and problem."""
+    recipe = load_recipe(grpo.GrpoRecipe, None, [f"steps={steps}", *SETTINGS])
+    order = problem_order(recipe, training_problems(recipe.prompts, recipe.problems, Path(), recipe.model))
+    named = [(n // recipe.prompts_per_step, problem.id) for n, problem in enumerate(order)]
+    return Counter(named * recipe.generations)
+
+
+def kill_in_second_rollout(server: subprocess.Popen[bytes], record: Path) -> None:
+    """Kill a server once it has answered four requests with the second weights, of the 32 that are its share."""
+    while server.poll() is None:
+        done = record.read_text().split("weights\n") if record.exists() else []
+        if len(done) > 2 and done[2].count("sample") >= 4:
+            server.kill()
+        time.sleep(0.02)
+
+
+def train_on_servers(run: Path, steps: int, endpoints: list[str]) -> None:
+    """Train as ``train grpo`` does; write down the trajectories that are learned from, and which servers were lost."""
+    score = RolloutFunction.score
+    paths: list[tuple[int, str]] = []
+    lost: dict[str, int] = {}
+
+    def score_and_note(function: Any, sampled: Any) -> Any:
+        scored = score(function, sampled)
+        paths.extend((sampled.step, one.problem.id) for one in scored.trajectories if one.sampled_tokens)
+        lost.update({one.shown: one.counts["lost"] for one in function.sampler._engine.endpoints})
+        return scored
+
+    RolloutFunction.score = score_and_note  # type: ignore[method-assign]
+    recipe = load_recipe(grpo.GrpoRecipe, None, [f"steps={steps}", *SETTINGS, "sampler=servers"])
+    grpo.run(replace(recipe, sampler_options={"endpoints": endpoints, "backoff_s": 0.05}), run)
+    noted = {"paths": paths, "lost": gathered([lost])}  # a process scores with the trajectories of all
+    if process_rank() == 0:
+        (run / "noted.json").write_text(json.dumps(noted))
+    torch.distributed.destroy_process_group()
+
+
+def served(port: int, record: Path) -> subprocess.Popen[bytes]:
+    """Start a server and return it once it listens."""
+    command = [sys.executable, "-m", "tests.train.rl.weights_server", "embedded", str(port), str(record)]
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=one_thread(), stderr=subprocess.DEVNULL)
+    while server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.1)
+    raise RuntimeError(f"the server ended with {server.returncode}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def in_processes(count: int, arguments: list[str], **environment: str) -> None:

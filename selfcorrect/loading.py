@@ -26,6 +26,15 @@ from selfcorrect.shipped import PACKAGE
 SHIPPED = {name: PACKAGE / "assets" / name for name in ("embedded", "embedded-1")}
 """Model folders that come with the package, by name; ``embedded-1`` is the embedded model of version 0.1."""
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
     r"|UnpicklingError|PytorchStreamReader|unexpected EOF|file in archive is not"
@@ -104,6 +113,11 @@ def why(model: str, error: BaseException, what: str) -> str:
     head = f"cannot load {what} from {model!r}"
     if not (folder / "config.json").is_file():
         return f"{head}: {not_a_model(folder)}"
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return (
+            f"{head}: it has weights and no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...); copy the tokenizer's "
+            "files there from the model that it was trained from"
+        )
     if _DAMAGED.search(said):
         return (
             f"{head}: its weights are cut off or damaged ({_sizes(folder)}): {first_line(error)}; copy or make it again"

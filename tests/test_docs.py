@@ -195,6 +195,19 @@ def test_bare_make_lists_the_targets_and_starts_nothing() -> None:
     assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")] == targets
 
 
+def test_make_test_engines_runs_every_file_that_skips_without_that_environment() -> None:
+    command = re.search(
+        r"pytest -m slow (.*)", (ROOT / "Makefile").read_text(encoding="utf-8").split("test-engines:")[1]
+    )
+    assert command is not None
+    named = [ROOT / word for word in command[1].split()]
+    assert all(path.exists() for path in named)
+    skipping = re.compile(r"importorskip\(.*make test-engines")
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if skipping.search(path.read_text(encoding="utf-8"))]
+    assert len(files) > 3
+    assert [path for path in files if not any(path.is_relative_to(one) for one in named)] == []
+
+
 def test_the_map_of_modules_names_modules_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1]
     package = ""

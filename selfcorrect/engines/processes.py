@@ -1,4 +1,4 @@
-"""What engines in processes of their own need: `by_itself`, `memory_folder`.
+"""What engines in processes of their own need: `by_itself`, `gpu_name`, `memory_folder`.
 
 torchrun and accelerate tell their processes by environment variables which of how many they are, and children inherit
 them: vLLM beside one of several training processes would wait for a store at the trainers' address that is not its own,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,20 +23,25 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @contextmanager
-def by_itself(gpu: int | None = None) -> Iterator[None]:
-    """Start processes, within this context, that know nothing of ours; ``gpu``: of this process, the one they see."""
+def by_itself(gpus: Sequence[str] = ()) -> Iterator[None]:
+    """Start processes, within this context, that know nothing of ours; ``gpus``: what they see, else what we see."""
     wanted: dict[str, str | None] = {
         name: None for name in os.environ if name in _LAUNCHERS or name.startswith(_PREFIXES)
     }
-    if gpu is not None:
-        seen = os.environ.get(GPUS)
-        wanted[GPUS] = seen.split(",")[gpu] if seen else str(gpu)
+    if gpus:
+        wanted[GPUS] = ",".join(gpus)
     before = {name: os.environ.get(name) for name in wanted}
     _set(wanted)
     try:
         yield
     finally:
         _set(before)
+
+
+def gpu_name(number: int) -> str:
+    """Return how CUDA_VISIBLE_DEVICES names, to any process of this machine, a GPU by its number in this one."""
+    seen = os.environ.get(GPUS)
+    return seen.split(",")[number] if seen else str(number)
 
 
 def memory_folder() -> Path:

@@ -29,11 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import yaml
-
 from selfcorrect.children import PYTHON, SAFE, selfcorrect_command
 from selfcorrect.errors import RecipeError, SelfCorrectError, nearest
 from selfcorrect.launched import ERRORS, TERMINAL
+from selfcorrect.runs.recipes import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "accelerate"
 EXPECTED = "SELFCORRECT_PROCESSES"
@@ -202,11 +201,8 @@ def without_launch(arguments: Sequence[str]) -> list[str]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--launch: {path} is not YAML: {error}") from error
-    if not isinstance(settings, dict) or not {"num_processes", "distributed_type"} <= settings.keys():
+    settings = read_yaml(path, "configuration of --launch,")
+    if not {"num_processes", "distributed_type"} <= settings.keys():
         raise RecipeError(
             f"--launch: {path} names no num_processes and distributed_type; `accelerate config` writes both"
         )

@@ -2,8 +2,9 @@
 
 ``live`` samples from the very module that is trained, in its process: nothing to keep in step. ``replica`` keeps a
 whole copy of the policy beside its shards, on the same device and renewed before every rollout. ``vllm`` runs a vLLM
-engine beside every training process, on its GPU, asleep while it trains; the weights are handed over before every
-rollout, through a folder in memory, and its prefix cache is emptied with them. ``servers`` are vLLM servers on other
+engine beside every training process, on its GPU (or one beside every k, on theirs: ``tensor_parallel_size: k``), asleep
+while it trains; the weights are handed over before every rollout, through a folder in memory, and its prefix cache is
+emptied with them. ``servers`` are vLLM servers on other
 GPUs or nodes, named by URL, which load the weights before every rollout from a folder that they see; or engines that
 Ray starts there, which take them from its object store. Either way the
 canary compares the sampler's log-probabilities with the trainer's (``max_logprob_gap``), and weights that were not
@@ -21,12 +22,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import EngineRecipe, Sample, SampleRequest
-from selfcorrect.engines.processes import by_itself, memory_folder
+from selfcorrect.engines import Engine, EngineRecipe, Sample, SampleRequest
+from selfcorrect.engines.processes import by_itself, gpu_name, memory_folder
+from selfcorrect.engines.shared import EngineElsewhere, SharedEngine
 from selfcorrect.errors import EngineError, RecipeError, nearest
 from selfcorrect.train.common.distributed import (
     fsdp_asked,
@@ -48,10 +51,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selfcorrect.engines.local.engine import TransformersEngine
+    from selfcorrect.engines.ray import RayEngine
+    from selfcorrect.engines.server.client import OpenAIEngine
+    from selfcorrect.engines.vllm import VllmEngine
 
 SamplerKind = Literal["live", "replica", "vllm", "servers"]
 
-_SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_SPREADING = ("pipeline_parallel_size", "data_parallel_size")
 
 
 class Sampler(BatchSampler, Protocol):
@@ -61,7 +67,7 @@ class Sampler(BatchSampler, Protocol):
         """Sample from the trainer's ``model`` as it is now; every process must call it."""
 
     def rest(self) -> None:
-        """Free what nobody needs until `follow` is called again."""
+        """Free what nobody needs until `follow` is called again; every process must call it."""
 
     def close(self) -> None:
         """Free what only sampling needs."""
@@ -125,8 +131,43 @@ class LiveSampler:
         self._engine = None
 
 
-class ReplicaSampler:
+class _EngineSampler:
+    """What samplers with an engine of their own share; each says how its engine follows the weights."""
+
+    _engine: Engine
+
+    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
+        """Return the samples of all requests, in their order."""
+        return self._engine.sample_many(requests)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its completion together."""
+        return self._engine.context
+
+    def rest(self) -> None:
+        """Nothing is freed: the engine's memory is its own."""
+
+    def close(self) -> None:
+        """End what is being sampled and free the engine."""
+        asyncio.run(self._engine.close())
+
+
+class _ServedSampler(_EngineSampler):
+    """One whose engine asks several servers or replicas, each of which may be lost."""
+
+    _engine: OpenAIEngine | RayEngine
+
+    @property
+    def lost(self) -> int:
+        """How often this process lost one of them."""
+        return self._engine.counts["lost"]
+
+
+class ReplicaSampler(_EngineSampler):
     """Our transformers engine on a whole copy of the policy."""
+
+    _engine: TransformersEngine
 
     def __init__(self, codec: ChatCodec, model: str, max_batch: int, dtype: str) -> None:
         from selfcorrect.engines.local.engine import TransformersEngine
@@ -139,46 +180,41 @@ class ReplicaSampler:
         """Renew the copy."""
         hand_over(model, self._engine.model)
 
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
-        return self._engine.sample_many(requests)
 
-    @property
-    def context(self) -> int | None:
-        """The most tokens of a prompt and its completion together."""
-        return self._engine.context
-
-    def rest(self) -> None:
-        """Nothing is freed: the copy stays where it is."""
-
-    def close(self) -> None:
-        """End what is being sampled and free the cache."""
-        asyncio.run(self._engine.close())
-
-
-class VllmSampler:
+class VllmSampler(_EngineSampler):
     """A vLLM engine beside each training process, on its GPU; each samples what its process is to learn from.
 
     ``options`` are vLLM's engine arguments: ``gpu_memory_utilization`` says how much of the GPU it may take while it
-    samples. While the weights are trained it sleeps (``enable_sleep_mode``, on a GPU unless it is switched off).
+    samples. With ``tensor_parallel_size: k`` every k processes of a machine share an engine: the first of them holds
+    it, on the GPUs of all k, and answers the others. While the weights are trained an engine sleeps
+    (``enable_sleep_mode``, on a GPU unless it is switched off).
     """
+
+    _own: VllmEngine | None = None
+    """The engine of this process, where it holds one."""
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any]) -> None:
         import torch
 
         from selfcorrect.engines.vllm import VllmEngine
 
-        several = process_count() > 1
-        if several and (spread := [name for name in _SPREADING if options.get(name, 1) != 1]):
-            raise RecipeError(
-                f"sampler=vllm: each of {process_count()} training processes has an engine on its own GPU, and "
-                f"{', '.join(spread)} would spread it over several; leave it out, or use sampler=servers"
-            )
+        self._sharers = _sharers(options)
+        first, most = self._sharers[0], max_batch * len(self._sharers)
+        seen = gathered([gpu_name(torch.cuda.current_device())]) if has_gpu() and process_count() > 1 else []
         asleep = {"enable_sleep_mode": True} if has_gpu() else {}
-        with by_itself(torch.cuda.current_device() if several and has_gpu() else None):
-            self._engine = VllmEngine.load(model, max_batch=max_batch, **(asleep | options))
-        dtype = getattr(torch, str(self._engine.arguments["dtype"]), None)
-        self._dtype = dtype if isinstance(dtype, torch.dtype) else None  # what it would round to
+
+        def start() -> None:
+            if process_rank() == first:
+                with by_itself([seen[rank] for rank in self._sharers if seen]):
+                    self._own = VllmEngine.load(model, max_batch=most, **(asleep | options))
+
+        _together(start)
+        self._shared = SharedEngine(self._own) if self._own and len(self._sharers) > 1 else None
+        told = gathered([(self._own and self._own.arguments["dtype"], self._shared and self._shared.facts)])
+        name, facts = told[first]
+        self._engine = self._own or EngineElsewhere(*facts)
+        dtype = getattr(torch, str(name), None)
+        self._dtype = dtype if isinstance(dtype, torch.dtype) else None  # what the engine would round to
         self.rest()
 
     def follow(self, model: Any) -> None:
@@ -193,30 +229,26 @@ class VllmSampler:
                 folder.mkdir(mode=0o700)
             save_policy(model, folder, self._dtype, writes)
             wait_for_everyone()
-            _together(lambda: self._engine.load_weights(folder))  # after it, all of them have read it
+            _together(lambda: self._own.load_weights(folder) if self._own else None)  # after it, all have read it
         finally:
             if writes:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def rest(self) -> None:
-        """Let the engine sleep, where it can."""
-        self._engine.sleep()
-
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
-        return self._engine.sample_many(requests)
-
-    @property
-    def context(self) -> int | None:
-        """The most tokens of a prompt and its completion together."""
-        return self._engine.context
+        """Let the engine sleep, where it can, once none of those that share it samples any more."""
+        if len(self._sharers) > 1:
+            wait_for_everyone()
+        if self._own:
+            self._own.sleep()
 
     def close(self) -> None:
-        """End vLLM's processes."""
-        asyncio.run(self._engine.close())
+        """End vLLM's processes; what others are waiting for fails."""
+        super().close()
+        if self._shared:
+            self._shared.close()
 
 
-class ServersSampler:
+class ServersSampler(_ServedSampler):
     """vLLM servers, which all processes of the training share.
 
     ``options``: ``endpoints`` (URLs that end in /v1), ``weights`` and further options of `OpenAIEngine`. ``weights`` is
@@ -225,6 +257,8 @@ class ServersSampler:
     server that is lost gets no more requests and those that it had go to the others. It is taken back as soon as it has
     loaded the current weights from the folder; by nccl and gloo at the next hand-over.
     """
+
+    _engine: OpenAIEngine
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
         import torch
@@ -286,33 +320,16 @@ class ServersSampler:
         _together(send)
         return gathered([which])[0], None
 
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
-        return self._engine.sample_many(requests)
-
-    def rest(self) -> None:
-        """Nothing to free: servers train nothing."""
-
-    @property
-    def lost(self) -> int:
-        """How often this process lost a server."""
-        return self._engine.counts["lost"]
-
-    @property
-    def context(self) -> int | None:
-        """The most tokens of a prompt and its completion together."""
-        return self._engine.context
-
     def close(self) -> None:
         """Close the connections and remove the folder; the servers go on."""
         if self._transfer:
             self._transfer.close()
-        asyncio.run(self._engine.close())
+        super().close()
         if not self._by_transfer:
             self._own.cleanup()
 
 
-class ReplicasSampler:
+class ReplicasSampler(_ServedSampler):
     """Engines in actors of a Ray cluster, which all processes of the training share.
 
     ``options`` are those of ``engine.kind=ray``: ``replicas``, ``replica`` (transformers or vllm), ``actor``, and
@@ -320,6 +337,8 @@ class ReplicasSampler:
     store, once a rollout. A replica that dies gets no more requests and those that it had go to the others; Ray starts
     it again, and it is taken back with the current weights.
     """
+
+    _engine: RayEngine
 
     def __init__(self, model: str, max_batch: int, options: dict[str, Any], bf16: bool) -> None:
         import torch
@@ -352,26 +371,32 @@ class ReplicasSampler:
         wait_for_everyone()
         _together(self._engine.follow)
 
-    def rest(self) -> None:
-        """Nothing to free: replicas train nothing."""
 
-    def sample_many(self, requests: Sequence[SampleRequest]) -> list[Sample]:
-        """Return the samples of all requests, in their order."""
-        return self._engine.sample_many(requests)
+def _sharers(options: dict[str, Any]) -> range:
+    """Return the processes, this one among them, that share a vLLM engine: ``tensor_parallel_size`` of one machine.
 
-    @property
-    def lost(self) -> int:
-        """How often this process lost a replica."""
-        return self._engine.counts["lost"]
-
-    @property
-    def context(self) -> int | None:
-        """The most tokens of a prompt and its completion together."""
-        return self._engine.context
-
-    def close(self) -> None:
-        """End the replicas, and Ray where this training started it."""
-        asyncio.run(self._engine.close())
+    A training of one process has an engine to itself, spread over as many GPUs as it asks for. Raises RecipeError.
+    """
+    if process_count() == 1:
+        return range(1)
+    if spread := [name for name in _SPREADING if options.get(name, 1) != 1]:
+        raise RecipeError(
+            f"sampler=vllm: each of {process_count()} training processes has one GPU, which it gives to an engine that "
+            f"it may share by tensor_parallel_size alone; leave {', '.join(spread)} out, or use sampler=servers"
+        )
+    size = options.get("tensor_parallel_size", 1)
+    if not isinstance(size, int) or size < 1:
+        raise RecipeError(f"sampler_options.tensor_parallel_size: expected a whole number of at least 1, got {size!r}")
+    places = gathered([local_rank()])
+    machines = [rank for rank, place in enumerate(places) if place == 0]
+    for begin, end in pairwise([*machines, len(places)]):
+        if (end - begin) % size:
+            raise RecipeError(
+                f"sampler_options.tensor_parallel_size={size}: so many training processes of a machine share an "
+                f"engine, and {end - begin} train on one; take a divisor of {end - begin}, or use sampler=servers"
+            )
+    first = process_rank() - local_rank() % size
+    return range(first, first + size)
 
 
 def _together(work: Callable[[], None]) -> None:
@@ -381,8 +406,10 @@ def _together(work: Callable[[], None]) -> None:
         work()
     except EngineError as error:
         said = str(error)
-    if failed := [f"process {rank}: {error}" for rank, error in enumerate(gathered([said])) if error]:
-        raise EngineError("; ".join(failed))
+    failed = [(rank, error) for rank, error in enumerate(gathered([said])) if error]
+    if failed:
+        several = process_count() > 1
+        raise EngineError("; ".join(f"process {rank}: {error}" if several else error for rank, error in failed))
 
 
 def _without_wrappers(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What engines start beside a training process is told nothing of the training, and sees one GPU."""
+"""What engines start beside a training process is told nothing of the training, and sees the GPUs it is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from selfcorrect.engines.background import BackgroundLoop
-from selfcorrect.engines.processes import by_itself
+from selfcorrect.engines.processes import by_itself, gpu_name
 from selfcorrect.engines.vllm import VllmEngine
 from selfcorrect.errors import EngineError
 
@@ -26,14 +26,17 @@ def test_a_child_is_told_of_no_launcher_and_the_environment_is_as_before(monkeyp
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(("seen", "gpu", "wanted"), [(None, 3, "3"), ("4,5,6", 1, "5"), ("GPU-a,GPU-b", 0, "GPU-a")])
-def test_a_child_sees_the_gpu_that_this_process_has(
-    monkeypatch: pytest.MonkeyPatch, seen: str | None, gpu: int, wanted: str
+@pytest.mark.parametrize(
+    ("seen", "numbers", "wanted"),
+    [(None, [3], "3"), ("4,5,6", [1], "5"), ("GPU-a,GPU-b", [0], "GPU-a"), ("4,5,6", [1, 2], "5,6"), ("4", [], "4")],
+)
+def test_a_child_sees_the_gpus_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, seen: str | None, numbers: list[int], wanted: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    with by_itself(gpu):
+    with by_itself([gpu_name(number) for number in numbers]):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 

@@ -60,6 +60,16 @@ def test_every_command_is_one_that_can_be_typed(scale: str) -> None:
         load_recipe(schema_of(folder, schema), shipped_recipes(folder)[recipe], overrides)
 
 
+def test_the_forecast_of_smollm_is_what_its_run_took() -> None:
+    """By its DONE files: gen 604 s, the start model 2,052 and 2,204 s, IFT 284 s, 500 trajectories 186 to 580 s."""
+    found = {name.removeprefix("s0 "): cost.seconds for name, cost in costs(steps_at("smollm"), "smollm").items()}
+    trained = {name: seconds for name, seconds in found.items() if name.startswith(("sft", "grpo"))}
+    assert found["gen"] == 604
+    assert list(trained.values()) == [2052, 2204, 284, 1280]
+    assert all(186 < seconds < 580 for name, seconds in found.items() if name.startswith("eval"))
+    assert sum(found.values()) < 2.5 * 3600
+
+
 def trained_on_gpus() -> list[Step]:
     return [step for step in steps_at("gpu") if step.args[0] == "train"]
 

@@ -29,7 +29,7 @@ from selfcorrect.train.rl.samplers import open_sampler
 from tests.train.common.test_killed import logged, start
 
 OPTIONS: dict[str, Any] = {"replicas": 2, "threads": 1, "dtype": "float32"}
-STEPS = 40
+STEPS = 16
 
 
 def test_an_option_that_ray_does_not_take_is_refused(codec: Any) -> None:
@@ -59,7 +59,7 @@ def test_a_replica_killed_in_a_rollout_loses_no_trajectory_and_comes_back_with_t
         assert 0 < killed_at < len(asked), "it was not killed in the middle"
         assert [(s.token_ids, s.finish, s.stop_id) for s in got] == [(s.token_ids, s.finish, s.stop_id) for s in wanted]
         assert sampler.lost == 1
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not engine.counts["taken back"] and time.monotonic() < deadline:
             time.sleep(0.2)
         assert engine.counts["taken back"] == 1
@@ -109,11 +109,11 @@ def test_two_trainers_share_two_replicas_and_one_is_killed(recipe: GrpoRecipe, t
     assert trainers.poll() is None, "".join(said)[-3000:]
     victim, _ = replicas
     os.kill(victim, signal.SIGKILL)
-    assert trainers.wait(timeout=400) == 0, "".join(said)[-3000:]
+    assert trainers.wait(timeout=1800) == 0, "".join(said)[-3000:]
     listener.join(10)
     assert "is lost; its requests go to the others" in "".join(said), said
     plain = start("grpo", replace(chosen, sampler="replica"), tmp_path / "replica", "--launch", "fsdp-cpu")
-    assert plain.wait(timeout=300) == 0, plain.stderr and plain.stderr.read()[-3000:]
+    assert plain.wait(timeout=1800) == 0, plain.stderr and plain.stderr.read()[-3000:]
     without, killed = ([row | {"logprob_gap_max": 0} for row in logged(folder)] for folder in folders)
     assert len(without) == STEPS
     assert without == killed

@@ -1,7 +1,7 @@
-"""One of two FSDP processes with vLLM beside each, for test_samplers.py: unequal shares, two hand-overs, one report.
+"""One of two FSDP processes, for test_samplers.py: vLLM beside each, or one of both on two workers (argument 2).
 
-What each engine samples greedily is compared with our own engine on the weights as they were gathered. The last
-hand-over is of a folder that one engine cannot read.
+Unequal shares, two hand-overs, one report. What is sampled greedily is compared with our own engine on the weights as
+they were gathered. At the last hand-over one engine is closed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Found:
     apart: float = 0.0
 
 
-def main(report: Path) -> None:
+def main(report: Path, size: int) -> None:
     assert process_count() == 2
     rank = process_rank()
     codec = ChatCodec.load("embedded")
@@ -47,7 +47,7 @@ def main(report: Path) -> None:
     shard(model)
     assert holds_parts(model)
     copy: Any = load_model("embedded", "auto").eval()
-    options = {"dtype": "float32", "threads": 1, "kv_cache_memory_bytes": 1 << 26}
+    options = {"dtype": "float32", "threads": 1, "kv_cache_memory_bytes": 1 << 26, "tensor_parallel_size": size}
     sampler = open_sampler("vllm", codec, "embedded", 16, options)
     ours = TransformersEngine(copy, codec.tokenizer)
     asked = [
@@ -67,7 +67,7 @@ def main(report: Path) -> None:
             apart = [abs(a - b) for a, b in zip(got.logprobs, wanted.logprobs, strict=False)]
             found.apart = max(found.apart, *apart, 0.0)
         sampler.rest()
-    if rank == 1:
+    if rank == (1 if size == 1 else 0):
         asyncio.run(sampler._engine.close())  # type: ignore[attr-defined]
     try:
         sampler.follow(model)
@@ -77,9 +77,9 @@ def main(report: Path) -> None:
     everyone = gathered([vars(found) | {"said": said}])
     if rank == 0:
         report.write_text(json.dumps(everyone))
-        sampler.close()
+    sampler.close()
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
