@@ -3,9 +3,10 @@
     python benchmarks/memory.py                                   # 30 and 135 million parameters, SFT and GRPO
     python benchmarks/memory.py --sizes 30m --programs sft --precision fp32
 
-Each case is a process of its own: two optimizer steps on rows of random tokens, all of one length, so that in the
-second step weights, gradients, moments and activations are there at once. Measured is the most that the process had
-resident beyond what it had before the model was read; freed memory is given back at once (MALLOC_MMAP_THRESHOLD_).
+Each case is a process of its own: two optimizer steps on rows of random tokens, all of one length (GRPO's have a prompt
+before them, which the forecast counts by the longest), so that in the second step weights, gradients, moments and
+activations are there at once. Measured is the most that the process had resident beyond what it had before the model
+was read; freed memory is given back at once (MALLOC_MMAP_THRESHOLD_).
 Attention is SDPA, as on a GPU. The forecast is `train.common.memory.run_bytes`, with the tile of the CPU's head.
 GRPO's rollouts are written by no model: the sampler's memory is not in the forecast.
 The last line is JSON for machines.
@@ -38,7 +39,9 @@ from selfcorrect.train.common.stage import quiet_libraries
 from selfcorrect.train.data.rows import load_sft_data
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from selfcorrect.train.rl.rollouts import prompt_lengths
 from selfcorrect.train.sft import SftRecipe
+from selfcorrect.types import Problem
 
 SIZES = {
     "30m": {"vocab_size": 32_000, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8,
@@ -110,9 +113,10 @@ def measured(model: str, program: str, checkpointing: bool, precision: str, rows
         "trainer": {"gradient_checkpointing": checkpointing, "save_strategy": "no"},
     }
     size = model_size(model, bf16=precision == "bf16")
+    prompt = max(prompt_lengths(learned_from(), ChatCodec.load(model)).values()) if program == "grpo" else 0
     # The planner's sum is of a GPU's head, whose tiles are larger.
     forecast = run_bytes(
-        size, Batch(rows, tokens, checkpointing), Models(), "one GPU, or DDP", 1, tile=(4096, TILE_WORDS)
+        size, Batch(rows, prompt + tokens, checkpointing), Models(), "one GPU, or DDP", 1, tile=(4096, TILE_WORDS)
     )
     with tempfile.TemporaryDirectory() as name, quiet_libraries():
         build = {"sft": sft_of, "grpo": grpo_of}[program]
@@ -148,8 +152,13 @@ def grpo_of(shared: dict[str, Any], rows: int, tokens: int, folder: Path) -> Any
         zero_variance="keep", max_logprob_gap=1e9,
     )  # fmt: skip
     codec = ChatCodec.load(recipe.model)
-    chosen = problem_order(recipe, problems("train", 4, seed=0))
+    chosen = problem_order(recipe, learned_from())
     return grpo.build_trainer(recipe, RolloutFunction(recipe, codec, chosen, RandomTokens(tokens)), folder)
+
+
+def learned_from() -> list[Problem]:
+    """Return the problems of the two rollouts."""
+    return problems("train", 4, seed=0)
 
 
 class RandomTokens:

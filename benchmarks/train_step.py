@@ -16,9 +16,10 @@ the gradients there, in the training precision; the same in fp32 stands beside t
 places (ours keeps scores and norms in bf16, TRL's widens them): what fp32 does not show is that rounding.
 
 ``--long`` compares an update on long trajectories in place of a whole step: a Qwen-shaped model of random weights, 30
-million parameters and 32,000 words, ``--paths`` trajectories of 256 to 2,048 random tokens, the same for both; rewards
-differ. Each side is a process of its own, so that its peak is its own: the most it had resident beyond what it had
-before the model was read. Ours runs twice, with the CPU's lean attention (``auto``), which keeps scores, and with SDPA.
+million parameters and 32,000 words, ``--paths`` trajectories of an eighth to all of ``--max-tokens`` (2,048) random
+tokens, the same for both; rewards differ. Each side is a process of its own, so that its peak is its own: the most it
+had resident beyond what it had before the model was read. Ours runs twice, with the CPU's lean attention (``auto``),
+which keeps scores, and with SDPA.
 The last line is JSON for machines.
 """
 
@@ -31,7 +32,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +42,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.clock import Clock, two_steps
 from selfcorrect.chat import ChatCodec, model_path
 from selfcorrect.correction.loop import grade_trajectories
 from selfcorrect.correction.parsing import parse_path
@@ -107,56 +108,6 @@ def stock_trainer(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem], f
     return trainer
 
 
-class Clock:
-    """Seconds of the last step, split; attaches to a trainer's methods. ``cpu``: processor seconds of the scoring."""
-
-    def __init__(self, trainer: Any, *, generates: str, scores: str) -> None:
-        self.seconds: dict[str, float] = {}
-        self.cpu = 0.0
-        for name, method in (("generation_s", generates), ("scored_s", scores)):
-            setattr(trainer, method, self._timed(name, getattr(trainer, method)))
-
-    def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            started, started_cpu = time.perf_counter(), time.process_time()
-            result = method(*args, **kwargs)
-            self.seconds[name] = time.perf_counter() - started
-            if name == "scored_s":
-                self.cpu = time.process_time() - started_cpu
-            return result
-
-        return call
-
-
-def two_steps(trainer: Any, clock: Clock, generation_s: Callable[[], float]) -> dict[str, float]:
-    """Train a warm-up step and a timed one; return the second's seconds."""
-    from transformers import TrainerCallback
-
-    took: dict[str, float] = {}
-
-    class Watch(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.started = time.perf_counter()
-            self.started_cpu = time.process_time()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            total = time.perf_counter() - self.started
-            generated = generation_s()
-            cpu = time.process_time() - self.started_cpu - clock.cpu
-            took.update(
-                generation_s=generated,
-                scoring_s=clock.seconds["scored_s"] - generated,
-                update_s=total - clock.seconds["scored_s"],
-                update_cpu_s=cpu,
-                step_s=total,
-            )
-
-    trainer.args.save_strategy = "no"
-    trainer.add_callback(Watch())
-    trainer.train()
-    return took
-
-
 @contextmanager
 def sides(
     recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]
@@ -219,7 +170,7 @@ def same_loss(recipe: GrpoRecipe, codec: ChatCodec, chosen: list[Problem]) -> tu
         return abs(losses[0] - losses[1]), distance.item()
 
 
-def compare_long(paths: int, threads: int) -> None:
+def compare_long(paths: int, max_tokens: int, threads: int) -> None:
     """Print seconds and peak memory of an update on long trajectories: ours, ours with SDPA, TRL's."""
     from benchmarks.memory import SIZES, random_model
 
@@ -229,6 +180,7 @@ def compare_long(paths: int, threads: int) -> None:
         model = random_model(Path(folder) / "model", SIZES["30m"])
         for side, attention in sides.items():
             told = {"side": side, "model": str(model), "attention": attention, "paths": paths}
+            told |= {"max_tokens": max_tokens}
             command = [sys.executable, __file__, "--threads", str(threads), "--worker", json.dumps(told)]
             environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "HF_HUB_OFFLINE": "1"}
             done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
@@ -236,10 +188,10 @@ def compare_long(paths: int, threads: int) -> None:
             print(side, found[side], flush=True)
     best = min(("ours", "ours_sdpa"), key=lambda side: found[side]["update_cpu_s"])
     ratios = {name: round(found["trl"][name] / found[best][name], 2) for name in ("update_cpu_s", "peak_mb")}
-    print(json.dumps({"ratio_vs_trl": ratios, "of": best, "paths": paths, "sides": found}))
+    print(json.dumps({"ratio_vs_trl": ratios, "of": best, "paths": paths, "max_tokens": max_tokens, "sides": found}))
 
 
-def long_update(side: str, model: str, attention: str, paths: int) -> dict[str, float]:
+def long_update(side: str, model: str, attention: str, paths: int, max_tokens: int) -> dict[str, float]:
     """Take two steps of one side here; return the second's seconds and the peak of both."""
     from benchmarks.gpu import step
     from benchmarks.memory import peak_mb
@@ -250,7 +202,7 @@ def long_update(side: str, model: str, attention: str, paths: int) -> dict[str, 
         prompts_per_step=1,
         generations=paths,
         micro_rows=paths,
-        max_tokens=2048,
+        max_tokens=max_tokens,
         attention=attention,
         zero_variance="skip",
         max_logprob_gap=1e9,  # the sampler writes random tokens
@@ -272,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--completions", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, help="of a trajectory: 128, with --long 2048")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--long", action="store_true", help="compare time and memory of an update on long trajectories")
@@ -284,8 +236,9 @@ def main() -> None:
         print(json.dumps(long_update(**arguments.worker)))
         return
     if arguments.long:
-        compare_long(arguments.paths, arguments.threads)
+        compare_long(arguments.paths, arguments.max_tokens or 2048, arguments.threads)
         return
+    arguments.max_tokens = arguments.max_tokens or 128
     recipe = recipe_of(arguments)
     codec = ChatCodec.load(recipe.model)
     chosen = problem_order(recipe, problems("train", recipe.steps * recipe.prompts_per_step, seed=0))

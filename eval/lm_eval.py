@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from selfcorrect.correction.loop import grade_trajectories
 from selfcorrect.errors import DataError
 from selfcorrect.eval.results import SamplingSettings
 from selfcorrect.grading import extract_answer, gold_is_readable
+from selfcorrect.logs.lm_eval import generated, meta_of, question_and_reference
 from selfcorrect.metrics import is_correct
-from selfcorrect.problems import MATCHED, OddRow, read_problem
 from selfcorrect.runs.jsonl import read_jsonl
 from selfcorrect.types import Attempt, Problem, StopReason, Trajectory
 
@@ -92,7 +91,7 @@ def read_samples(file: Path, source: str) -> SampleLog:
         if "selfcorrect" in row:
             trajectories.append(Trajectory.from_json(row["selfcorrect"]))
             continue
-        responses = _responses(row, f"{file}:{number}")
+        responses = generated(row, f"{file}:{number}")
         identity = (str(row.get("doc_id", number)), str(row.get("doc_hash")))
         if isinstance(row.get("exact_match"), (int, float)):
             matches.append((str(row.get("filter")), identity, row["exact_match"] > 0.5))
@@ -100,13 +99,13 @@ def read_samples(file: Path, source: str) -> SampleLog:
             dropped["another filter of the same document"] += 1
             continue
         places[identity] = None
-        question, gold = _question_and_gold(row)
+        question, gold = question_and_reference(row)
         if not gold or not gold_is_readable(gold, source):
             dropped["reference answer unreadable"] += 1
             continue
         places[identity] = len(trajectories)
         sampling = sampling or _sampling(row)
-        problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, _meta(row))
+        problem = Problem(f"{file.stem}-{identity[0]}", question, gold, source, meta_of(row))
         for seed, text in enumerate(responses):
             attempt = Attempt(text, extract_answer(text, source=source))
             trajectories.append(Trajectory(problem, (attempt,), stop=StopReason.END, seed=seed))
@@ -122,32 +121,6 @@ def read_samples(file: Path, source: str) -> SampleLog:
     return SampleLog(graded, dict(dropped), agreed, sampling or SamplingSettings())
 
 
-def _responses(row: Mapping[str, Any], where: str) -> list[str]:
-    """Return the texts that were generated for a document; one that is null is empty, and so unanswered.
-
-    Raises DataError for a row that is none of the harness, and for one of a task that generates nothing: where choices
-    are scored, ``resps`` holds a log-likelihood for each.
-    """
-    requests = row.get("resps")
-    if not isinstance(requests, list) or not requests:
-        raise DataError(f"{where}: not a sample of lm-evaluation-harness: it has no 'resps'")
-    first = requests[0] if isinstance(requests[0], list) else requests
-    if any(not isinstance(text, str) and text is not None for text in first):
-        raise DataError(
-            f"{where}: no generated text: this log is of a task that scores the log-likelihood of given choices "
-            f"(resps: {str(requests)[:60]}); only logs of generate_until tasks have answers to grade"
-        )
-    if not first:
-        raise DataError(f"{where}: not a sample of lm-evaluation-harness: 'resps' is empty")
-    return [text or "" for text in first]
-
-
-def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document's level, subject and the like, which budgets are split by."""
-    doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
-    return {key: doc[key] for key in MATCHED if isinstance(doc.get(key), (str, int, float))}
-
-
 def _sampling(row: Mapping[str, Any]) -> SamplingSettings | None:
     arguments = row.get("arguments")
     given = arguments.get("gen_args_0", {}).get("arg_1") if isinstance(arguments, Mapping) else None
@@ -157,30 +130,6 @@ def _sampling(row: Mapping[str, Any]) -> SamplingSettings | None:
     temperature = numbers.get("temperature") if given.get("do_sample", True) else 0.0
     longest = numbers.get("max_gen_toks")
     return SamplingSettings(temperature, numbers.get("top_p"), max_tokens=None if longest is None else int(longest))
-
-
-def _question_and_gold(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a document's question and reference answer; what it does not say itself, the prompt and target do."""
-    doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
-    question, gold = "", ""
-    with suppress(OddRow, KeyError):
-        read = read_problem(doc)
-        question, gold = read.question, read.gold
-    return question or _prompt(row), gold or _target(row)
-
-
-def _prompt(row: Mapping[str, Any]) -> str:
-    arguments = row.get("arguments")
-    first = arguments.get("gen_args_0") if isinstance(arguments, Mapping) else None
-    return str(first.get("arg_0") or "") if isinstance(first, Mapping) else ""
-
-
-def _target(row: Mapping[str, Any]) -> str:
-    """Return what the harness compares with; empty where it is nothing, or several things."""
-    target = row.get("target")
-    if isinstance(target, list):
-        target = target[0] if len(target) == 1 else None
-    return str(target).strip() if isinstance(target, (str, int, float)) and not isinstance(target, bool) else ""
 
 
 def _hash(text: str) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from selfcorrect.errors import DataError
 from selfcorrect.keys import Keys
 from selfcorrect.metrics import Scores, Share, power_note
 from selfcorrect.problems import ProblemsRecipe
-from selfcorrect.runs.compute import Compute
+from selfcorrect.runs.compute import Compute, compute_of_model
 from selfcorrect.runs.folder import finished
 from selfcorrect.runs.jsonl import read_journal, read_json
 from selfcorrect.runs.recipes import to_values
@@ -401,9 +401,23 @@ def read_row(folder: Path) -> EvaluatedRow:
 
 
 def read_result(folder: Path) -> EvalResult:
-    """Return what ``scores.json`` in a folder holds."""
+    """Return what ``scores.json`` in a folder holds; what its model took, if not there, as the model's folder says it."""
     file = folder / SCORES
-    return EvalResult.from_json(read_json(file), str(file))
+    result = EvalResult.from_json(read_json(file), str(file))
+    return result if result.compute else replace(result, compute=_compute_of_its_model(folder, result))
+
+
+def _compute_of_its_model(folder: Path, result: EvalResult) -> Compute | None:
+    """Return what it took to make the checkpoint of the same run that a row was sampled from, None where it is no such.
+
+    Rows that were evaluated before compute was counted do not say it, and their checkpoints may.
+    """
+    run = folder.resolve().parent.parent
+    model = Path(result.model or "")
+    if result.judge or not result.checkpoint or model.parts[-3:-2] != (run.name,):
+        return None
+    checkpoint = run / "checkpoints" / result.checkpoint
+    return compute_of_model(str(checkpoint)) if (checkpoint / "recipe.yaml").is_file() else None
 
 
 def read_trajectories(folder: Path, *, tokens: bool = True) -> list[Trajectory]:

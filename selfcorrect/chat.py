@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.control_text import apart, control_pattern
-from selfcorrect.errors import ModelError
+from selfcorrect.errors import InputError, ModelError
 from selfcorrect.extras import named_extras
 from selfcorrect.loading import SHIPPED, model_loading, no_folder
 from selfcorrect.templates import ChatTemplate
@@ -103,8 +103,7 @@ class ChatCodec:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special tokens are added, and none are read out of the text."""
-        with _ENCODING:
-            return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return self._tokens(text, split_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included, spaces untouched."""
@@ -162,8 +161,19 @@ class ChatCodec:
         """Return the ids of rendered messages: the template's control tokens, and none out of what the messages say."""
         cut, mark = apart(messages, self._controls, self._special)
         pieces = render(cut).split(mark) if mark else [render(cut)]
-        with _ENCODING:
-            return tuple(token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False))
+        return tuple(token for piece in pieces for token in self._tokens(piece))
+
+    def _tokens(self, text: str, **how: bool) -> tuple[int, ...]:
+        """Return the ids of a text. Raises InputError for half of a surrogate pair, of which there are none."""
+        try:
+            with _ENCODING:
+                return tuple(self.tokenizer.encode(text, add_special_tokens=False, **how))
+        except (TypeError, UnicodeEncodeError) as error:
+            half = re.search("[\ud800-\udfff]", text)
+            if half is None:
+                raise
+            around = text[max(0, half.start() - 30) : half.end() + 30]
+            raise InputError(f"half of a surrogate pair is no character and has no tokens: {around!r}") from error
 
     @cached_property
     def _controls(self) -> re.Pattern[str]:

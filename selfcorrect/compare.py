@@ -71,7 +71,9 @@ class Graded:
             if _outcome(grade) is None
         )
         empty = sum(grade is not None and grade.unanswered for grade in self.grades)
-        return {"responses": len(self.grades), "unanswered": empty, **kinds, **self.log.dropped}
+        unscored = sum(response.score is None for response in self.log.responses)
+        theirs = {"without a score in the log": unscored} if 0 < unscored < len(self.grades) else {}
+        return {"responses": len(self.grades), "unanswered": empty, **kinds, **theirs, **self.log.dropped}
 
 
 @dataclass(frozen=True, slots=True)

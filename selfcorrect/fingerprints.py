@@ -49,12 +49,6 @@ def problem_parts(problems: Iterable[Problem]) -> dict[str, str]:
     return {problem.id: fingerprint_problem(problem) for problem in problems}
 
 
-def fingerprint_model(model: str) -> str:
-    """Return a short hash of a model folder or of a hub model's revision; empty where neither is on this machine."""
-    parts = model_parts(model)
-    return fingerprint_parts(parts) if parts else ""
-
-
 def fingerprint_parts(parts: Mapping[str, str]) -> str:
     """Return one hash for a mapping of names to hashes, in its order."""
     return _short(json.dumps(list(parts.items())).encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,6 +26,15 @@ from selfcorrect.shipped import PACKAGE
 SHIPPED = {name: PACKAGE / "assets" / name for name in ("embedded", "embedded-1")}
 """Model folders that come with the package, by name; ``embedded-1`` is the embedded model of version 0.1."""
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
 _DAMAGED = re.compile(
     r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|incomplete metadata|not fully covered"
     r"|UnpicklingError|PytorchStreamReader|unexpected EOF|file in archive is not"
@@ -64,13 +74,32 @@ def model_loading(model: str, what: str = "a model") -> Iterator[None]:
     try:
         if model not in SHIPPED and not Path(model).expanduser().is_dir():
             without_a_hub()
-        yield
+        with _whole_weights():
+            yield
     except SelfCorrectError:
         raise
     except Exception as error:
         if absent := missing(error):
             raise MissingExtraError(absent) from error
         raise ModelError(why(model, error, what)) from error
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Keep transformers from spreading what is loaded inside over the processes.
+
+    It does so with every model, an engine's too, from the moment that a trainer has asked DeepSpeed for ZeRO-3.
+    """
+    deepspeed: Any = sys.modules.get("transformers.integrations.deepspeed")
+    if deepspeed is None:
+        yield
+        return
+    asked = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = asked
 
 
 def why(model: str, error: BaseException, what: str) -> str:
@@ -84,6 +113,11 @@ def why(model: str, error: BaseException, what: str) -> str:
     head = f"cannot load {what} from {model!r}"
     if not (folder / "config.json").is_file():
         return f"{head}: {not_a_model(folder)}"
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return (
+            f"{head}: it has weights and no tokenizer ({', '.join(_TOKENIZER_FILES[:2])}, ...); copy the tokenizer's "
+            "files there from the model that it was trained from"
+        )
     if _DAMAGED.search(said):
         return (
             f"{head}: its weights are cut off or damaged ({_sizes(folder)}): {first_line(error)}; copy or make it again"

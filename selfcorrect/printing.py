@@ -3,13 +3,15 @@
 Labels, ids, problems, answers and servers' errors may hold anything: terminal escapes that set the title or write the
 clipboard, characters that turn the reading direction, Rich's own markup. Everything printed goes through `show`
 (results, to standard output), `note` (what accompanies them) or `complain`, and so through a `Terminal`. It reads no
-markup and writes such characters out, as ``\\x1b``. JSON for a parent process or a script goes through `event`.
+markup and writes such characters out, as ``\\x1b``. So does what is logged (`Logged`). JSON for a parent process or a
+script goes through `event`.
 tests/selfcorrect/test_printing.py finds every print that goes past them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -119,6 +121,14 @@ def note(*what: RenderableType, style: str | None = "dim") -> None:
 def complain(*what: RenderableType, style: str | None = None) -> None:
     """Print an error or a warning to standard error, always."""
     errors.print(*what, style=style, crop=False)
+
+
+class Logged(logging.Handler):
+    """Shows the log records that no other handler takes, their tracebacks too: for `logging.lastResort`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        errors.print(Text(clean(self.format(record))), soft_wrap=True)
 
 
 def event(values: Any) -> None:

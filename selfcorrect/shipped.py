@@ -36,7 +36,8 @@ def made_by(path: Path, model: str, run: Path, pairs: bool = False) -> str:
     recipe = min(of_kind, key=len, default="embedded-pairs" if pairs else "embedded")  # a variant has a longer name
     own = [] if of_kind else [f"engine.model={model}"]
     words = ["selfcorrect", "gen", recipe, *own, "--run", str(run)]
-    return f"no data at {path}; this makes it: {shlex.join(words)}"
+    apart = "" if path.parent.name != "sft" else " (two-turn chats: with format=two-turn, into a run of their own)"
+    return f"no data at {path}; this makes it{apart}: {shlex.join(words)}"
 
 
 def base_of(model: str) -> str:

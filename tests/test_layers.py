@@ -7,6 +7,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ MODULE = re.compile(rf"selfcorrect\.({'|'.join(STAGES)})(\.\w+)*")
 HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "accelerate")
 
 
+@cache
 def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports, or names in a string, anywhere in it."""
+    """Return the modules that a file imports, or names in a string, anywhere in it; each file is read once."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -102,6 +104,7 @@ def test_modules_find_the_package_by_one_name_and_not_by_climbing_from_where_the
     looking = {
         str(path.relative_to(ROOT / "selfcorrect"))
         for path in library
-        if any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(ast.parse(path.read_text())))
+        if "__file__" in (text := path.read_text(encoding="utf-8"))
+        and any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(ast.parse(text)))
     }
     assert looking == set(OWN_PLACE)

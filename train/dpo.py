@@ -410,7 +410,11 @@ def build_trainer(
                 for model in (self.model, self.ref_model):
                     if model is not None:
                         shard(model, self.args.bf16)
-            return super()._precompute_ref_logps(*args)
+            scored = super()._precompute_ref_logps(*args)
+            if self._precompute_engine is not None:  # of DeepSpeed: two engines on one model trip over each other
+                self._precompute_engine.destroy()
+                self._precompute_engine = None
+            return scored
 
     columns = {
         f"{name}_{what}": [list(getattr(getattr(pair, name), what)) for pair in pairs]

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.clock import Clock, two_steps
 from benchmarks.gpu.device import matmul_tflops
 from benchmarks.gpu.results import options, peak_gb, record
 from benchmarks.gpu.shapes import qwen_half_billion
-from benchmarks.train_step import Clock, two_steps
 from selfcorrect.chat import ChatCodec
 from selfcorrect.engines import Sample, SampleRequest
 from selfcorrect.problems.arithmetic import problems

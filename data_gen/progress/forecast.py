@@ -57,8 +57,13 @@ async def run_pilot(
         return gathered, time.perf_counter() - started
 
 
-def forecast(recipe: GenRecipe, problems: int, pilot: GatheredRows, seconds: float) -> Forecast:
-    """Scale a pilot to the recipe: fixed, by the number of base samples; adaptive, by what the quotas still need."""
+def forecast(recipe: GenRecipe, problems: int, pilot: GatheredRows, seconds: float) -> Forecast | None:
+    """Scale a pilot to the recipe: fixed, by the number of base samples; adaptive, by what the quotas still need.
+
+    None where the pilot sampled nothing: every prompt was too long for the model, or refused.
+    """
+    if not pilot.tokens.total():
+        return None
     attempts, most = sum(pilot.used["attempts"].values()), problems * recipe.attempts
     used = {stage: sum(pilot.used[stage].values()) for stage in STAGES if stage in pilot.used}
     short: list[Kind] = []
@@ -120,8 +125,9 @@ def plan(
         for part, ids in first_prompts(recipe, codec, loaded.problems[0].question).items()
     ]
     most = most_samples(recipe, len(loaded.problems))
-    expected = None
+    expected, without = None, f"at most {sum(most.values()) * recipe.max_tokens:,} tokens"
     if recipe.pilot:
+        without = "no forecast: the pilot could not sample from any prompt"
         expected = forecast(recipe, len(loaded.problems), *asyncio.run(_pilot(recipe, loaded, engine, codec, grade)))
     table = Table(
         "stage", "samples, at most", "expected samples", "expected tokens", title=f"{recipe.schedule} schedule"
@@ -136,7 +142,7 @@ def plan(
         Panel(Syntax(to_yaml(recipe), "yaml"), title="recipe"),
         *prompts,
         table,
-        _in_words(recipe, expected) if expected else f"at most {sum(most.values()) * recipe.max_tokens:,} tokens",
+        _in_words(recipe, expected) if expected else without,
         f"{len(loaded.problems):,} problems to sample from, {len(set_aside):,} set aside for RL{removed}; "
         f"writes {run_folder / 'gen'} and {run_folder / 'data'}",
         length_note(lengths, recipe.max_tokens, context_of(recipe.engine)),

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from selfcorrect import prompts
 from selfcorrect.chat import ChatCodec
 from selfcorrect.correction.parsing import parse_path, token_position
 from selfcorrect.engines import Sample
 from selfcorrect.errors import RecipeError, nearest
-from selfcorrect.runs.recipes import build_recipe
+from selfcorrect.runs.recipes import build_recipe, read_yaml
 from selfcorrect.types import Message, Problem, Verdict
 from selfcorrect.verdicts import MARKS, YES_NO
 
@@ -59,13 +57,7 @@ def load_examples(name: str) -> Examples:
         raise RecipeError(
             f"no worked examples {name!r}{nearest(name, shipped)}; shipped: {', '.join(shipped)}; or give a .yaml file"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the worked examples {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
-    return build_recipe(Examples, values or {}, where=str(path))
+    return build_recipe(Examples, read_yaml(path, "worked examples"), where=str(path))
 
 
 class RequestBuilder:

@@ -1,17 +1,21 @@
-"""The trajectories in the page, as JSON that report.js shows; model text is hostile and stays text."""
+"""The trajectories in the page, as JSON that report.js shows; model text is hostile and stays text.
+
+Control characters, and those that turn the reading direction, are written out, as in the terminal.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from markupsafe import Markup
 
 from selfcorrect.eval.analysis.error_budget import part_of
 from selfcorrect.metrics import is_graded, p_correct
-from selfcorrect.types import Outcome, Trajectory, Verdict
+from selfcorrect.printing import clean
+from selfcorrect.types import Attempt, Outcome, SelfEvaluation, Trajectory, Verdict
 
 TEXT_BUDGET = 32_000_000  # characters of trajectory text in one page, shared evenly by the rows
 
@@ -52,68 +56,73 @@ def viewer_json(rows: Sequence[ViewedRow]) -> Markup:
     with attempts ``[text, outcome, answer, reason]`` and evaluations ``[text, verdict, p_correct]``, all strings as
     positions in ``texts`` (see report.js). A row that spends its share of `TEXT_BUDGET` is cut and says so.
     """
-    texts: dict[str, int] = {}
-    problems: dict[tuple[str, str, str], int] = {}
-    classes = list(CLASSES)
-    outcomes = list(Outcome)
-    verdicts = list(Verdict)
-
-    def text(value: str) -> int:
-        return texts.setdefault(value, len(texts))
-
-    def record(trajectory: Trajectory) -> list[Any]:
-        identity = (trajectory.problem.id, trajectory.problem.question, trajectory.problem.gold)
-        return [
-            problems.setdefault(identity, len(problems)),
-            trajectory.seed,
-            classes.index(transition(trajectory)),
-            text(trajectory.stop),
-            [
-                [
-                    text(attempt.text),
-                    outcomes.index(attempt.grade.outcome) if attempt.grade else -1,
-                    -1 if attempt.answer is None else text(attempt.answer),
-                    text(attempt.grade.reason if attempt.grade else ""),
-                ]
-                for attempt in trajectory.attempts
-            ],
-            [
-                [
-                    text(evaluation.text),
-                    -1 if evaluation.verdict is None else verdicts.index(evaluation.verdict),
-                    None if (p := p_correct(evaluation)) is None else round(p, 4),
-                ]
-                for evaluation in trajectory.evaluations
-            ],
-        ]
-
-    shown = []
-    for row in rows:
-        room = TEXT_BUDGET / len(rows)
-        trajectories = []
-        for trajectory in row.trajectories:
-            room -= sum(len(attempt.text) for attempt in trajectory.attempts)
-            room -= sum(len(evaluation.text) for evaluation in trajectory.evaluations)
-            if room < 0:
-                break
-            trajectories.append(record(trajectory))
-        if row.trajectories:
-            shown.append(
-                {
-                    "name": row.name,
-                    "label": row.title,
-                    "paths": trajectories,
-                    "all": len(row.trajectories),
-                    "result": row.is_result,
-                }
-            )
+    records = _Records()
+    shown = [
+        {
+            "name": clean(row.name),
+            "label": clean(row.title),
+            "paths": [records.of(trajectory) for trajectory in _within(row.trajectories, TEXT_BUDGET / len(rows))],
+            "all": len(row.trajectories),
+            "result": row.is_result,
+        }
+        for row in rows
+        if row.trajectories
+    ]
     data = {
         "classes": [list(item) for item in CLASSES.items()],
-        "texts": list(texts),
-        "problems": [[text_id, question, gold] for text_id, question, gold in problems],
+        "texts": list(records.texts),
+        "problems": [list(identity) for identity in records.problems],
         "rows": shown,
     }
     return inert_json(data)
+
+
+def _within(trajectories: Sequence[Trajectory], room: float) -> Iterator[Trajectory]:
+    """Give trajectories until their texts have more characters than there is room."""
+    for trajectory in trajectories:
+        room -= sum(len(part.text) for part in (*trajectory.attempts, *trajectory.evaluations))
+        if room < 0:
+            return
+        yield trajectory
+
+
+class _Records:
+    """Trajectories as numbers, and the strings and problems that the numbers stand for, each once."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+        self.problems: dict[tuple[str, str, str], int] = {}
+        self._classes, self._outcomes, self._verdicts = list(CLASSES), list(Outcome), list(Verdict)
+
+    def of(self, trajectory: Trajectory) -> list[Any]:
+        problem = trajectory.problem
+        identity = (clean(problem.id), clean(problem.question), clean(problem.gold))
+        return [
+            self.problems.setdefault(identity, len(self.problems)),
+            trajectory.seed,
+            self._classes.index(transition(trajectory)),
+            self._text(trajectory.stop),
+            [self._attempt(attempt) for attempt in trajectory.attempts],
+            [self._evaluation(evaluation) for evaluation in trajectory.evaluations],
+        ]
+
+    def _text(self, value: str) -> int:
+        return self.texts.setdefault(clean(value), len(self.texts))
+
+    def _attempt(self, attempt: Attempt) -> list[int]:
+        return [
+            self._text(attempt.text),
+            self._outcomes.index(attempt.grade.outcome) if attempt.grade else -1,
+            -1 if attempt.answer is None else self._text(attempt.answer),
+            self._text(attempt.grade.reason if attempt.grade else ""),
+        ]
+
+    def _evaluation(self, evaluation: SelfEvaluation) -> list[float | None]:
+        return [
+            self._text(evaluation.text),
+            -1 if evaluation.verdict is None else self._verdicts.index(evaluation.verdict),
+            None if (p := p_correct(evaluation)) is None else round(p, 4),
+        ]
 
 
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")

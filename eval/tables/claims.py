@@ -283,11 +283,11 @@ def _control(rows: Rows, lower: str, upper: str, statement: str) -> Claim:
     if found.verdict is Found.MISSING:
         return found
     took = " and ".join(_sampled(rows[name].result) for name in (lower, upper))
-    return replace(found, ours=f"{found.ours}; tokens sampled to make them {took}")
+    return replace(found, ours=f"{found.ours}; tokens sampled to make them: {took}")
 
 
 def _sampled(result: EvalResult) -> str:
-    return "unknown" if result.compute is None else f"{result.compute.sampled_tokens:,}"
+    return "not recorded" if result.compute is None else f"{result.compute.sampled_tokens:,}"
 
 
 def _apart(claim: str, paper: str, a: str, b: str, control: bool = False) -> Claim:

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from selfcorrect.eval.analysis.calibration import risk_coverage
 from selfcorrect.eval.analysis.voting import UNITS, Curve
+from selfcorrect.eval.tables.learning_curves import RUNNING
 from selfcorrect.eval.tables.paper_tables import Believed
 from selfcorrect.metrics import Share
 from selfcorrect.printing import clean
 from selfcorrect.runs.files import whole_file
 
-RUNNING = 5  # steps that a learning curve is the mean of
 FEWEST = 20  # attempts; risk is not drawn at coverages of fewer
 COLOURS = ("#2c6fad", "#cf5a2b", "#23807a", "#94690f", "#7a4fa3", "#5d646d")
 STYLE: Any = {
@@ -66,7 +66,7 @@ def figure1(curves: Mapping[str, Sequence[Mapping[str, float]]], out: Path) -> l
                 axes.plot(x, y, line, color=colour, lw=0.7, alpha=0.3)
                 smooth = [statistics.fmean(y[max(0, at - RUNNING + 1) : at + 1]) for at in range(len(y))]
                 axes.plot(x, smooth, line, color=colour, lw=1.6, label=as_text(label))
-        left.set(xlabel="RL step", ylabel=f"accuracy on rollouts, %; mean of {RUNNING} steps")
+        left.set(xlabel="RL step", ylabel=f"accuracy on rollouts, %; mean of {RUNNING}")
         right.set(xlabel="RL step", ylabel="response length, tokens")
         left.legend(fontsize=7)
     return written

@@ -15,14 +15,15 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from selfcorrect.errors import DataError, InputError
+from selfcorrect.errors import InputError
 from selfcorrect.eval.analysis.voting import UNITS, AtEqualBudget, Curve, at_equal_budget, curves, mean_curves
 from selfcorrect.eval.results import find_rows
+from selfcorrect.eval.tables.learning_curves import curve_table, learning_curves
 from selfcorrect.eval.tables.paper import FIELDS, published_tables
 from selfcorrect.eval.tables.paper_tables import believed, budget_table, calibration_table, paper_table
 from selfcorrect.eval.tables.seeds import SeededRow, over_seeds
 from selfcorrect.eval.tables.study_claims import study_claims
-from selfcorrect.runs.jsonl import read_jsonl, write_json, write_whole
+from selfcorrect.runs.jsonl import write_json, write_whole
 from selfcorrect.table import DASH, Figure, Table
 
 REPORTS = (*FIELDS, "figure1", "figure2", "budget", "calibration", "claims")
@@ -58,8 +59,8 @@ def make(
     run = _run_of(places[0])
     out = out or run / "tables"
     if name == "figure1":
-        table, steps = _figure1(places)
-        return _written(name, {name: table}, out, lambda figures: figures.figure1(steps, out))
+        steps = learning_curves(places)
+        return _written(name, {name: curve_table(steps)}, out, lambda figures: figures.figure1(steps, out))
     if name == "claims":
         table, found = study_claims(places)
         write_json(out / "claims.json", found)
@@ -96,44 +97,6 @@ def _written(
 
         paths += draw(figures)
     return Report(name, tables, paths)
-
-
-def _figure1(places: Sequence[Path]) -> tuple[Table, dict[str, list[dict[str, Any]]]]:
-    """Learning curves of the checkpoints whose metrics have turn-1 and final accuracy."""
-    found = {}
-    for place in places:
-        for file in sorted([*place.glob("checkpoints/*/metrics.jsonl"), *place.glob("metrics.jsonl")]):
-            steps = [row for row in read_jsonl(file) if {"step", "turn1", "final"} <= row.keys()]
-            if steps:
-                found[file.parent.name] = steps
-    if not found:
-        raise DataError(
-            "no RL checkpoint with turn-1 and final accuracy in "
-            f"{', '.join(map(str, places))}; make one with: selfcorrect train grpo --run {places[0]}"
-        )
-    head = (
-        "checkpoint",
-        "steps",
-        "turn 1, first step",
-        "turn 1, last",
-        "final, first step",
-        "final, last",
-        "tokens, last",
-    )
-    lines = [
-        (
-            name,
-            str(len(steps)),
-            *(f"{steps[at][key]:.1f}" for key in ("turn1", "final") for at in (0, -1)),
-            f"{steps[-1]['mean_length']:.0f}" if "mean_length" in steps[-1] else DASH,
-        )
-        for name, steps in found.items()
-    ]
-    notes = [
-        "Percent of each step's rollouts: few, so single steps are noisy.",
-        f"The paper's: {published_tables()['figure1']['caption']}.",
-    ]
-    return Table("Learning dynamics, as in the paper's figure 1", head, lines, notes), found
 
 
 def _figure2(

@@ -55,19 +55,9 @@ def paper_table(
 
     ``apart`` are further notes: what was not pooled over seeds.
     """
-    theirs = published_rows(name)
-    every = rows
+    theirs, every = published_rows(name), rows
     rows = [row for row in rows if row.result.is_result]  # always revised: no result, but p c→i
-    groups = list(dict.fromkeys(row.group for row in theirs))
-    if beside is not None:
-        groups = [group for group in groups if beside.casefold() in group.casefold()]
-        if not groups:
-            known = ", ".join(dict.fromkeys(row.group for row in theirs))
-            raise InputError(f"{name} has no group {beside!r}; it has {known}")
-    if beside is None and rows and all(benchmark_of(row) not in BENCHMARKS.values() for row in rows):
-        groups = groups[:1]  # runs on other problems stand beside one part of the table
-    temperature = TEMPERATURES.get(name, 1.0)
-    columns = FIELDS[name]
+    temperature, columns = TEMPERATURES.get(name, 1.0), FIELDS[name]
     with_seeds = any(_seeds(row) > 1 for row in rows)
     heads = headings(("n", "seeds") if with_seeds else ("n",))
     head = ("method", *heads, *(text for key in columns for text in (COLUMNS[key].heading, BESIDE)))
@@ -75,7 +65,7 @@ def paper_table(
     commands: list[str] = []
     guessed: list[EvaluatedRow] = []
     elsewhere: list[EvaluatedRow] = []
-    for place, group in enumerate(groups):
+    for place, group in enumerate(_groups(name, theirs, rows, beside)):
         members = [row for row in theirs if row.group == group]
         fitting = [row for row in rows if _is_of_group(row, members[0].benchmark, place == 0)]
         benchmarks = sorted({benchmark_of(row) for row in fitting})
@@ -101,10 +91,34 @@ def paper_table(
         ]
         lines += [_line(_title(row), row, None, columns, every, with_seeds) for row in left if _fills(row, columns)]
     rows = [row for row in rows if row not in elsewhere]
+    notes = [*([SEEDS_NOTE] if with_seeds else []), *_notes(rows, temperature, guessed, elsewhere), *apart]
+    if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
+        notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
     notes = [
         f"{published_tables()['table8' if name == 'table7' else name]['caption']} (arXiv 2502.19613).",
         "Percent [95% interval]. in, out: the paper's value against our interval, where the benchmark is the same.",
-        *([SEEDS_NOTE] if with_seeds else []),
+        *notes,
+    ]
+    return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
+
+
+def _groups(name: str, theirs: Sequence[Published], rows: Sequence[EvaluatedRow], beside: str | None) -> list[str]:
+    """Return the parts of a table that ours stand beside: all, or those that ``beside`` names."""
+    groups = list(dict.fromkeys(row.group for row in theirs))
+    if beside is not None:
+        named = [group for group in groups if beside.casefold() in group.casefold()]
+        if not named:
+            raise InputError(f"{name} has no group {beside!r}; it has {', '.join(groups)}")
+        return named
+    of_the_paper = not rows or any(benchmark_of(row) in BENCHMARKS.values() for row in rows)
+    return groups if of_the_paper else groups[:1]  # runs on other problems stand beside one part of the table
+
+
+def _notes(
+    rows: Sequence[EvaluatedRow], temperature: float, guessed: Sequence[EvaluatedRow], elsewhere: Sequence[EvaluatedRow]
+) -> list[str]:
+    """Return what a reader must know of our rows; ``guessed`` have no label, ``elsewhere`` are not shown."""
+    return [
         *_power(rows),
         *_sampling(rows, temperature),
         *(
@@ -116,15 +130,7 @@ def paper_table(
             f"there is a row at {temperature:g}, as the paper's."
             for row in elsewhere
         ),
-        *apart,
     ]
-    if any(benchmark_of(row) not in {m.benchmark for m in theirs} for row in rows):
-        notes.append("Ours on problems that the paper does not have: its values are shown, not compared.")
-    return Table(f"The paper's {name.replace('table', 'table ')}, ours beside it", head, lines, notes, commands)
-
-
-def _is_guessed(result: EvalResult) -> bool:
-    return result.has_default_label and not result.checkpoint
 
 
 def _title(row: EvaluatedRow) -> str:

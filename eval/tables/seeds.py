@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from selfcorrect.eval.results import EvalResult, EvaluatedRow, RowScores
 from selfcorrect.metrics import score
 from selfcorrect.runs.compute import Compute
+from selfcorrect.runs.recipes import read_yaml
 from selfcorrect.types import Trajectory
 
 UNTRAINED = ""
@@ -113,7 +112,7 @@ _PATH = re.compile(r"[^\s:'\"][^:\n]*/(?=checkpoints/)")
 
 
 def _in_run(text: str) -> str:
-    """Return a text (a model, a recipe) with the paths of checkpoints as they are in any run."""
+    """Return a text, such as the name of a model, with the paths of checkpoints as they are in any run."""
     return _PATH.sub("", text)
 
 
@@ -138,10 +137,18 @@ def _recipe(run: Path, checkpoint: str) -> Mapping[str, Any]:
 
 
 def _values(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        return {}
-    values = yaml.safe_load(_in_run(file.read_text(encoding="utf-8")))
-    return values if isinstance(values, dict) else {}
+    """Return the recipe in a file, its checkpoints as they are in any run; empty where there is none."""
+    values: Mapping[str, Any] = _in_any_run(read_yaml(file) if file.is_file() else {})
+    return values
+
+
+def _in_any_run(value: Any) -> Any:
+    """Return a setting with the paths of checkpoints as they are in any run."""
+    if isinstance(value, Mapping):
+        return {name: _in_any_run(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_in_any_run(inner) for inner in value]
+    return _in_run(value) if isinstance(value, str) else value
 
 
 def _difference(a: EvaluatedRow, b: EvaluatedRow) -> str:

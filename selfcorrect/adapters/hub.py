@@ -28,6 +28,7 @@ from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.problems.known_sets import HUB_SETS, PUBLISHED_COUNTS
 from selfcorrect.runs.folder import finished, is_done
 from selfcorrect.runs.jsonl import read_json
+from selfcorrect.runs.recipes import read_yaml
 from selfcorrect.table import Table
 from selfcorrect.train.common.model_card import base_on_hub
 
@@ -147,7 +148,7 @@ def model_card(folder: Path, name: str, rows: Sequence[EvaluatedRow]) -> str:
     """Return the card of a checkpoint: what stands in its README.md, which is the user's, with our sections anew."""
     from huggingface_hub import ModelCard
 
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = read_yaml(folder / "recipe.yaml")
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {inline(str(recipe['name']))}\n"
     try:
@@ -202,7 +203,7 @@ def _is_judge(folder: Path) -> bool:
 
 def _method(folder: Path, rows: Sequence[EvaluatedRow]) -> str:
     """Return the method that the model is used by: that of its trained format."""
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = read_yaml(folder / "recipe.yaml")
     measured = {row.result.method for row in rows}
     is_two_turn = recipe.get("format") == "two-turn" or ("two-turn" in measured and "self-rewarding" not in measured)
     return "two-turn" if is_two_turn else "self-rewarding"

@@ -158,8 +158,23 @@ def _pass_rates(summary: Mapping[str, Any]) -> str:
     return "By stage and class: " + ("; ".join(shares) or "nothing was sampled") + "."
 
 
+UNUSED = {
+    "prompt-too-long": "do not fit the model's context with max_tokens; leave those problems out or take another model",
+    "refused": "were refused by the server; its answer is in gen/attempts.jsonl",
+    "cut": "were cut at max_tokens; raise it",
+    "ungradable": "hold no answer that the grader can read; see gen/attempts.jsonl for what the model writes",
+    "marked": "hold a verdict mark of their own; see gen/attempts.jsonl",
+}
+"""What is to be said of attempts that are neither correct nor wrong, where most are of one kind."""
+
+
 def _likely_reason(summary: Mapping[str, Any]) -> str:
-    share = summary["samples"].get("attempts", {}).get("acceptance")
+    counts = summary["samples"].get("attempts", {})
+    attempts = sum(count for name, count in counts.items() if name != "acceptance")
+    for name, what in UNUSED.items():
+        if 2 * counts.get(name, 0) > attempts:
+            return f"Likely: {counts[name]:,} of {attempts:,} attempts {what}."
+    share = counts.get("acceptance")
     if share is not None and share < 0.05:
         return f"Likely: the model is too weak for these problems ({share:.0%} of its attempts are correct)."
     if share is not None and share > 0.95:

@@ -6,6 +6,7 @@ Stages are imported inside their command, so ``--help`` is quick.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -135,6 +136,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; a known error is one message and exit code 1, never a traceback."""
     write_to_launching_terminal()
     printing.accept_any_text()
+    logging.lastResort = printing.Logged(logging.WARNING)
     try:
         app(with_level(sys.argv[1:] if args is None else args))
     except SelfCorrectError as error:

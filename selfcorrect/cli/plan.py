@@ -28,7 +28,7 @@ from selfcorrect.errors import SelfCorrectError
 from selfcorrect.printing import note
 from selfcorrect.runs.files import make_folder, open_own
 from selfcorrect.runs.folder import finished, is_done
-from selfcorrect.runs.jsonl import write_json
+from selfcorrect.runs.jsonl import read_json, write_json
 from selfcorrect.runs.progress import EVENTS, bar_columns, console
 from selfcorrect.study.forecast import costs
 from selfcorrect.study.graph import Plan, Step, urgent_first
@@ -81,7 +81,7 @@ def run_steps(
     waiting = [step for step in steps if step.name not in done]
     running: dict[str, _Child] = {}
     took = logs / "seconds.json"
-    seconds: dict[str, float] = json.loads(took.read_text(encoding="utf-8")) if took.exists() else {}
+    seconds: dict[str, float] = read_json(took, missing_ok=True)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no step outlives its plan
     with Progress(*bar_columns(), console=console) as display:
         overall = display.add_task("all steps", total=len(steps), completed=len(done), note="")
@@ -143,8 +143,10 @@ class _Child:
         """Show a progress event; False for a line that is none."""
         try:
             event = json.loads(line)
-            label, done, total, said = (event[name] for name in ("progress", "done", "total", "note"))
-        except (ValueError, KeyError):
+            label, said = str(event["progress"]), str(event["note"])
+            done = float(event["done"])
+            total = None if event["total"] is None else float(event["total"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return False
         if self.waiting in self.display.task_ids:
             self.display.remove_task(self.waiting)
@@ -180,4 +182,6 @@ class _Child:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.reader.join(10)  # what a grandchild keeps open is not waited for
         self.output.close()

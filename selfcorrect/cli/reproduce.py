@@ -106,11 +106,13 @@ def _report(table: str, folder: str, places: Sequence[Path], run: Path, after: S
 
 def show_forecast(steps: Sequence[Step], taken: Mapping[str, forecast.Cost]) -> RenderableType:
     """Return the plan: commands in the order in which they may run one after another, each with what it takes."""
-    table = Table("step", "takes", "GB", "state", title="plan")
+    resuming = any(cost.resume_gb for cost in taken.values())
+    table = Table("step", "takes", "GB", *(["GB to resume"] if resuming else []), "state", title="plan")
     for step in steps:
         cost = taken[step.name]
         takes = f"{cost.gpu_hours:,.1f} GPU h" if cost.gpu_hours else f"{cost.seconds:,.0f} s"
-        table.add_row(step.name, takes, f"{cost.gb:,.2f}", _state(step))
+        resume = [f"{cost.resume_gb:,.0f}"] if resuming else []
+        table.add_row(step.name, takes, f"{cost.gb:,.2f}", *resume, _state(step))
     commands = [Command(f"selfcorrect {shlex.join(step.args)}", style="") for step in steps]
     return Group(table, total(steps, taken), Text(), *commands)
 
@@ -120,12 +122,14 @@ def total(steps: Sequence[Step], taken: Mapping[str, forecast.Cost]) -> Renderab
     left = [step for step in steps if _state(step) != "done"]
     hours, gpu = (sum(getattr(taken[step.name], key) for step in left) for key in ("seconds", "gpu_hours"))
     disk = sum(taken[step.name].gb for step in left)
+    resume = max((taken[step.name].resume_gb for step in left), default=0.0)
     said = f"{len(left)} of {len(steps)} steps to do"
     if gpu:
         said += (
-            f": about {gpu:,.0f} GPU hours and {disk:,.0f} GB, if {forecast.SAMPLED_A_SECOND:,.0f} tokens a second and "
-            f"GPU are sampled, {forecast.MEAN_TOKENS} a part, and training runs at {forecast.FLOPS / 1e12:.0f} TFLOP/s "
-            "(assumptions: nothing of this has run here)"
+            f": about {gpu:,.0f} GPU hours and {disk:,.0f} GB, {resume:,.0f} more while the largest step trains (to "
+            f"to resume from), if {forecast.SAMPLED_A_SECOND:,.0f} tokens a second and GPU are sampled, "
+            f"{forecast.MEAN_TOKENS} a part, and training runs at {forecast.FLOPS / 1e12:.0f} TFLOP/s (assumptions: "
+            "nothing of this has run here)"
         )
     else:
         said += f": about {hours / 60:,.0f} minutes of one idle core, {disk:,.2f} GB"
@@ -147,6 +151,7 @@ def as_rows(steps: Sequence[Step], taken: Mapping[str, forecast.Cost]) -> list[d
             "seconds": round(taken[step.name].seconds, 1),
             "gpu_hours": round(taken[step.name].gpu_hours, 2),
             "gb": round(taken[step.name].gb, 3),
+            "resume_gb": round(taken[step.name].resume_gb, 3),
         }
         for step in steps
     ]

@@ -62,7 +62,8 @@ class ProcessEngine(Engine):
         self._line = line
         self._numbers = itertools.count()
         self._asked: dict[int, _Asked] = {}
-        self._guard = threading.Lock()  # of what is sent, of _asked and _ended
+        self._guard = threading.Lock()  # of _asked and _ended; held for a moment alone
+        self._sending = threading.Lock()  # of what is sent, which may have to wait until the process reads
         self._ended: str | None = None  # why nothing can be asked any more
         self._listener = threading.Thread(target=self._listen, name=f"listener of {name}", daemon=True)
         self._listener.start()
@@ -123,8 +124,7 @@ class ProcessEngine(Engine):
     def _close(self) -> None:
         with self._guard:
             self._ended = self._ended or f"the engine {self.name} is closed"
-            with suppress(OSError):
-                self._line.send(None)
+        self._send(None)
         try:
             self.process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -141,27 +141,38 @@ class ProcessEngine(Engine):
             if self._ended:
                 raise EngineError(self._ended)
             self._asked[asked.number] = asked
-            with suppress(OSError):  # the process has just ended: the listener tells
-                self._line.send((asked.number, request, is_streamed))
+        self._send((asked.number, request, is_streamed))
         return asked
 
     def _leave(self, asked: _Asked) -> None:
         """Tell the engine that a request is wanted no more, unless it has ended."""
         with self._guard:
-            if self._asked.pop(asked.number, None) and not self._ended:
-                with suppress(OSError):
-                    self._line.send((asked.number, None, False))
+            is_wanted_there = self._asked.pop(asked.number, None) and not self._ended
+        if is_wanted_there:
+            self._send((asked.number, None, False))
+
+    def _send(self, message: tuple[int, SampleRequest | None, bool] | None) -> None:
+        """Say something to the process; where it has just ended, the listener tells.
+
+        The listener never waits for this: it must go on reading, for a process that nobody reads does not read, either.
+        """
+        with self._sending, suppress(OSError):
+            self._line.send(message)
 
     # -- the listener's thread ---------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Hand over what the process says until it has ended."""
-        with suppress(EOFError, OSError):
+        """Hand over what the process says until it has ended, or says what cannot be read."""
+        try:
             while True:
                 news, ends = self._line.recv()
                 self._hear(news)
                 self._answer(ends)
-        how = _how(self.process)
+        except (EOFError, OSError):
+            how = _how(self.process)
+        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must learn of it
+            self.process.kill()
+            how = f"it said what cannot be read ({type(error).__name__}: {error})"
         with self._guard:
             self._ended = self._ended or f"the process of the engine {self.name} ended: {how}"
             numbers = list(self._asked)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from selfcorrect.engines import EngineRecipe, Sample, SampleRequest, open_engine
 from selfcorrect.engines.arrivals import Arrivals
-from selfcorrect.errors import SelfCorrectError
+from selfcorrect.errors import EngineError, SelfCorrectError
 from selfcorrect.runs.progress import quiet_bars
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ class Worker:
             row = self._engine.begin(request, partial(Growing, self, number) if is_streamed else None)
         except SelfCorrectError as error:
             self._end(number, error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other process waits for an answer
+            self._end(number, EngineError(f"the engine {self._engine.name}: {type(error).__name__}: {error}"))
             return
         self._rows[number] = row
         row.future.add_done_callback(partial(self._done, number))

@@ -18,6 +18,7 @@ from selfcorrect.grading.fingerprint import grader_fingerprint
 from selfcorrect.grading.grader import grade, grade_many
 from selfcorrect.grading.rules import rules_for
 from selfcorrect.grading.workers.peer import MathVerify
+from selfcorrect.not_text import refuse_other_kind, undecodable
 from selfcorrect.problems.files import is_problem_file
 from selfcorrect.problems.files import read_rows as read_table
 from selfcorrect.runs.files import whole_file
@@ -118,10 +119,14 @@ def _placed(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _value(line: bytes, number: int, path: Path) -> Any:
+    if number == 1:
+        refuse_other_kind(path, line)
     try:
         return json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise DataError(f"{path}:{number}: not JSON in UTF-8 ({error})") from error
+    except UnicodeDecodeError as error:
+        raise undecodable(f"{path}:{number}", "utf-8", error) from error
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: not JSON ({error})") from error
 
 
 def _text(value: Any) -> str | None:

@@ -95,17 +95,3 @@ def _without_frames(node: ast.AST) -> ast.AST:
 def _has_docstring(node: ast.AST) -> bool:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
-
-
-def same_grader(one: str | None, other: str | None) -> str:
-    """Return what two fingerprints say: empty where the graders are the same, else a sentence for people."""
-    if one == other:
-        return ""
-    if any(mark and "-" not in mark for mark in (one, other)):
-        return (
-            f"graded by {one or 'an unknown grader'} and by {other or 'an unknown grader'}: one is of version 0.1, "
-            "whose mark changed with every comment, so the rules may be the same; `selfcorrect eval regrade` makes sure"
-        )
-    return (
-        f"graded by different graders, {one} and {other}; `selfcorrect eval regrade` grades both with the present one"
-    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError, MissingExtraError
-from selfcorrect.logs.record import Log, Response, number, question_of, text_of
+from selfcorrect.logs.record import Log, Response, mapping, number, question_of, text_of
 
 ZSTANDARD = 93
 """The compression method of ``.eval`` files, which Python's zipfile reads from 3.14 on only."""
@@ -21,11 +22,13 @@ def read(place: Path, metric: str = "") -> Log:
     """Read a log; ``metric`` names a scorer (empty: the first). Samples that ended in an error are dropped."""
     head, samples = _parts(place)
     responses, dropped, used = [], Counter[str](), metric
-    for sample in samples:
+    for count, sample in enumerate(samples, 1):
+        if not isinstance(sample, Mapping):
+            raise DataError(f"{place}: sample {count} is no JSON object")
         if sample.get("error"):
             dropped["sample ended in an error"] += 1
             continue
-        scores = sample.get("scores") or {}
+        scores = mapping(sample.get("scores"))
         used = used or next(iter(scores), "")
         score = scores.get(used)
         responses.append(
@@ -35,38 +38,55 @@ def read(place: Path, metric: str = "") -> Log:
                 reference=_target(sample.get("target")),
                 text=_completion(sample),
                 score=number(score.get("value")) if isinstance(score, Mapping) else None,
-                repeat=int(sample.get("epoch") or 1) - 1,
+                repeat=_epoch(sample, f"{place}: sample {count}") - 1,
                 cut=_stop_reason(sample) in ("max_tokens", "model_length"),
-                meta=sample.get("metadata") or {},
+                meta=mapping(sample.get("metadata")),
             )
         )
-    about = head.get("eval") or {}
+    about = mapping(head.get("eval"))
     task, model = str(about.get("task") or ""), str(about.get("model") or "")
     return Log(place, "inspect", task, model, used, tuple(responses), dict(dropped))
 
 
-def _parts(place: Path) -> tuple[Mapping[str, Any], Iterator[Mapping[str, Any]]]:
+def _epoch(sample: Mapping[str, Any], where: str) -> int:
+    """Return the number of a response to its problem, from 1; DataError where it is no such number."""
+    epoch = sample.get("epoch") or 1
+    if type(epoch) is not int:
+        raise DataError(f"{where}: expected epoch as a whole number, got {epoch!r:.80}")
+    return epoch
+
+
+def _parts(place: Path) -> tuple[Mapping[str, Any], Iterator[Any]]:
     """Return the head of a log and its samples, one after the other."""
     if place.suffix == ".json":
         try:
             whole = json.loads(place.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: not JSON ({error})") from error
         if not isinstance(whole, Mapping) or not isinstance(whole.get("samples"), list):
             raise DataError(f"{place}: not a log of inspect_ai: it has no 'samples'")
         return whole, iter(whole["samples"])
-    archive = zipfile.ZipFile(place)
+    try:
+        archive = zipfile.ZipFile(place)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{place}: not a readable archive ({error})") from error
     names = [name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json")]
     if not names:
         raise DataError(f"{place}: not a log of inspect_ai: the archive has no samples/")
     head = "header.json" if "header.json" in archive.namelist() else "_journal/start.json"
-    return _load(archive, place, head), (_load(archive, place, name) for name in sorted(names))
+    return _load(archive, place, head), _samples(archive, place, sorted(names))
+
+
+def _samples(archive: zipfile.ZipFile, place: Path, names: Sequence[str]) -> Iterator[Any]:
+    with archive:
+        for name in names:
+            yield _load(archive, place, name)
 
 
 def _load(archive: zipfile.ZipFile, place: Path, name: str) -> Mapping[str, Any]:
     try:
         found = json.loads(_bytes(archive, place, name))
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{place}: {name} cannot be read ({error})") from error
     if not isinstance(found, Mapping):
         raise DataError(f"{place}: {name} is no JSON object")

@@ -21,7 +21,9 @@ def read(place: Path, metric: str = "") -> Log:
     used = metric
     for count, row in enumerate(read_jsonl(place), 1):
         texts = generated(row, f"{place}:{count}")
-        names = [metric] if metric else [name for name in row.get("metrics") or ["exact_match"] if name in row]
+        listed = row.get("metrics") or ["exact_match"]
+        known = [name for name in listed if isinstance(name, str) and name in row] if isinstance(listed, list) else []
+        names = [metric] if metric else known
         score = number(row.get(names[0])) if names else None
         used = used or (names[0] if names else "")
         question, reference = question_and_reference(row)

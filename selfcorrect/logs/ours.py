@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.logs.record import Log, Response
+from selfcorrect.metrics import is_correct
 from selfcorrect.runs.jsonl import read_jsonl
-from selfcorrect.types import Outcome, Trajectory
+from selfcorrect.types import Trajectory
 
 
 def read(place: Path, metric: str = "") -> Log:
@@ -18,7 +19,8 @@ def read(place: Path, metric: str = "") -> Log:
     for row in read_jsonl(place / "trajectories.jsonl"):
         t = Trajectory.from_json(row["trajectory"])
         grade = t.final.grade
-        score = None if grade is None or grade.outcome is Outcome.UNGRADABLE else float(grade.correct)
+        correct = None if grade is None else is_correct(t.final)  # no answer is wrong, as in the row's own scores
+        score = None if correct is None else float(correct)
         problem, final = t.problem, t.final
         about = (problem.source, grade, problem.meta)
         responses.append(

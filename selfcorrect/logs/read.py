@@ -12,6 +12,7 @@ from selfcorrect.adapters.turns import read_turns
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.logs import inspect_logs, lighteval, lm_eval, ours, verifiers
 from selfcorrect.logs.record import Log, Response
+from selfcorrect.not_text import refuse_other_kind
 from selfcorrect.verdicts import next_mark
 
 READERS: dict[str, Callable[[Path, str], Log]] = {
@@ -66,6 +67,7 @@ def tool_of(place: Path) -> str:
 def _tool_of_lines(place: Path) -> str:
     with place.open("rb") as file:
         line = next((line for line in file if line.strip()), b"")
+    refuse_other_kind(place, line)
     try:
         row = json.loads(line)
     except ValueError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,15 @@ class Log:
 def number(value: Any) -> float | None:
     """Return a score as a number: true, ``C`` and 1 are 1.0, ``I`` and ``N`` 0.0, ``P`` 0.5; None for what is none."""
     if isinstance(value, (bool, int, float)):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value) if math.isfinite(value) else None
+        return None
     return {"C": 1.0, "CORRECT": 1.0, "I": 0.0, "INCORRECT": 0.0, "N": 0.0, "P": 0.5}.get(str(value).strip().upper())
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a JSON object, an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def text_of(content: Any) -> str:

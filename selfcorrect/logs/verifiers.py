@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcorrect.errors import DataError
-from selfcorrect.logs.record import Log, Response, number, question_of, text_of
+from selfcorrect.logs.record import Log, Response, mapping, number, question_of, text_of
 from selfcorrect.problems import MATCHED, OddRow, read_problem
 from selfcorrect.prompts import EVALUATE
 from selfcorrect.runs.jsonl import read_jsonl
@@ -30,9 +30,9 @@ def read(place: Path, metric: str = "") -> Log:
             continue
         scored = [trace for trace in episode["traces"] if isinstance(trace, Mapping) and trace.get("rewards")]
         dropped["episode without a reward"] += not scored
-        task = task or str(_mapping(episode.get("env")).get("id") or "")
+        task = task or str(mapping(episode.get("env")).get("id") or "")
         for trace in scored:
-            model = model or str(_mapping(_mapping(trace.get("agent")).get("config")).get("model") or "")
+            model = model or str(mapping(mapping(trace.get("agent")).get("config")).get("model") or "")
             found = _response(episode["task"], trace, metric)
             responses.append(Response(**found, repeat=repeats[found["id"]]))
             repeats[found["id"]] += 1
@@ -41,13 +41,13 @@ def read(place: Path, metric: str = "") -> Log:
 
 def _response(task: Mapping[str, Any], trace: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """Return the fields of a response out of one trace."""
-    data = _mapping(task.get("data"))
+    data = mapping(task.get("data"))
     question, reference = question_of(data.get("prompt")), ""
     with suppress(OddRow, KeyError):
         problem = read_problem(data)
         question, reference = problem.question, problem.gold
     node, text = next(_said_last(trace), (-1, ""))
-    ended = {call.get("node"): call.get("finish_reason") for call in map(_mapping, trace.get("calls") or ())}
+    ended = {call.get("node"): call.get("finish_reason") for call in map(mapping, trace.get("calls") or ())}
     return {
         "id": str(next((name for name in (data.get("id"), task.get("key"), data.get("idx")) if name is not None), "")),
         "question": question,
@@ -61,7 +61,7 @@ def _response(task: Mapping[str, Any], trace: Mapping[str, Any], metric: str) ->
 
 def _said_last(trace: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield the model's messages with their numbers, the last first, without answers to `prompts.EVALUATE`."""
-    nodes = list(map(_mapping, trace.get("nodes") or ()))
+    nodes = list(map(mapping, trace.get("nodes") or ()))
     for place in range(len(nodes) - 1, -1, -1):
         parent = nodes[place].get("parent")
         asked = nodes[parent] if isinstance(parent, int) and 0 <= parent < len(nodes) else {}
@@ -71,12 +71,12 @@ def _said_last(trace: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _score(trace: Mapping[str, Any], metric: str) -> float | None:
     """Return a named reward or metric, or the weighted sum of the rewards; None where a reward was not computed."""
-    rewards = _mapping(trace.get("rewards"))
+    rewards = mapping(trace.get("rewards"))
     if metric:
-        named = rewards.get(metric, _mapping(trace.get("metrics")).get(metric))
+        named = rewards.get(metric, mapping(trace.get("metrics")).get(metric))
         return number(named.get("score") if isinstance(named, Mapping) else named)
     total = 0.0
-    for reward in map(_mapping, rewards.values()):
+    for reward in map(mapping, rewards.values()):
         score, weight = number(reward.get("score")), number(reward.get("weight", 1.0))
         if score is None or weight is None:
             return None
@@ -85,8 +85,4 @@ def _score(trace: Mapping[str, Any], metric: str) -> float | None:
 
 
 def _text(node: Mapping[str, Any]) -> str:
-    return text_of(_mapping(node.get("message")).get("content"))
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return text_of(mapping(node.get("message")).get("content"))

@@ -25,11 +25,13 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from selfcorrect.errors import DataError
 from selfcorrect.extras import named_extras
+from selfcorrect.not_text import refuse_other_kind, undecodable
 
 
 def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
@@ -105,7 +107,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number, line with its end) of a text file, decoded; line ends are those of Unix, Windows and old Macs."""
     with _opened(path) as file:
         head = file.read(4096)
-    encoding = _encoding(head)
+    refuse_other_kind(path, head)
+    encoding = _encoding(path, head)
     with _opened(path) as file:
         if encoding != "utf-8":
             yield from enumerate(_LINE.findall(_decoded(file.read(), encoding, str(path))), 1)
@@ -121,24 +124,24 @@ def _opened(path: Path) -> IO[bytes]:
     return opened
 
 
-def _encoding(head: bytes) -> str:
+def _encoding(path: Path, head: bytes) -> str:
     for mark, encoding in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
-    if b"\0" in head[:64]:  # no text has it, and UTF-16 has one beside every ASCII letter
-        return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
-    return "utf-8"
+    if b"\0" not in head[:64]:
+        return "utf-8"
+    guess = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"  # which has a zero byte beside every ASCII letter
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder(guess)().decode(head)
+        return guess
+    raise DataError(f"{path}: expected text, but it holds zero bytes and is not UTF-16; give the file that you mean")
 
 
 def _decoded(data: bytes, encoding: str, place: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise DataError(
-            f"{place}: not {encoding.upper()} (byte 0x{byte:02x} at {error.start}); "
-            f"save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8"
-        ) from error
+        raise undecodable(place, encoding, error) from error
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------

@@ -238,12 +238,21 @@ class _Tally:
             f"\n  {count:,} × {reason}: {_shortened(self.places[reason])}"
             for reason, count in self.dropped.most_common()
         )
+        place = f"in {recipe.source!r} (split {recipe.split!r})"
         if not usable and not self.dropped:
-            raise DataError(f"no usable problem in {recipe.source!r} (split {recipe.split!r}): it has no rows")
+            raise DataError(
+                f"no usable problem {place}: it has no rows; a row is a question and its reference answer, for "
+                'example {"question": "What is 1 + 1?", "answer": "2"}'
+            )
+        if not usable:
+            raise DataError(
+                f"no usable problem {place}: all {self.dropped.total():,} rows were dropped. Give them a question and "
+                f"a reference answer, or name their keys with problems.fields:{lost}"
+            )
         if usable <= recipe.offset:
             raise DataError(
-                f"no usable problem in {recipe.source!r} (split {recipe.split!r}) after the first {recipe.offset}: "
-                f"{usable} usable in all, dropped: {dict(self.dropped) or 'none'}{lost}"
+                f"no usable problem {place} after the first {recipe.offset:,}: {usable:,} usable in all; lower "
+                f"problems.offset{lost and '. Dropped:'}{lost}"
             )
         if self.odd > TOO_ODD * (self.odd + usable):
             raise DataError(

@@ -2,10 +2,10 @@
 
 A folder belongs to one recipe: re-running the same command resumes, another recipe is refused with the
 difference shown. Recipes are compared as values, not as text: a folder made before a setting existed ran with what is
-now its default, and two paths of the same file are the same. What a stage read (`same_inputs`) is held to in the same
-way. ``DONE`` is written last, when all that it stands for is on the disk, with the sizes and hashes of it; so a folder
-without it is unfinished, and one that lost something since says so (`finished`). docs/durability.md tells what is
-written when.
+now its default, and two paths of the same file are the same, also where the run was moved with it. What a stage read
+(`same_inputs`) is held to by its content. ``DONE`` is written last, when all that it stands for is on the disk, with
+the sizes and hashes of it; so a folder without it is unfinished, and one that lost something since says so
+(`finished`). docs/durability.md tells what is written when.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _is_to_begin(path: Path, recipe: Any) -> bool:
     except InputError as error:  # a setting that is gone or takes other values now
         shown, text = f"it cannot be read as a recipe of today: {error}\n", file.read_text(encoding="utf-8")
     else:
-        if _resolved(recorded(old)) == _resolved(recorded(recipe)):
+        if _is_same(recorded(old), recorded(recipe), path):
             return False
         shown, text = "", to_yaml(old)
     if _holds_nothing(path) and not is_done(path):
@@ -191,16 +191,27 @@ def _is_to_begin(path: Path, recipe: Any) -> bool:
     )
 
 
-def _resolved(value: Any) -> Any:
-    """Return a recipe's values with every one that names a file or folder as its whole path: same place, same value."""
-    if isinstance(value, dict):
-        return {name: _resolved(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_resolved(one) for one in value]
-    with suppress(OSError, ValueError):  # a text too long for a name, or with characters that none has
-        if isinstance(value, str) and value and os.path.exists(value):
-            return os.path.realpath(value)
-    return value
+def _is_same(old: Any, new: Any, stage: Path) -> bool:
+    """True for the same settings; two texts that name one file or folder, in whatever way, are the same."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_is_same(old[name], new[name], stage) for name in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(_is_same(a, b, stage) for a, b in zip(old, new, strict=True))
+    if old != new and old and new and isinstance(old, str) and isinstance(new, str):
+        with suppress(OSError, ValueError):  # a text too long for a name, or with characters that none has
+            return os.path.exists(new) and (os.path.realpath(old) == os.path.realpath(new) or _moved(old, new, stage))
+    return bool(old == new)
+
+
+def _moved(old: str, new: str, stage: Path) -> bool:
+    """True where a path may name what it named before the run was moved or copied: `same_inputs` compares the content.
+
+    From the deepest folder that the run and the new path share, the old path ends as the new one does.
+    """
+    run = stage.parent if stage.name == "gen" else stage.parent.parent
+    place = os.path.realpath(new)
+    end = Path(place).relative_to(os.path.commonpath([place, os.path.realpath(run)])).parts
+    return bool(end) and Path(old).parts[-len(end) :] == end and (stage / "inputs.json").is_file()
 
 
 def same_inputs(path: Path, inputs: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from selfcorrect.errors import DataError, RunFolderError
+from selfcorrect.not_text import undecodable_line
 from selfcorrect.printing import complain
 from selfcorrect.runs.files import make_folder, open_own, sync_folder, whole_file
 
@@ -38,7 +39,9 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                     yield _parse(line, path, number)
     except FileNotFoundError as error:
         raise DataError(f"no file at {path}; check the path (working folder: {Path.cwd()})") from error
-    except (PermissionError, IsADirectoryError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise undecodable_line(path) from error
+    except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 

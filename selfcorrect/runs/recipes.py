@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from selfcorrect.errors import RecipeError, nearest
+from selfcorrect.not_text import text_in
 from selfcorrect.redaction import redacted, redacted_command
 
 R = TypeVar("R")
@@ -38,7 +40,7 @@ def load_recipe(schema: type[R], path: Path | None, overrides: Sequence[str] = (
     ``overrides`` are ``key=value`` with dots for nested recipes; values are read as YAML
     (``steps=20 engine.max_batch=64 temperatures=[0,1]``). Raises RecipeError.
     """
-    own: dict[str, Any] = {} if path is None else _read_yaml(path)
+    own: dict[str, Any] = {} if path is None else read_yaml(path)
     values = copy.deepcopy(own)
     for override in overrides:
         _put_override(values, override)
@@ -126,12 +128,13 @@ def to_yaml(recipe: Any) -> str:
     return yaml.safe_dump(recorded(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """Return the keys of a YAML file with their values, as they are; RecipeError where it cannot be read so."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(text_in(path))
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
+        raise RecipeError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     if values is None:
         return {}
@@ -180,6 +183,8 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r} ({type(value).__name__})")
+    if hint is float and math.isnan(value):  # it compares as neither too small nor too large, so no bound would refuse it
+        raise RecipeError(f"{where}: expected a number, got nan")
     return value
 
 

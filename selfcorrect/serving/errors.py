@@ -31,7 +31,8 @@ class ApiError(Exception):
     def body(self, request_id: str) -> dict[str, Any]:
         """Return the JSON body."""
         message = clean(redacted_text(str(self)[:LONGEST_MESSAGE]))
-        error = {"message": message, "type": self.kind, "param": self.param, "code": self.code}
+        param = None if self.param is None else clean(self.param)
+        error = {"message": message, "type": self.kind, "param": param, "code": self.code}
         return {"error": error | {"request_id": request_id}}
 
 

@@ -42,6 +42,7 @@ from selfcorrect.engines.server.wire import LONGEST_TOKEN
 from selfcorrect.errors import EngineError, InputError, RequestRefused
 from selfcorrect.printing import clean
 from selfcorrect.redaction import HIDDEN
+from selfcorrect.serving.asking import LARGEST
 from selfcorrect.serving.settings import UpstreamRecipe
 from selfcorrect.serving.sources import Asked, Finished, Usage
 from selfcorrect.types import Attempt, Message, Problem, SelfEvaluation, StopReason, Trajectory, Verdict
@@ -191,9 +192,10 @@ class EndpointSource:
     ) -> AsyncGenerator[str, None]:
         """Give the pieces of one message, asked for again until its first text is there; fills ``said``."""
         failures, until = 0, time.monotonic() + self.upstream.total_s
+        failed: Endpoint | None = None
         while True:
             scores = judging and self._scores
-            async with self._endpoints.place() as endpoint:
+            async with self._endpoints.place(failed) as endpoint:
                 asked_at = time.monotonic()
                 try:
                     body = self._body(talk, asked, int(most), scores)
@@ -210,7 +212,7 @@ class EndpointSource:
                     raise RequestRefused(self._hide(f"{endpoint.shown}: {refused}"), refused.outcome) from None
                 except ServerFault as fault:
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
-                    failures += 1
+                    failures, failed = failures + 1, endpoint
                     over = failures > self.upstream.retries or time.monotonic() > until
                     if not fault.passes or said.pieces or over:
                         times = f" ({failures} times)" if failures > 1 else ""
@@ -297,7 +299,7 @@ def _take(event: Any, said: Said, most: int) -> list[str]:
             shown = error.get("message", error) if isinstance(error, dict) else error
             raise ServerFault("error event", clean(str(shown))[:300])
         if usage := event.get("usage"):
-            said.read, said.written = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            said.read, said.written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         texts = []
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
@@ -312,12 +314,20 @@ def _take(event: Any, said: Said, most: int) -> list[str]:
             said.finish = finish if isinstance(finish, str) else said.finish
         if not event.get("usage"):
             said.written = max(said.written, said.pieces)  # where a server counts nothing: a piece is a token
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         shown = f"{type(error).__name__}: {error}: {clean(str(event)[:200])}"
         raise broken("malformed event", f"not an event of chat completions ({shown})") from error
-    if len(said.text) > LONGEST_TOKEN * most or said.pieces > most + 1:
+    if len(said.text) > LONGEST_TOKEN * most or max(said.pieces, len(said.scores)) > most + 1:
         raise broken("no end", f"the server does not end at {most} tokens")
     return texts
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    """Return how many tokens a server says there were; ValueError for what is no such number."""
+    count = int(usage[name])
+    if not 0 <= count <= LARGEST:
+        raise ValueError(f"{name} is from 0 to {LARGEST}")
+    return count
 
 
 def judged(said: Said) -> SelfEvaluation:
@@ -337,7 +347,7 @@ def probability(text: str, scores: Sequence[Mapping[str, Any]]) -> float | None:
                 lead = token[: place - position].lstrip()
                 return _share(step["top_logprobs"], lead)
             position += len(token)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return None
 

@@ -3,9 +3,15 @@
 **Embedded model.** Seconds of one process with one thread on one idle core (2 cores of an Intel Xeon with AVX-512), by
 program; an evaluation by its trajectories. A busy or slower machine takes longer in proportion.
 
+**SmolLM2-135M.** Seconds of the one run of docs/smollm.md (2026-11-27, both cores of the same machine, shared with
+tests), by recipe, as its steps of training differ eightfold; GRPO by the first of its 8 steps. An evaluation took 0.37 s
+a trajectory of the IFT model, 0.54 s with intrinsic self-correction and 1.16 s asked for each part: the mean is taken.
+
 **Large models.** From the numbers of each step's recipe: tokens sampled and tokens trained on, at `MEAN_TOKENS` of each
 sampled part, `SAMPLED_A_SECOND` of one GPU and `FLOPS` in training (6 operations a parameter and token, 8 where layers
-are recomputed, 2 more for each frozen model). These three are assumptions, not measurements of this toolkit.
+are recomputed, 2 more for each frozen model). These three are assumptions, not measurements of this toolkit. Disk is 4
+bytes a parameter for what a step leaves, and while it trains 12 for each state to resume from: as many as are kept
+(two, by RL three) and the one being written.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ FLOPS = 350e12
 PARAMETERS = 8e9
 TRAJECTORY_TOKENS = 1_500
 """Tokens of a whole trajectory, prompt included, in training."""
-ON_CPU = {  # program: seconds on one core, MB
+ON_CPU = {  # program or recipe: seconds, MB
     "gen": (75.0, 15.0),
     "sft": (80.0, 6.0),
     "orm": (90.0, 6.0),
@@ -33,21 +39,27 @@ ON_CPU = {  # program: seconds on one core, MB
     "grpo": (260.0, 6.0),
     "ppo": (330.0, 6.0),
     "report": (6.0, 0.5),
+    "smollm2-worded": (604.0, 0.7),
+    "smollm2-worded-start-sft": (2052.0, 517.0),
+    "smollm2-worded-drills-sft": (2204.0, 517.0),
+    "smollm2-worded-sft": (284.0, 517.0),
+    "smollm2-worded-grpo": (1280.0, 517.0),
 }
-A_TRAJECTORY = (0.028, 0.004)
-SLOWER = {"smollm": (100.0, 90.0)}
-"""Scale: how much longer a step takes, and how much more disk a checkpoint takes, than the embedded model's: by their
-parameters (135 M against 1.2 M), not measured."""
+A_TRAJECTORY = {"laptop": (0.028, 0.004), "smollm": (0.69, 0.003)}
 BENCHMARK = {"math500": 500, "olympiadbench": 675, "minerva_math": 272, "math": 5000, "gsm8k": 1319, "embedded": 1000}
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one step takes: seconds of a core, or hours of a GPU, and GB of disk."""
+    """What one step takes: seconds of a core, or hours of a GPU, and GB of disk.
+
+    ``gb`` is what it leaves; ``resume_gb`` comes on top while it trains, for states to resume from.
+    """
 
     seconds: float = 0.0
     gpu_hours: float = 0.0
     gb: float = 0.0
+    resume_gb: float = 0.0
 
 
 def costs(steps: Sequence[Step], scale: str) -> dict[str, Cost]:
@@ -56,13 +68,12 @@ def costs(steps: Sequence[Step], scale: str) -> dict[str, Cost]:
 
 
 def _on_cpu(step: Step, scale: str) -> Cost:
-    program = step.args[1] if step.args[0] == "train" else step.args[0]
-    slower, larger = SLOWER.get(scale, (1.0, 1.0)) if program != "report" else (1.0, 1.0)
+    program, recipe = step.args[1:3] if step.args[0] == "train" else step.args[:2]
     if program == "eval":
-        seconds, mb = A_TRAJECTORY
-        return Cost(seconds=slower * seconds * _trajectories(step), gb=mb * _trajectories(step) / 1e3)
-    seconds, mb = ON_CPU[program]
-    return Cost(seconds=slower * seconds, gb=mb / 1e3 * (larger if step.args[0] == "train" else 1))
+        seconds, mb = A_TRAJECTORY[scale]
+        return Cost(seconds=seconds * _trajectories(step), gb=mb * _trajectories(step) / 1e3)
+    seconds, mb = ON_CPU.get(recipe) or ON_CPU[program]
+    return Cost(seconds=seconds, gb=mb / 1e3)
 
 
 def _on_gpu(step: Step) -> Cost:
@@ -70,7 +81,7 @@ def _on_gpu(step: Step) -> Cost:
     if program == "report":
         return Cost(seconds=6.0)
     values = settings_of(step)
-    weights = 4 * PARAMETERS / 1e9
+    weights, state = 4 * PARAMETERS / 1e9, 12 * PARAMETERS / 1e9
     if program == "eval":
         tokens = _trajectories(step) * MEAN_TOKENS * 1.7  # attempt, self-evaluation and the share that is revised
         return _gpu(sampled=tokens, gb=tokens * 17 / 1e9)
@@ -81,7 +92,8 @@ def _on_gpu(step: Step) -> Cost:
         return _gpu(sampled=tokens, gb=tokens * 17 / 1e9)
     if program in ("sft", "orm"):
         rows = 32_000 * (values.get("stop_after_epochs") or values["epochs"])
-        return _gpu(trained=rows * TRAJECTORY_TOKENS, gb=weights * (1 if program == "orm" else 4))
+        states = min(3, values["epochs"]) if program == "orm" else 3  # saved at the end of each epoch
+        return _gpu(trained=rows * TRAJECTORY_TOKENS, gb=weights, resume_gb=states * state)
     if program == "dpo":
         paths = (
             values["problems_per_iteration"] * values["generations"] * values["iterations"]
@@ -90,17 +102,19 @@ def _on_gpu(step: Step) -> Cost:
         )
         pairs = values["problems_per_iteration"] * values["iterations"] / 2 if not values["pairs"] else 30_000
         tokens = 2 * pairs * TRAJECTORY_TOKENS * values["epochs"]
-        return _gpu(paths * TRAJECTORY_TOKENS, tokens, frozen=1, gb=weights * (1 + 4 * values.get("iterations", 1)))
+        models = 1 if values["pairs"] else 1 + values["iterations"]  # each iteration's, and the best once more
+        return _gpu(paths * TRAJECTORY_TOKENS, tokens, frozen=1, gb=weights * models, resume_gb=3 * state)
     paths = values["steps"] * values["prompts_per_step"] * values["generations"] * values["passes"]
     models = 2 if program == "ppo" else 1
     guard = values["steps"] * values["prompts_per_step"]
-    return _gpu((paths + guard) * MEAN_TOKENS * 1.7, models * paths * TRAJECTORY_TOKENS, 1, weights * 3 * 3 * models)
+    sampled, trained = (paths + guard) * MEAN_TOKENS * 1.7, models * paths * TRAJECTORY_TOKENS
+    return _gpu(sampled, trained, frozen=1, gb=weights, resume_gb=4 * state * models)
 
 
-def _gpu(sampled: float = 0.0, trained: float = 0.0, frozen: int = 0, gb: float = 0.0) -> Cost:
+def _gpu(sampled: float = 0.0, trained: float = 0.0, frozen: int = 0, gb: float = 0.0, resume_gb: float = 0.0) -> Cost:
     sampling_s = sampled / SAMPLED_A_SECOND
     training_s = trained * PARAMETERS * (8 + 2 * frozen) / FLOPS
-    return Cost(gpu_hours=(sampling_s + training_s) / 3600, gb=gb)
+    return Cost(gpu_hours=(sampling_s + training_s) / 3600, gb=gb, resume_gb=resume_gb)
 
 
 def _trajectories(step: Step) -> int:

@@ -122,12 +122,15 @@ def two_turn_data(gen: str, pairs: str, unit: float, settings: tuple[str, ...], 
     )
 
 
-def two_turn_checkpoints(sft: str, mdpo: str, orm: str) -> tuple[Checkpoint, ...]:
-    """Return what the tables of the two-turn chat train by these recipes, from the data of `two_turn_data`."""
+def two_turn_checkpoints(sft: str, baseline: str, mdpo: str, orm: str) -> tuple[Checkpoint, ...]:
+    """Return what the tables of the two-turn chat train by these recipes, from the data of `two_turn_data`.
+
+    ``baseline`` fine-tunes the rows without verdicts, which have less that is new to the model.
+    """
     return (
         Checkpoint("ift-two-turn", "sft", sft, data=TWO_TURN, rows=OWN_ROWS),
-        Checkpoint("raft-chat", "sft", sft, data=TWO_TURN, rows=RAFT_ROWS.format("raft")),
-        Checkpoint("raft-plus-chat", "sft", sft, data=TWO_TURN, rows=RAFT_ROWS.format("raft-plus")),
+        Checkpoint("raft-chat", "sft", baseline, data=TWO_TURN, rows=RAFT_ROWS.format("raft")),
+        Checkpoint("raft-plus-chat", "sft", baseline, data=TWO_TURN, rows=RAFT_ROWS.format("raft-plus")),
         Checkpoint("orm", "orm", orm, data=TWO_TURN, rows=OWN_ROWS),
         *(Checkpoint(name, "sft", sft, data=f"data-{name}", rows=OWN_ROWS) for name in COMPOSITIONS),
         *(
@@ -218,7 +221,10 @@ DEMO = Study(
 LAPTOP = Study(
     base="embedded",
     data=(*DEMO.data, *two_turn_data("embedded", "embedded-pairs", 1.28, (), "grpo")),
-    checkpoints=(*DEMO.checkpoints, *two_turn_checkpoints("embedded-two-turn-sft", "embedded-mdpo", "embedded-orm")),
+    checkpoints=(
+        *DEMO.checkpoints,
+        *two_turn_checkpoints("embedded-two-turn-sft", "embedded-sft", "embedded-mdpo", "embedded-orm"),
+    ),
     rows=(
         *DEMO.rows,
         *CHAT_ROWS,
@@ -283,7 +289,7 @@ QWEN = Study(
     evaluation={"math500-": "math500", "olympiadbench-": "olympiadbench", "minerva_math-": "minerva_math"},
     everywhere=("engine.kind=vllm",),
     gen_settings=("engine.kind=vllm",),
-    train_settings={"sft": ("--launch", "fsdp"), "ppo": ("--launch", "zero2"), "grpo": ("--launch", "zero2")},
+    train_settings=dict.fromkeys(("sft", "dpo", "ppo", "grpo"), ("--launch", "fsdp")),
 )
 
 
@@ -305,7 +311,7 @@ def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> 
     return Study(
         base=base,
         data=tuple(_with(made, (*named.get(made.name, ()), "schedule=adaptive")) for made in data),
-        checkpoints=two_turn_checkpoints("llama3-8b-sft", "llama3-8b-mdpo", "embedded-orm"),
+        checkpoints=two_turn_checkpoints("llama3-8b-sft", "llama3-8b-sft", "llama3-8b-mdpo", "embedded-orm"),
         rows=(*CHAT_ROWS, Row("vote-mdpo", "+ M-DPO D1,D2,D3", TWO_TURN, "m-dpo-d1-d2-d3", VOTES)),
         tables=tables,
         evaluation={"math-": "math", "gsm8k-": "gsm8k"},
@@ -314,7 +320,10 @@ def llama(base: str, batch_rows: int, tables: Mapping[str, tuple[str, ...]]) -> 
         train_settings={
             "sft": (f"batch_rows={batch_rows}", "--launch", "fsdp"),
             "dpo": ("--launch", "fsdp"),
-            "orm": ("learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
+            "orm": (
+                *("learning_rate=2e-6", "epochs=1", "max_tokens=4096", "precision=bf16"),
+                *("micro_rows=1", "trainer.gradient_checkpointing=true", "--launch", "fsdp"),
+            ),
         },
     )
 

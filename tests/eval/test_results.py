@@ -25,6 +25,7 @@ from selfcorrect.eval.results import (
 from selfcorrect.eval.run import EvalRecipe, regrade, summary
 from selfcorrect.eval.tables.columns import JUDGED, REACHED, cell
 from selfcorrect.eval.tables.demo_table import result_table
+from selfcorrect.runs.compute import Compute
 from selfcorrect.runs.jsonl import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,27 @@ def test_a_fresh_result_is_the_one_that_is_read(tmp_path: Path, path, row) -> No
     folder = row(tmp_path, recipe, paths)
     assert read_result(folder) == summary(recipe, paths, {})
     assert read_json(folder / "scores.json")["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        ("runs/mine/checkpoints/ift", True),
+        ("/elsewhere/mine/checkpoints/ift", True),  # the run was moved
+        ("/elsewhere/theirs/checkpoints/ift", False),
+        ("runs/mine/checkpoints/dpo", False),
+        ("embedded", False),
+    ],
+)
+def test_what_a_model_took_is_read_from_its_checkpoint_where_the_row_does_not_say_it(  # type: ignore[no-untyped-def]
+    tmp_path: Path, path, row, model: str, known: bool
+) -> None:
+    run = tmp_path / "mine"
+    folder = row(run, EvalRecipe(row="ift"), [path(0, True, p=0.9)], model=model, compute=None)
+    took = {"problems": 1000, "sampled_tokens": 191287, "trained_tokens": 261052}
+    write_json(run / "checkpoints" / "ift" / "DONE", {"compute": {"own": took, "total": took}})
+    (run / "checkpoints" / "ift" / "recipe.yaml").write_text("model: embedded\n")
+    assert read_result(folder).compute == (Compute(**took) if known else None)
 
 
 def test_regrading_a_row_of_the_first_form_keeps_what_it_was_and_every_key(tmp_path: Path, path, row) -> None:  # type: ignore[no-untyped-def]

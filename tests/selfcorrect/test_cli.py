@@ -120,8 +120,12 @@ def test_a_plan_runs_in_order_skips_what_is_done_and_shows_a_failure(tmp_path: P
 
 
 def test_a_child_may_print_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = b'\xff\xfe \x80 no UTF-8\n{"progress" no event\n{"progress": "x"}\n' * 20_000  # more than a pipe holds
-    code = f"import sys; sys.stdout.buffer.write({odd[: len(odd) // 20_000]!r} * 20_000)"
+    odd = b'\xff\xfe \x80 no UTF-8\n{"progress" no event\n{"progress": "x"}\n'
+    odd += (
+        b'{"progress": "x", "done": "many", "total": {}, "note": 1}\n{"progress": "x", "done": 1' + b"0" * 400 + b"}\n"
+    )
+    code = f"import sys; sys.stdout.buffer.write({odd!r} * 5_000)"  # more than a pipe holds
+    odd *= 5_000
     monkeypatch.setattr("selfcorrect.cli.plan.selfcorrect_command", lambda arguments: [sys.executable, "-c", code])
     assert run_steps([Step("odd", (), tmp_path / "never")], tmp_path).keys() == {"odd"}
     assert (tmp_path / "logs" / "odd.log").read_text() == odd.decode(errors="replace")

@@ -118,6 +118,24 @@ def test_no_rows_is_an_error_with_the_likely_reason(right: int, wrong: int, reas
     assert without_rows(gen_summary(1, 1, **{"self-rewarding": 1}), Path("r")) is None
 
 
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        ("prompt-too-long", "Likely: 21 of 40 attempts do not fit the model's context"),
+        ("refused", "Likely: 21 of 40 attempts were refused by the server"),
+        ("cut", "Likely: 21 of 40 attempts were cut at max_tokens; raise it"),
+        ("ungradable", "Likely: 21 of 40 attempts hold no answer"),
+        ("marked", "Likely: 21 of 40 attempts hold a verdict mark"),
+    ],
+)
+def test_attempts_that_could_not_be_used_are_not_called_wrong(outcome: str, reason: str) -> None:
+    summary = gen_summary(0, 40, **{"self-rewarding": 0})
+    summary["samples"]["attempts"] = {outcome: 21, "wrong": 19, "acceptance": 0.0}
+    assert reason in str(without_rows(summary, Path("r")))
+    summary["samples"]["attempts"] = {outcome: 20, "wrong": 20, "acceptance": 0.0}
+    assert "too weak" in str(without_rows(summary, Path("r")))
+
+
 def test_a_gen_without_rows_fails_and_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write_jsonl(tmp_path / "odd.jsonl", [{"question": f"What is {i}+{i}?", "gold": "-999999"} for i in range(2)])
     words = ["gen", "embedded", f"problems.source={tmp_path}/odd.jsonl", "problems.count=2", "prompts=0"]

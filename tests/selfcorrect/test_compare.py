@@ -10,7 +10,10 @@ import pytest
 
 from selfcorrect.compare import compare_logs, detectable, match, unpaired_z
 from selfcorrect.errors import InputError
-from selfcorrect.logs import Log, Response
+from selfcorrect.logs import Log, Response, read_log
+from selfcorrect.metrics import is_correct
+from selfcorrect.runs.jsonl import write_jsonl
+from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, Trajectory
 from tests.selfcorrect.engines.test_refused import text_of
 
 DATA = Path(__file__).parent / "logs" / "data"
@@ -116,6 +119,37 @@ def test_no_reference_no_grade(tmp_path: Path) -> None:
     rows = [{**row, "answer": "" if k < 2 else row["answer"]} for k, row in enumerate(sums({3}, 5))]
     found = compare_logs(*[write_log(tmp_path / f"samples_{name}.jsonl", rows) for name in "ab"])
     assert (found.ours.n, found.a.counts()["no readable reference"]) == (3, 2)
+
+
+def test_a_response_without_an_answer_is_wrong_and_one_that_nobody_scored_is_left_out_and_counted(
+    tmp_path: Path,
+) -> None:
+    rows = sums({1, 2, 3}, 6)
+    rows[4] |= {"responses": ["I do not know."]}
+    del rows[5]["score"]
+    a = write_log(tmp_path / "samples_a.jsonl", rows)
+    found = compare_logs(a, a)
+    assert found.theirs is not None
+    assert (found.ours.n, found.theirs.n) == (6, 5)
+    assert [row[:4] for row in found.rows()] == [("our grader", "6", "50.0", "50.0"), ("the logs", "5", "60.0", "60.0")]
+    assert found.a.counts() == {"responses": 6, "unanswered": 1, "without a score in the log": 1}
+
+
+def test_of_our_own_rows_the_logs_score_is_that_of_the_row(tmp_path: Path) -> None:
+    """No answer is wrong; what the grader failed on is left out."""
+    outcomes = {
+        "p0": Grade(Outcome.CORRECT, "", "4"),
+        "p1": Grade(Outcome.WRONG, "", "5"),
+        "p2": Grade(Outcome.UNGRADABLE, method=NO_ANSWER[0]),
+        "p3": Grade(Outcome.UNGRADABLE, "timeout", "4", method="timeout"),
+    }
+    rows = [
+        Trajectory(Problem(name, "?", "4", "math", {}), (Attempt("x", grade.extracted, grade),), (), stop="horizon")
+        for name, grade in outcomes.items()
+    ]
+    assert [is_correct(row.final) for row in rows] == [True, False, False, None]
+    write_jsonl(tmp_path / "trajectories.jsonl", [{"key": "a", "trajectory": row.to_json()} for row in rows])
+    assert [response.score for response in read_log(tmp_path).responses] == [1.0, 0.0, 0.0, None]
 
 
 def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from selfcorrect import fingerprints
 from selfcorrect.chat import EMBEDDED
 from selfcorrect.errors import RunFolderError
-from selfcorrect.fingerprints import differences, fingerprint_model, fingerprint_problems, model_parts
+from selfcorrect.fingerprints import differences, fingerprint_problems, model_parts
 from selfcorrect.inputs import hold
 from selfcorrect.problems import ProblemsRecipe, load_problems
 from selfcorrect.runs.folder import mark_done, stage_folder
@@ -57,10 +57,10 @@ def flip(path: Path, place: int) -> None:
 def test_a_model_is_its_files_and_not_its_place(tmp_path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(EMBEDDED, copy)
-    assert fingerprint_model(str(copy)) == fingerprint_model("embedded")
+    assert model_parts(str(copy)) == model_parts("embedded")
     (copy / "README.md").write_text("a card")
     (copy / "calibration.json").write_text("{}")
-    assert fingerprint_model(str(copy)) == fingerprint_model("embedded")
+    assert model_parts(str(copy)) == model_parts("embedded")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
@@ -81,22 +81,22 @@ def test_a_large_file_is_seen_by_every_tensor_and_its_length(tmp_path, monkeypat
     begins = 8 + len(header)
     whole = struct.pack("<Q", len(header)) + header.encode() + bytes(150_000)
     path.write_bytes(whole)
-    before = fingerprint_model(str(tmp_path))
+    before = model_parts(str(tmp_path))
     for place in (begins - 5, begins, begins + 4095, begins + 49_999, begins + 50_000, begins + 149_999):
         flip(path, place)
-        assert fingerprint_model(str(tmp_path)) != before, place
+        assert model_parts(str(tmp_path)) != before, place
         flip(path, place)
-    assert fingerprint_model(str(tmp_path)) == before
+    assert model_parts(str(tmp_path)) == before
     flip(path, begins + 25_000)  # the middle of a tensor is not read: what the module says of itself
-    assert fingerprint_model(str(tmp_path)) == before
+    assert model_parts(str(tmp_path)) == before
     for damaged in (whole[:-1], whole[:100], b"\xff" * 2000, whole[:8] + b"[" * 5000):
         path.write_bytes(damaged)
-        assert fingerprint_model(str(tmp_path)) != before
+        assert model_parts(str(tmp_path)) != before
 
 
 def test_what_is_not_on_this_machine_has_no_fingerprint(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert fingerprint_model("nobody/nothing") == fingerprint_model("a server's name") == ""
+    assert model_parts("nobody/nothing") == model_parts("a server's name") == {}
 
 
 # --- what a folder is held to ---------------------------------------------------------------------------------------

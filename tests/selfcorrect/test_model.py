@@ -245,6 +245,8 @@ def test_a_follow_up_sees_the_conversation_and_nothing_else(codec: ChatCodec) ->
         ([{"role": "tool", "content": "x"}], "role is system, user or assistant"),
         ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "the last message asks"),
         ([{"role": "user", "content": " "}], "a question is a non-empty text"),
+        ("What is \ud83d 2 + 2?", "half of a surrogate pair is no character and has no tokens: "),
+        ([{"role": "user", "content": "\udfff"}], "half of a surrogate pair"),
     ],
 )
 def test_what_is_no_question_is_refused(codec: ChatCodec, question: Any, said: str) -> None:

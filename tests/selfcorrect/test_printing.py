@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import logging
 import shlex
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfcorrect import printing
+from selfcorrect.cli import main
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.printing import Command, Terminal, clean, continued
 from selfcorrect.runs.progress import meter, said_now_and_then
@@ -93,6 +95,25 @@ def test_the_lint_sees(code: str) -> None:
 @pytest.mark.parametrize("code", ["file.write(x)", "show(x)", "Panel(text, title='recipe')", "table.add_row(x)"])
 def test_the_lint_leaves_alone(code: str) -> None:
     assert prints_of(code) == []
+
+
+def test_what_is_logged_is_shown_not_obeyed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)  # put back afterwards
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    capsys.readouterr()
+    log = logging.Logger("of no handler")  # pytest's are at the root
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        log.exception("a fault while answering %s", HOSTILE)
+    log.info("nothing of this")
+    said = capsys.readouterr().err
+    assert said.count(clean(HOSTILE)) == 2
+    assert said.startswith("a fault while answering")
+    assert not any(character in said for character in OBEYED)
 
 
 def test_clean_writes_out_what_a_terminal_obeys() -> None:

@@ -127,6 +127,11 @@ def test_parquet_keeps_what_was_written(tmp_path) -> None:
     [
         ("x.jsonl", b'{"question": "q", "answer": "1"}\n{"question": \n', r"x\.jsonl:2: not JSON"),
         ("x.jsonl", b'{"question": "q", "answer": "1"}\n\n{"question": "caf\xe9"}\n', r"x\.jsonl:3: not UTF-8 .*iconv"),
+        ("x.jsonl", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", r"x\.jsonl: expected text, but .* a PNG image"),
+        ("x.csv", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", r"x\.csv: expected text, but .* a PDF document"),
+        ("x.jsonl", gzip.compress(LINES.encode()), r"x\.jsonl: expected text, but .* its name ends in \.gz"),
+        ("x.csv", b"PK\x03\x04\x14\0\6\0", r"x\.csv: expected text, but .* a ZIP archive"),
+        ("x.jsonl", bytes(range(256)), r"x\.jsonl: expected text, but it holds zero bytes and is not UTF-16"),
         ("x.json", b'[{"question": "q",\n "answer": "1"},\n {"question": "r" "answer"}]', r"x\.json:3: not JSON"),
         ("x.json", b'[{"question": "q", "answer": "1"}', r"x\.json:1: not JSON .*expected , or \]"),
         ("x.json", b'[{"question": "q", "answer": "1"}]\nmore', r"x\.json:2: text after the end"),

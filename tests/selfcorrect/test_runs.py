@@ -27,7 +27,7 @@ from selfcorrect.runs.folder import (
     stage_folder,
 )
 from selfcorrect.runs.inspection import inspect
-from selfcorrect.runs.jsonl import Journal, write_json
+from selfcorrect.runs.jsonl import Journal, write_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,40 @@ def test_two_paths_of_one_file_are_the_same_setting(tmp_path: Path, monkeypatch:
         refused = nullcontext() if is_same else pytest.raises(RunFolderError, match="another recipe")
         with refused, stage_folder(stage, Recipe(row=other, options={"from": ["models/b"]})):
             pass
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_run_that_was_moved_or_copied_knows_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    """A row, data in a run within the run, and a checkpoint: their recipes keep the old paths, and are the same."""
+    monkeypatch.chdir(tmp_path)
+    runs = Path("runs") if relative else tmp_path / "runs"
+    stages = ("s0/eval/ift", "s0/pairs/gen", "s0/checkpoints/grpo")
+
+    def begin(stage: Path, model: Path) -> None:
+        with stage_folder(stage, Recipe(row=str(model))) as folder:
+            same_inputs(folder, {"model": {"weights": (model / "weights").read_text()}})
+            if not is_done(folder):
+                mark_done(folder, {})
+
+    for name, weights in (("ift", "1"), ("dpo", "2")):
+        write_whole(runs / "study/s0/checkpoints" / name / "weights", [weights])
+    for stage in stages:
+        begin(runs / "study" / stage, runs / "study/s0/checkpoints/ift")
+    shutil.copytree(runs / "study", tmp_path / "copied/x")
+    (runs / "study").rename(runs / "moved")
+    for run in (runs / "moved", tmp_path / "copied/x"):
+        for stage in stages:
+            begin(run / stage, run / "s0/checkpoints/ift")
+            with pytest.raises(RunFolderError, match="another recipe"):
+                begin(run / stage, run / "s0/checkpoints/dpo")
+    write_whole(runs / "moved/s0/checkpoints/ift/weights", ["3"])
+    with pytest.raises(RunFolderError, match="other inputs than these:\\n  model: "):
+        begin(runs / "moved/s0/eval/ift", runs / "moved/s0/checkpoints/ift")
+    (tmp_path / "copied/x/s0/eval/ift/inputs.json").unlink()
+    with pytest.raises(RunFolderError, match="another recipe"):
+        begin(tmp_path / "copied/x/s0/eval/ift", tmp_path / "copied/x/s0/checkpoints/ift")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ FILES = {
     "ungradable.jsonl": '{"question": "a", "gold": "\\\\frac{"}\n',
     "likelihoods.jsonl": LIKELIHOODS,
     "nolog.jsonl": '{"doc_id": 0}\n',
+    "nan.jsonl": '{"question": "1+1?", "gold": NaN}\n',
     "pairs.jsonl": '{"response": 4, "gold": "4"}\n',
     "rows.jsonl": '{"id": "r1"}\n',
     "torn.yaml": "row: [a\n",
@@ -39,7 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("wrong")
     for name, text in FILES.items():
         (here / name).write_text(text)
+    (here / "picture.jsonl").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (here / "latin.jsonl").write_bytes(b'{"id": "r1"}\n{"id": "caf\xe9"}\n')
+    (here / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     (here / "binary.jsonl").write_bytes(bytes(range(256)) * 4)
+    (here / "latin.yaml").write_bytes("row: caf\xe9".encode("latin-1"))
+    (here / "deep.yaml").write_text("row: " + "[" * 2_000)
     (here / "a-file").write_text("x")
     (here / "nothing-in-it").mkdir()
     ift = Path(shutil.copytree(EMBEDDED, here / "mine" / "checkpoints" / "ift"))
@@ -75,6 +81,8 @@ CASES = [
     (["grade", "--jsonl", "{d}/pairs.jsonl"], "pairs.jsonl:1"),
     (["grade", "--jsonl", "{d}/list.jsonl"], "list.jsonl:1"),
     (["grade", "--jsonl", "{d}/binary.jsonl"], "binary.jsonl"),
+    (["grade", "--jsonl", "{d}/picture.jsonl"], "a PNG image"),
+    (["compare", "{d}/picture.jsonl", "{d}/good.jsonl"], "a PNG image"),
     (["grade", "--jsonl", "{d}/good.jsonl", "--out", "{d}/no/folder/out.jsonl"], "no/folder/out.jsonl"),
     (["grade", "--jsonl", "{d}/good.jsonl", "--out", "{d}"], "--out"),
     (["demo", "--seed", "abc"], "--seed"),
@@ -83,6 +91,8 @@ CASES = [
     (["gen", "embeded", *RUN], 'did you mean "embedded"'),
     (["gen", "/nowhere/recipe.yaml", *RUN], "/nowhere/recipe.yaml"),
     (["gen", "{d}/torn.yaml", *RUN], "torn.yaml is not YAML"),
+    (["gen", "{d}/latin.yaml", *RUN], "latin.yaml:1: not UTF-8"),
+    (["gen", "{d}/deep.yaml", *RUN], "deep.yaml is not YAML"),
     (["eval", "{d}/list.yaml", *RUN], "list.yaml"),
     (["eval", "{d}/key.yaml", *RUN], "unknown key 'rwo'"),
     (["gen", "embedded", "atempts=3", *RUN], "override atempts=3"),
@@ -98,7 +108,9 @@ CASES = [
     (few("problems.source={d}/schema.jsonl"), "schema.jsonl"),
     (few("problems.source={d}/empty.jsonl"), "empty.jsonl"),
     (few("problems.source={d}/ungradable.jsonl"), "ungradable.jsonl"),
-    (few("problems.source={d}/binary.jsonl"), "binary.jsonl"),
+    (few("problems.source={d}/binary.jsonl"), "holds zero bytes and is not UTF-16"),
+    (few("problems.source={d}/picture.jsonl"), "a PNG image"),
+    (few("problems.source={d}/nan.jsonl"), "all 1 rows were dropped. Give them a question and a reference answer"),
     (few("problems.source={d}/nothing-in-it"), "nothing-in-it"),
     (few("problems.source=gsm8kk"), "gsm8kk"),
     (few("problems.split=tset"), "tset"),
@@ -113,7 +125,7 @@ CASES = [
     (few("engine.model={d}/cut"), "cut off or damaged"),
     (few("engine.model={d}/wider"), "other shapes"),
     (few("engine.model={d}/no-config"), "no config.json there"),
-    (few("engine.model={d}/no-tokenizer"), "no-tokenizer"),
+    (few("engine.model={d}/no-tokenizer"), "no-tokenizer': it has weights and no tokenizer"),
     (few("engine.model=no-such-owner/no-such-model"), "no-such-owner/no-such-model"),
     (few("engine.kind=vlm"), 'did you mean "vllm"'),
     (few("engine.kind=openai"), "endpoints"),
@@ -158,9 +170,17 @@ CASES = [
     (["train", "dpo", "embedded-mdpo", *RUN], "selfcorrect gen embedded-pairs --run"),
     (["train", "sft", "data={d}/rows.jsonl", *RUN], "rows.jsonl"),
     (["train", "sft", "data={d}/torn.jsonl", *RUN], "torn.jsonl"),
+    (["train", "sft", "data=good.jsonl", *RUN], "for yours give {d}/good.jsonl"),
+    (["train", "sft", "embedded-two-turn-sft", *RUN], "with format=two-turn"),
+    (["train", "sft", "data={d}/latin.jsonl", *RUN], "latin.jsonl:2: not UTF-8 (byte 0xe9"),
+    (["train", "sft", "data={d}/picture.jsonl", *RUN], "a PNG image"),
+    (["train", "sft", "{d}/latin.yaml", *RUN], "latin.yaml:1: not UTF-8 (byte 0xe9"),
     (["train", "sft", "data={d}/empty.jsonl", *RUN], "empty.jsonl"),
     (["train", "sft", "model={d}/cut", "data={d}/good.jsonl", *RUN], "good.jsonl"),
     (["train", "sft", "batch_rows=0", *RUN], "batch_rows"),
+    (["train", "sft", "learning_rate=.nan", *RUN], "learning_rate: expected a number, got nan"),
+    (["train", "sft", "learning_rate=-1e-4", *RUN], "learning_rate=-0.0001: expected a number of 0 or more"),
+    (["train", "grpo", "max_grad_norm=-1", "--dry-run", *RUN], "max_grad_norm=-1.0: expected a number of 0 or more"),
     (["train", "sft", "precision=fp8", *RUN], "precision"),
     (["train", "sft", "lora.rank=0", *RUN], "rank"),
     (["train", "grpo", "steps=0", *RUN], "steps"),

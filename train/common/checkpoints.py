@@ -11,12 +11,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from selfcorrect.errors import RecipeError
 from selfcorrect.printing import complain
 from selfcorrect.runs.files import manifest, sync_file, sync_folder, sync_tree, unlike
 from selfcorrect.runs.jsonl import write_json
-from selfcorrect.train.common.distributed import process_rank, wait_for_everyone
+from selfcorrect.train.common.distributed import (
+    deepspeed_asked,
+    fsdp_asked,
+    process_count,
+    process_rank,
+    wait_for_everyone,
+)
 from selfcorrect.train.common.finite import stop_where_not_finite
 from selfcorrect.train.common.metrics_log import Metrics
+
+SHARDS = "shards"
+"""Folder in a checkpoint of FSDP: what learns and its optimizer, by parts (`common.sharding`)."""
 
 
 def fit(trainer: Any, folder: Path) -> None:
@@ -34,9 +44,41 @@ def fit(trainer: Any, folder: Path) -> None:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(folder / "tensorboard")
     resume_from = last_checkpoint(folder)
+    if resume_from is not None:
+        hold_to_launch(resume_from)
     if trainer.args.should_save and not (folder / "resume" / "seals.json").exists():
         write_json(folder / "resume" / "seals.json", _seals(folder))  # from here on what is not sealed is not whole
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+
+
+def hold_to_launch(checkpoint: Path) -> None:
+    """Raise RecipeError where a checkpoint was saved under another kind of ``--launch`` than this process's.
+
+    Each reads its own alone: transformers takes the weights of another's and begins with a new optimizer. What
+    DeepSpeed saved goes on in as many processes as saved it.
+    """
+    saved, now = _kind_of(checkpoint), "FSDP" if fsdp_asked() else "DeepSpeed" if deepspeed_asked() else "neither"
+    parts, processes = len(list(checkpoint.glob("global_step*/*_optim_states.pt"))), process_count()
+    if saved != now:
+        how = f"was saved {_with(saved)}, and this is training {_with(now)}"
+    elif saved == "DeepSpeed" and parts != processes:
+        how = f"was saved by DeepSpeed in {parts} processes, and these are {processes}"
+    else:
+        return
+    raise RecipeError(
+        f"{checkpoint} {how}: go on with the --launch that the run was begun with, or remove {checkpoint.parent} to "
+        "begin anew"
+    )
+
+
+def _kind_of(checkpoint: Path) -> str:
+    if (checkpoint / SHARDS).is_dir():
+        return "FSDP"
+    return "DeepSpeed" if any(checkpoint.glob("global_step*")) else "neither"
+
+
+def _with(kind: str) -> str:
+    return "without FSDP and DeepSpeed" if kind == "neither" else f"with {kind}"
 
 
 def remove_printer(trainer: Any) -> None:

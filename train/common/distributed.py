@@ -106,5 +106,11 @@ def fsdp_asked() -> bool:
 
 
 def zero3_asked() -> bool:
-    """True where DeepSpeed was asked to shard weights."""
-    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    """True where DeepSpeed was asked to shard weights, by accelerate's settings or by a file of DeepSpeed's."""
+    stage: Any = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    if (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")) != "none":
+        from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
+        of_file = HfDeepSpeedConfig(file).get_value("zero_optimization.stage", "auto")
+        stage = stage if of_file == "auto" else of_file
+    return str(stage) == "3"

@@ -29,15 +29,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import yaml
-
 from selfcorrect.children import PYTHON, SAFE, selfcorrect_command
 from selfcorrect.errors import RecipeError, SelfCorrectError, nearest
 from selfcorrect.launched import ERRORS, TERMINAL
+from selfcorrect.runs.recipes import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "accelerate"
 EXPECTED = "SELFCORRECT_PROCESSES"
 """Environment variable that tells each process how many there should be."""
+
+_RENAMED = {
+    "zero3_init_flag": "zero3_init",
+    "deepspeed_config_file": "config_file",
+    "deepspeed_moe_layer_cls_names": "moe_layer_cls_names",
+}
+"""Settings of DeepSpeed that accelerate hands to its processes under another name."""
 
 
 def relaunch(config: str, arguments: Sequence[str]) -> NoReturn:
@@ -170,7 +176,8 @@ def launch_environment(path: Path) -> dict[str, str]:
         prefix = "" if kind == "FSDP" else "ACCELERATE_DEEPSPEED_"
         options = settings.get(f"{kind.lower()}_config", {}).items()
         told |= {f"ACCELERATE_USE_{kind}": "true"} | {
-            prefix + name.upper(): str(value).lower() for name, value in options
+            prefix + _RENAMED.get(name, name).upper(): str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in options
         }
     return told
 
@@ -194,11 +201,8 @@ def without_launch(arguments: Sequence[str]) -> list[str]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--launch: {path} is not YAML: {error}") from error
-    if not isinstance(settings, dict) or not {"num_processes", "distributed_type"} <= settings.keys():
+    settings = read_yaml(path, "configuration of --launch,")
+    if not {"num_processes", "distributed_type"} <= settings.keys():
         raise RecipeError(
             f"--launch: {path} names no num_processes and distributed_type; `accelerate config` writes both"
         )

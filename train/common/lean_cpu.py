@@ -28,6 +28,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from trl.kernels import ChunkedLogProbFunction
 
 from selfcorrect.errors import ModelError
+from selfcorrect.train.common.distributed import zero3_asked
 from selfcorrect.train.common.lora import unwrapped
 from selfcorrect.train.common.sharding import through_root
 
@@ -136,13 +137,15 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     """True where logits are the output embedding's product with the last hidden state, on a CPU, nothing more.
 
     False for a reference model in DeepSpeed's wrapper, whose ``config`` is DeepSpeed's: it is entered by the wrapper.
+    False for a head in tiles under ZeRO-3, whose weight is whole only while the model's own forward runs.
     """
     if not hasattr(model.config, "get_text_config"):
         return False
     config = model.config.get_text_config()
     tricks = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
     plain = all(getattr(config, name, None) is None for name in tricks) and not hasattr(config, "output_router_logits")
-    return plain and model.device.type == "cpu" and isinstance(model.get_output_embeddings(), torch.nn.Linear)
+    plain = plain and model.device.type == "cpu" and isinstance(model.get_output_embeddings(), torch.nn.Linear)
+    return plain and not (zero3_asked() and has_large_vocabulary(model))
 
 
 def has_large_vocabulary(model: Any) -> bool:

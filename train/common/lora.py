@@ -65,10 +65,3 @@ def unwrapped(model: Any) -> Any:
 def is_adapted(model: Any) -> bool:
     """True for a model that PEFT wraps."""
     return hasattr(model, "get_base_model")
-
-
-def reset(model: Any) -> None:
-    """Make the update zero, as it is at the start."""
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.zero_()

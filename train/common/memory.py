@@ -37,7 +37,7 @@ from selfcorrect.errors import ModelError
 from selfcorrect.loading import model_loading
 from selfcorrect.runs.recipes import to_yaml
 from selfcorrect.train.common.lora import LoraRecipe, peft_config
-from selfcorrect.train.common.recipe import TrainerRecipe
+from selfcorrect.train.common.recipe import TrainerRecipe, check_optimiser
 
 GB = 1e9
 STATES = (4.0, 4.0, 8.0)
@@ -98,6 +98,7 @@ class Models:
 
 def describe(recipe: TrainerRecipe, batch: Batch, models: Models = Models()) -> list[RenderableType]:
     """Return what every ``--dry-run`` begins with: the resolved recipe, the memory it takes, and where that fits."""
+    check_optimiser(recipe)
     size = model_size(recipe.model, recipe.lora, recipe.precision != "fp32")
     if recipe.lora is not None:
         models = replace(models, references=0)  # the reference is the same model, adapters off
@@ -128,6 +129,12 @@ def model_config(model: str) -> tuple[Any, bool]:
                 f"{error}\nWithout it no memory can be planned; shipped sizes: {', '.join(shipped)}"
             ) from error
         return AutoConfig.for_model(**shipped[model]), False
+
+
+def context_of_shipped(model: str) -> int | None:
+    """Return the context of a model as far as its configuration, or the one that we ship of it, has one."""
+    context: int | None = getattr(model_config(model)[0].get_text_config(), "max_position_embeddings", None)
+    return context
 
 
 def codec_for_plan(model: str, thinking: bool | None = None) -> tuple[ChatCodec | None, str]:

@@ -13,6 +13,7 @@ import yaml
 
 from selfcorrect.markdown import code, fenced, inline
 from selfcorrect.runs.jsonl import write_whole
+from selfcorrect.runs.recipes import read_yaml
 
 PROGRAMS = {
     "sft": "supervised fine-tuning on self-correction paths",
@@ -72,7 +73,7 @@ def base_on_hub(recipe: Mapping[str, Any], folder: Path) -> str | None:
         if trained.resolve() in seen:
             return None
         seen.add(trained.resolve())
-        recipe, folder = yaml.safe_load((trained / "recipe.yaml").read_text(encoding="utf-8")), trained
+        recipe, folder = read_yaml(trained / "recipe.yaml"), trained
 
 
 def data_lines(recipe: Mapping[str, Any], run_folder: Path) -> list[str]:

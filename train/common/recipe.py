@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,6 +81,13 @@ def trl_config(schema: type[Any], recipe: TrainerRecipe, folder: Path, **own: An
         return schema(**{**shared, **own, **recipe.trainer})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"TRL's {schema.__name__} refuses these settings: {error}") from error
+
+
+def check_optimiser(recipe: TrainerRecipe) -> None:
+    """Raise RecipeError for a number that the optimiser would take and that no training can mean."""
+    for key in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+        if not 0 <= (value := getattr(recipe, key)) < math.inf:
+            raise RecipeError(f"{key}={value}: expected a number of 0 or more")
 
 
 def check_batch(what: str, batch: int, micro: int | None) -> None:

@@ -19,18 +19,16 @@ from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from selfcorrect.errors import ModelError, RecipeError
+from selfcorrect.errors import ModelError
+from selfcorrect.train.common.checkpoints import SHARDS
 from selfcorrect.train.common.distributed import fsdp_asked, has_gpu
 from selfcorrect.train.common.lora import unwrapped
-from selfcorrect.train.common.weights import checkpoint_weights, holds_parts
+from selfcorrect.train.common.weights import checkpoint_weights, holds_parts, made_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-
-_SHARDS = "shards"
-"""Folder in a checkpoint: what learns and its optimizer, by parts, as torch.distributed.checkpoint writes them."""
 
 
 def shard(model: Any, bf16: bool = False) -> None:
@@ -143,7 +141,7 @@ class Sharding:
         import torch
         import torch.distributed.checkpoint as dcp
 
-        dcp.save(self._parts(), checkpoint_id=str(Path(output_dir) / _SHARDS))
+        dcp.save(self._parts(), checkpoint_id=str(Path(output_dir) / SHARDS))
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         return None
@@ -158,14 +156,14 @@ class Sharding:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Put a checkpoint's weights back into the model."""
         if not fsdp_asked():
-            if (Path(resume_from_checkpoint) / _SHARDS).is_dir():
-                raise _of_another_launch(resume_from_checkpoint, "with FSDP")
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc,no-any-return]
+            learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+            with made_whole(learning, changed=True):
+                return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc,no-any-return]
         import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
         state = get_model_state_dict(self.model, options=StateDictOptions(ignore_frozen_params=True))
-        dcp.load({"model": state}, checkpoint_id=str(_shards_of(resume_from_checkpoint)))
+        dcp.load({"model": state}, checkpoint_id=str(Path(resume_from_checkpoint) / SHARDS))
         set_model_state_dict(self.model, state, options=StateDictOptions(strict=False))
         return None
 
@@ -177,22 +175,8 @@ class Sharding:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
         parts = self._parts()
-        dcp.load(parts, checkpoint_id=str(_shards_of(checkpoint)))
+        dcp.load(parts, checkpoint_id=str(Path(checkpoint) / SHARDS))
         options = StateDictOptions(ignore_frozen_params=True)
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, parts["optimizer"], options=options)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
         return None
-
-
-def _shards_of(checkpoint: str) -> Path:
-    folder = Path(checkpoint) / _SHARDS
-    if not folder.is_dir():
-        raise _of_another_launch(checkpoint, "without FSDP")
-    return folder
-
-
-def _of_another_launch(checkpoint: str, how: str) -> RecipeError:
-    return RecipeError(
-        f"{checkpoint} was saved {how}: go on with the --launch that the run was begun with, or remove "
-        f"{Path(checkpoint).parent} to begin anew"
-    )

@@ -22,7 +22,7 @@ from selfcorrect.train.common.checkpoints import forget_resume
 from selfcorrect.train.common.distributed import process_rank, wait_for_everyone
 from selfcorrect.train.common.lora import named_targets
 from selfcorrect.train.common.model_card import write_card
-from selfcorrect.train.common.recipe import TrainerRecipe
+from selfcorrect.train.common.recipe import TrainerRecipe, check_optimiser
 
 
 def run_stage(
@@ -35,6 +35,7 @@ def run_stage(
     """
     from transformers import set_seed
 
+    check_optimiser(recipe)
     folder = run_folder / "checkpoints" / plain_name(recipe.name, "name")
     with quiet_libraries():
         main = process_rank() == 0

@@ -11,7 +11,7 @@ that parameter's update). A head that is tied to the embedding is one parameter 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,20 @@ def holds_parts(model: Any) -> bool:
 
 def local_part(weight: Tensor) -> Tensor:
     """Return what this process holds of a weight, detached; of one that is not sharded, all of it."""
+    if _is_zero3(weight):
+        return _part_of_zero3(weight)
     part = weight.detach()
     found: Tensor = part.to_local() if _is_dtensor(part) else part  # type: ignore[attr-defined]
     return found
+
+
+def _part_of_zero3(weight: Any) -> Tensor:
+    """Return a process's part of a parameter, without what fills up the last one's."""
+    import torch.distributed as dist
+
+    part: Tensor = weight.ds_tensor.detach().flatten()
+    start = dist.get_rank(weight.ds_process_group) * part.numel()
+    return part[: max(0, weight.ds_numel - start)]
 
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -51,12 +62,11 @@ def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """
     import torch
 
-    with torch.no_grad(), _gathered(tensor):
+    with torch.no_grad(), made_whole([tensor]):
         found = tensor.detach()
-        found = found if dtype is None or not found.is_floating_point() else found.to(dtype)
-        if _is_dtensor(found):
-            return found.full_tensor()  # type: ignore[attr-defined,no-any-return]
-        return found.clone() if _is_zero3(tensor) else found
+        kept = found.dtype if dtype is None or not found.is_floating_point() else dtype
+        found = found.to(kept, copy=_is_zero3(tensor))
+        return found.full_tensor() if _is_dtensor(found) else found  # type: ignore[attr-defined,no-any-return]
 
 
 def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -95,6 +105,21 @@ def save_policy(model: Any, folder: Path, dtype: torch.dtype | None = None, writ
         unwrapped(_undistributed(model)).save_pretrained(str(folder), state_dict=found)
 
 
+def made_whole(weights: Sequence[Tensor], changed: bool = False) -> AbstractContextManager[Any]:
+    """Return the context in which parameters of ZeRO-3 are whole in their places; of others nothing is done.
+
+    ``changed``: what process 0 writes into them there is kept, in all processes.
+    """
+    if not any(map(_is_zero3, weights)):
+        return nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        list(weights), modifier_rank=0 if changed else None
+    )
+    return context
+
+
 def hand_over(model: Any, copy: Any) -> None:
     """Put the policy's weights into an unsharded copy of it, in the copy's dtype and on its device."""
     dtypes = {tensor.dtype for _, tensor in own_tensors(copy) if tensor.is_floating_point()}
@@ -115,6 +140,16 @@ def put(model: Any, weights: dict[str, Tensor]) -> None:
             _put(target, weights[name])
 
 
+def reset_adapters(model: Any) -> None:
+    """Make LoRA's update zero, as it is at the start."""
+    import torch
+
+    ups = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+    with torch.no_grad(), made_whole(ups, changed=True):
+        for weight in ups:
+            weight.zero_()
+
+
 def _put(target: Tensor, value: Tensor) -> None:
     if _is_dtensor(target):
         from torch.distributed.tensor import distribute_tensor
@@ -123,7 +158,7 @@ def _put(target: Tensor, value: Tensor) -> None:
         part = distribute_tensor(value.to(target.device, target.dtype), mesh, placements, src_data_rank=None)
         target.to_local().copy_(part.to_local())  # type: ignore[attr-defined]
     else:
-        with _gathered(target, changed=True):
+        with made_whole([target], changed=True):
             target.copy_(value)
 
 
@@ -163,14 +198,3 @@ def _is_dtensor(tensor: Any) -> bool:
 
 def _is_zero3(parameter: Any) -> bool:
     return hasattr(parameter, "ds_id")
-
-
-def _gathered(parameter: Any, changed: bool = False) -> AbstractContextManager[Any]:
-    """Return the context in which a parameter of ZeRO-3 is whole; ``changed``: what process 0 writes is kept."""
-    if not _is_zero3(parameter):
-        return nullcontext()
-    import deepspeed
-
-    writer = 0 if changed else None
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer)
-    return context

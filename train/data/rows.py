@@ -117,9 +117,11 @@ def training_problems(prompts: str | None, source: ProblemsRecipe, run_folder: P
 def made_by_gen(name: str, run_folder: Path, model: str, pairs: bool = False) -> Path:
     """Return the place of a file that `gen` writes; DataError with the command that makes it where it is missing."""
     path = run_folder / Path(name).expanduser()  # an absolute path stays absolute
-    if not path.is_file():
-        raise DataError(made_by(path, model, run_folder, pairs))
-    return path
+    if path.is_file():
+        return path
+    if (here := Path(name).expanduser()).is_file():
+        raise DataError(f"no data at {path}: a path is looked up in the run folder; for yours give {here.resolve()}")
+    raise DataError(made_by(path, model, run_folder, pairs))
 
 
 def encode_again(row: Mapping[str, Any], codec: ChatCodec) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from selfcorrect.runs.files import append_lines
 from selfcorrect.runs.jsonl import write_whole
 from selfcorrect.runs.progress import Meter, duration_text
 from selfcorrect.train.common.checkpoints import step_of
-from selfcorrect.train.common.lora import is_adapted, reset
+from selfcorrect.train.common.lora import is_adapted
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import load_model
-from selfcorrect.train.common.weights import put
+from selfcorrect.train.common.weights import put, reset_adapters
 from selfcorrect.train.rl.dashboard import dashboard, dashboard_line
 from selfcorrect.train.rl.guards import Finding, findings, healthy_steps, offenders
 from selfcorrect.train.rl.recipe import RlRecipe
@@ -139,7 +139,7 @@ def fall_back(recipe: RlRecipe, trainer: TrajectoryTrainer, metrics: Metrics, fo
     if step:
         trainer._load_from_checkpoint(str(saved[step]))
     elif is_adapted(trainer.model):
-        reset(trainer.model)
+        reset_adapters(trainer.model)
     else:
         put(trainer.model, load_model(recipe.model, recipe.attention).state_dict())
     complain(f"the result is the model of step {step}, the last healthy one that was saved", style="bold red")

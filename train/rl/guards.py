@@ -41,12 +41,12 @@ from selfcorrect.types import Trajectory, Verdict
 Rows = Sequence[Mapping[str, Any]]
 Floats = NDArray[np.float64]
 _UNJUDGED = (
-    "only {} of first attempts are judged (correctness pays a right attempt the same without a verdict; "
+    "only {} of first attempts are judged (correctness pays a correct attempt the same without a verdict; "
     "reward.format=0.2 pays for one)"
 )
 _FIGURES = ("verdict_rate", "revised", "truncated", "mean_length", "over_limits", "kl")
 _COUNTS = {"rm_W": "wrong_judged", "rm_C": "right_judged", "unchanged": "revisions"}
-"""Shares of a part of the paths, and how many those are: a policy that is nearly always right has few wrong ones."""
+"""Shares of a part of the trajectories, and how many those are: a policy that is nearly always correct errs seldom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,14 @@ class GuardRecipe:
     window: int = 3  # rollouts averaged; turn 1 is looked at from every rollout on
     min_observed: int = 20  # attempts or revisions in the window, below which their shares raise no finding
     min_wrong_caught: float | None = 0.05  # share of wrong first attempts that are judged wrong
-    min_right_passed: float | None = 0.05  # share of right first attempts that are judged correct
-    max_revised: float | None = 0.98  # share of paths with a revision
+    min_right_passed: float | None = 0.05  # share of correct first attempts that are judged correct
+    max_revised: float | None = 0.98  # share of trajectories with a revision
     max_unchanged: float | None = 0.98  # share of revisions that give the same answer again
     max_length_factor: float | None = 3.0  # mean length against its start
-    max_truncated: float | None = 0.5  # share of paths cut by the token budget
-    max_over_limits_rise: float | None = 0.02  # share of paths beyond the grader's limits, above that of the start
+    max_truncated: float | None = 0.5  # share of trajectories cut by the token budget
+    max_over_limits_rise: float | None = (
+        0.02  # share of trajectories beyond the grader's limits, above that of the start
+    )
     max_kl: float | None = 1.0  # nats a token to the reference policy
 
     def __post_init__(self) -> None:
@@ -199,16 +201,18 @@ def _broken(first: Rows, last: Rows, recipe: GuardRecipe) -> list[Finding]:
     unchanged, truncated = recipe.max_unchanged, recipe.max_truncated
     check("unjudged", figures["verdict_rate"], recipe.min_verdict_rate, None, _UNJUDGED)
     check("always-correct", figures["rm_W"], caught, None, "only {} of wrong attempts are judged wrong")
-    check("always-wrong", figures["rm_C"], passed, None, "only {} of right attempts are judged correct")
-    check("revise-always", figures["revised"], None, revised, "{} of paths have a revision")
-    check("never-change", figures["unchanged"], None, unchanged, "{} of revisions repeat the condemned answer")
-    check("truncation", figures["truncated"], None, truncated, "{} of paths are cut by the token budget")
+    check("always-wrong", figures["rm_C"], passed, None, "only {} of correct attempts are judged correct")
+    check("revise-always", figures["revised"], None, revised, "{} of trajectories have a revision")
+    check(
+        "never-change", figures["unchanged"], None, unchanged, "{} of revisions repeat the answer that was judged wrong"
+    )
+    check("truncation", figures["truncated"], None, truncated, "{} of trajectories are cut by the token budget")
     start, length, kl = _mean(first, "mean_length"), figures["mean_length"], figures["kl"]
     if recipe.max_length_factor is not None and start and length and length > recipe.max_length_factor * start:
-        found.append(Finding("length", f"paths are {length / start:.1f} times as long as at the start"))
+        found.append(Finding("length", f"trajectories are {length / start:.1f} times as long as at the start"))
     limits, limits_at_start = figures["over_limits"], _mean(first, "over_limits")
     rise = None if limits is None or limits_at_start is None else limits - limits_at_start
-    message = "the share of paths with an answer beyond the grader's limits rose by {} since the start"
+    message = "the share of trajectories with an answer beyond the grader's limits rose by {} since the start"
     check("over-limits", rise, None, recipe.max_over_limits_rise, message)
     if recipe.max_kl is not None and kl is not None and kl > recipe.max_kl:
         found.append(Finding("kl", f"{kl:.2f} nats a token away from the reference policy"))

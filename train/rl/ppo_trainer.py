@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfcorrect.train.common.distributed import fsdp_asked
+from selfcorrect.train.common.distributed import deepspeed_asked, fsdp_asked
 from selfcorrect.train.common.lora import is_adapted, unwrapped
 from selfcorrect.train.common.sharding import through_root
 from selfcorrect.train.rl.advantages import gae, whiten
@@ -91,9 +91,12 @@ class PpoTrainer(TrajectoryTrainer):
         del self.model.value_model
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save a checkpoint; PEFT's holds the adapters alone, so what else is trained is put beside them."""
+        """Save a checkpoint; PEFT's holds the adapters alone, so what else is trained is put beside them.
+
+        DeepSpeed's has its own file of all that learns.
+        """
         super()._save(output_dir, state_dict)
-        if is_adapted(self.model) and hasattr(self.model, "value_model"):
+        if is_adapted(self.model) and hasattr(self.model, "value_model") and not deepspeed_asked():
             trained = {name: p for name, p in self.model.value_model.named_parameters() if p.requires_grad}
             save_file(trained, Path(output_dir or self.args.output_dir) / _VALUES)
 

@@ -17,7 +17,7 @@ which calls `step` where a new rollout is due), computes the loss of each, steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,13 +28,13 @@ from rich.text import Text
 
 from selfcorrect import prompts as wording
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import EngineRecipe, context_of, length_note
+from selfcorrect.engines import EngineRecipe, context_of, length_note, too_long
 from selfcorrect.errors import DataError
 from selfcorrect.runs.compute import Compute
 from selfcorrect.runs.jsonl import read_json
 from selfcorrect.runs.progress import meter
 from selfcorrect.train.common.checkpoints import fit, last_checkpoint, open_metrics, step_of
-from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, describe
+from selfcorrect.train.common.memory import Batch, Models, codec_for_plan, context_of_shipped, describe
 from selfcorrect.train.common.metrics_log import Metrics
 from selfcorrect.train.common.models import save_model
 from selfcorrect.train.common.recipe import use_bf16
@@ -44,9 +44,9 @@ from selfcorrect.train.rl.dashboard import is_of_rollout, time_summary
 from selfcorrect.train.rl.off_policy import OneStepOffPolicy, saving
 from selfcorrect.train.rl.recipe import RlRecipe
 from selfcorrect.train.rl.rollout_function import START_TOKENS, RolloutFunction, problem_order
-from selfcorrect.train.rl.rollouts import within_context
+from selfcorrect.train.rl.rollouts import prompt_lengths, within_context
 from selfcorrect.train.rl.samplers import open_sampler
-from selfcorrect.types import Problem
+from selfcorrect.types import Problem, Verdict
 
 if TYPE_CHECKING:
     from selfcorrect.train.rl.grpo_trainer import TrajectoryTrainer
@@ -122,9 +122,23 @@ def run(
 
 def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> RenderableType:
     """Return what the training would do: resolved recipe, memory, steps, samples, tokens, first prompt."""
-    batch = Batch(recipe.micro_rows, recipe.sampling.budget, recipe.checkpointing)
+    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    try:
+        problems, missing = training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model), ""
+    except DataError as error:
+        problems, missing = [], f"no problems yet: {error}"
+    lengths = prompt_lengths(problems, codec) if codec else {}
+    context = context_of_policy(recipe) or context_of_shipped(recipe.model)
+    batch = Batch(recipe.micro_rows, row_tokens(recipe, lengths, codec, context), recipe.checkpointing)
     replica = recipe.sampler == "replica"
     shown = describe(recipe, batch, Models(int(recipe.beta > 0), value_model, replica))
+    if not lengths:
+        shown.append("prompts, which are part of a row, are not known yet and not counted in the memory")
+    if context is not None and recipe.max_tokens >= context:
+        shown.append(
+            f"no problem can be trained on: the context holds {context:,} tokens, prompt and completion together, and "
+            f"max_tokens={recipe.max_tokens} leaves no room for a prompt; set a lower max_tokens"
+        )
     samples = recipe.prompts_per_step * recipe.generations
     shown.append(
         f"{recipe.steps} rollouts of {recipe.prompts_per_step} problems × {recipe.generations} = {samples} paths of at "
@@ -139,21 +153,32 @@ def plan(recipe: RlRecipe, run_folder: Path, value_model: bool = False) -> Rende
     if recipe.guard.watches_turn1:
         first = recipe.steps * recipe.prompts_per_step * recipe.guard.start_paths
         shown.append(f"before them {first:,} paths of the start model, for the guard of turn 1 (guard.start_paths)")
-    try:
-        problems = training_problems(recipe.prompts, recipe.problems, run_folder, recipe.model)
-    except DataError as error:
-        return Group(*shown, f"no problems yet: {error}")
-    codec, without = codec_for_plan(recipe.model, recipe.thinking)
+    if missing:
+        return Group(*shown, missing)
     if codec is None:
         return Group(*shown, f"{len(problems)} problems", without)
-    lengths = {problem.id: len(codec.opening(wording.solve_messages(problem.question))) for problem in problems}
-    shown.append(length_note(lengths, recipe.max_tokens, context_of_policy(recipe)))
+    shown.append(length_note(lengths, recipe.max_tokens, context))
     problem = problem_order(recipe, problems)[0]
     opening = codec.decode(codec.opening(wording.solve_messages(problem.question)))
     epochs = recipe.steps * recipe.prompts_per_step / len(problems)
     shown.append(f"{len(problems)} problems, each used {epochs:.2f} times")
     shown.append(Panel(Text(opening), title=Text(f"first prompt ({problem.id})")))
     return Group(*shown)
+
+
+def row_tokens(recipe: RlRecipe, lengths: Mapping[str, int], codec: ChatCodec | None, context: int | None) -> int:
+    """Return the most tokens of a row of the update: the longest prompt that fits, and all that comes after it.
+
+    ``lengths`` are the prompts'; without them, or without a codec for the user's later messages, those are not counted.
+    Nothing is longer than the context.
+    """
+    left_out = set(too_long(lengths, recipe.max_tokens, context))
+    prompt = max((length for name, length in lengths.items() if name not in left_out), default=0)
+    replies = 0
+    if recipe.format == "two-turn" and codec is not None:
+        replies = (recipe.horizon - 1) * len(codec.reply(wording.two_turn_reply(Verdict.WRONG)))
+    most = prompt + recipe.sampling.budget + replies
+    return most if context is None else min(most, context)
 
 
 def context_of_policy(recipe: RlRecipe) -> int | None:

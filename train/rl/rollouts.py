@@ -121,11 +121,16 @@ def within_context(
     """
     if sampling.format == "two-turn":
         codec.reply(prompts.two_turn_reply(Verdict.WRONG))
-    lengths = {problem.id: len(codec.opening(prompts.solve_messages(problem.question))) for problem in problems}
+    lengths = prompt_lengths(problems, codec)
     beyond = set(too_long(lengths, sampling.max_tokens, context))
     if len(beyond) == len(lengths):
         raise DataError(f"no prompt can be sampled from: {length_note(lengths, sampling.max_tokens, context)}")
     return [problem for problem in problems if problem.id not in beyond], sorted(beyond)
+
+
+def prompt_lengths(problems: Sequence[Problem], codec: ChatCodec) -> dict[str, int]:
+    """Return how many tokens each problem's prompt has, by its id."""
+    return {problem.id: len(codec.opening(prompts.solve_messages(problem.question))) for problem in problems}
 
 
 def graded(rollouts: Sequence[Rollout]) -> list[Rollout]:

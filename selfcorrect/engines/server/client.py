@@ -357,8 +357,9 @@ class OpenAIEngine(Engine):
             interval=1 if heard else STREAM_INTERVAL,
         )
         failures, asked_s = 0, 0.0
+        failed: Endpoint | None = None
         while True:
-            async with self._endpoints.place() as endpoint:
+            async with self._endpoints.place(failed) as endpoint:
                 asked_at = time.monotonic()
                 try:
                     sample = await self._ask(endpoint, request, fields | self._extra, self._total_s - asked_s, heard)
@@ -366,7 +367,7 @@ class OpenAIEngine(Engine):
                     if not fault.passes:
                         self._count(endpoint, f"errors: {fault.name}")
                         raise EngineError(f"{endpoint.shown}: {fault}") from fault
-                    failures += 1
+                    failures, failed = failures + 1, endpoint
                     endpoint.failed(asked_at, time.monotonic(), accident=fault.accident, rest_s=fault.rest_s)
                     self._count(endpoint, f"retries: {fault.name}")
                     if self._given and fault.name in LOST and not endpoint.left_out:

@@ -110,14 +110,17 @@ class Endpoints:
 
     def __init__(self, urls: Sequence[str], most: int, backoff_s: float) -> None:
         self.all = [Endpoint(url.rstrip("/"), most, backoff_s) for url in urls]
-        self._waiting: deque[asyncio.Future[Endpoint]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Endpoint], Endpoint | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Endpoint]:
-        """Wait for a server with room, in order of arrival, and hold a place there."""
+    async def place(self, failed: Endpoint | None = None) -> AsyncIterator[Endpoint]:
+        """Wait for a server with room, in order of arrival, and hold a place there.
+
+        What has ``failed`` at one server goes to another one that has room.
+        """
         place: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        self._waiting.append((place, failed))
         self._hand_out()
         try:
             endpoint = await place
@@ -142,20 +145,23 @@ class Endpoints:
         """Give places to those who wait: at the server with the most to spare. EngineError where none is left."""
         now = time.monotonic()
         if all(endpoint.left_out and not endpoint.expected for endpoint in self.all):
-            for place in self._waiting:
+            for place, _ in self._waiting:
                 if not place.done():
                     place.set_exception(EngineError(f"no server is left of {len(self.all)}"))
             self._waiting.clear()
         while self._waiting:
-            if self._waiting[0].done():
+            place, failed = self._waiting[0]
+            if place.done():
                 self._waiting.popleft()
                 continue
             ready = [endpoint for endpoint in self.all if endpoint.has_room(now)]
             if not ready:
                 break
-            endpoint = min(ready, key=lambda endpoint: endpoint.under_way / endpoint.limit)
+            elsewhere = [endpoint for endpoint in ready if endpoint is not failed]
+            endpoint = min(elsewhere or ready, key=lambda endpoint: endpoint.under_way / endpoint.limit)
             endpoint.under_way += 1
-            self._waiting.popleft().set_result(endpoint)
+            self._waiting.popleft()
+            place.set_result(endpoint)
         rests_s = [endpoint.resumes_at - now for endpoint in self.all if endpoint.resumes_at > now]
         if self._waiting and rests_s and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(min(rests_s), self._end_rest)

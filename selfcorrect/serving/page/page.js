@@ -18,6 +18,13 @@
     return node;
   }
 
+  // What is obeyed and not seen, such as a turned reading direction, is written out: selfcorrect.printing has the list.
+  const OBEYED = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
+  const clean = (text) => text.replace(OBEYED, (found) => {
+    const code = found.codePointAt(0).toString(16);
+    return code.length < 3 ? "\\x" + code.padStart(2, "0") : code.length < 5 ? "\\u" + code.padStart(4, "0") : "\\U" + code.padStart(8, "0");
+  });
+
   function typeset(node, text) { // the text, its mathematics set
     node.replaceChildren();
     for (const piece of mathematics.pieces(text)) {
@@ -69,7 +76,7 @@
       if (own && own.event === "verdict") this.verdict(own);
       if (own && own.event === "superseded") this.attempt?.node.classList.add("superseded");
       this.content += content || "";
-      if (this.part) this.part.append(reasoning || content || "");
+      if (this.part) this.part.append(clean(reasoning || content || ""));
       if (choice.finish_reason) { this.end(); this.path = own; this.outcome(choice.finish_reason); }
     }
 
@@ -106,9 +113,9 @@
     outcome(reason) {
       const { attempts, tokens, stop, seed, votes } = this.path, outcome = el("div", "outcome");
       const box = (title, kind, one) => {
-        const node = el("div", kind), text = el("p");
-        typeset(text, one.answer === null ? "none stated" : "$" + one.answer + "$");
-        if (one.answer !== null && !text.querySelector(".formula")) text.textContent = one.answer;
+        const node = el("div", kind), text = el("p"), answer = one.answer === null ? null : clean(one.answer);
+        typeset(text, answer === null ? "none stated" : "$" + answer + "$");
+        if (answer !== null && !text.querySelector(".formula")) text.textContent = answer;
         node.append(el("h4", "", title), text);
         return node;
       };
@@ -117,9 +124,9 @@
       outcome.append(box(attempts.length > 1 ? "Final answer" : "Answer", attempts.length > 1 ? "then" : "only", last));
       const facts = [`${tokens.completion.toLocaleString("en")} tokens, ${tokens.reasoning.toLocaleString("en")} of them before the final answer or to judge it`];
       facts.push("ended: " + (ENDED[stop] || stop) + (reason === "length" && stop !== "length" ? ", cut" : ""), "seed " + seed);
-      if (votes) facts.push("votes: " + votes.map((vote) => `${vote.answer} ${vote.votes}`).join(", "));
+      if (votes) facts.push("votes: " + votes.map((vote) => `${clean(vote.answer)} ${vote.votes}`).join(", "));
       this.node.append(outcome, el("p", "facts", facts.join(" · ")));
-      say("answer: " + (last.answer ?? "none stated"));
+      say("answer: " + clean(last.answer ?? "none stated"));
     }
 
     close(kind, text, again) { // stopped or failed: what is there stays
@@ -217,8 +224,8 @@
     const answer = await fetch("/v1/models", { headers: headers() });
     if (answer.ok) {
       model = (await answer.json()).data[0].id;
-      $("model").textContent = model;
-      document.title = model + " · selfcorrect";
+      $("model").textContent = clean(model);
+      document.title = clean(model) + " · selfcorrect";
     } else if (answer.status === 401) {
       $("settings").open = true;
       say("This server asks for an API key: set it in the settings.");

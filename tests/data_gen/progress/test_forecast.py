@@ -14,7 +14,7 @@ from rich.console import Console
 from selfcorrect import prompts
 from selfcorrect.data_gen.classes import Kind
 from selfcorrect.data_gen.pipeline import GenRecipe, Quota, plan, run
-from selfcorrect.data_gen.progress.forecast import Forecast, forecast
+from selfcorrect.data_gen.progress.forecast import forecast
 from selfcorrect.data_gen.sampling.passes import GatheredRows
 from selfcorrect.engines.scripted import ScriptedEngine
 from selfcorrect.problems import ProblemsRecipe
@@ -36,8 +36,8 @@ def recipe(tmp_path: Path) -> GenRecipe:
     )
 
 
-def planned(recipe: GenRecipe, codec, world: World) -> tuple[str, ScriptedEngine]:  # type: ignore[no-untyped-def]
-    engine = ScriptedEngine(world, codec)
+def planned(recipe: GenRecipe, codec, world: World, engine: ScriptedEngine | None = None) -> tuple[str, ScriptedEngine]:  # type: ignore[no-untyped-def]
+    engine = engine or ScriptedEngine(world, codec)
     console = Console(record=True, width=200, file=io.StringIO())
     console.print(plan(recipe, engine=engine, codec=codec, grade=grade))
     return console.export_text(), engine
@@ -91,6 +91,7 @@ def test_the_forecast_by_hand() -> None:
     """98 attempts, 49 right, all of these served: (49 + 1) / (98 + 2) reach D3, (49 + 1) / (49 + 2) of them serve."""
     recipe = GenRecipe(quota=Quota(d1=0, d2=0, d3=100), attempts=10)
     expected = forecast(recipe, 1000, pilot(98, 49, 49, 49), seconds=1.96)
+    assert expected is not None
     tries = 100 / (50 / 51)
     assert expected.samples == {"attempts": pytest.approx(2 * tries), "evaluations": pytest.approx(tries)}
     assert expected.tokens == {"attempts": pytest.approx(20 * tries), "evaluations": pytest.approx(20 * tries)}
@@ -100,6 +101,15 @@ def test_the_forecast_by_hand() -> None:
 
 def test_a_quota_out_of_reach_is_said() -> None:
     recipe = GenRecipe(quota=Quota(d1=0, d2=0, d3=100), attempts=2)
-    expected: Forecast = forecast(recipe, 50, pilot(98, 1, 1, 1), seconds=1.0)
+    expected = forecast(recipe, 50, pilot(98, 1, 1, 1), seconds=1.0)
+    assert expected is not None
     assert expected.out_of_reach == (Kind.D3,)
     assert expected.samples["attempts"] == pytest.approx(100), "all that there are"
+
+
+@pytest.mark.parametrize("schedule", ["adaptive", "fixed"])
+def test_where_no_prompt_fits_there_is_no_forecast_and_the_plan_says_so(recipe, tmp_path, codec, schedule) -> None:
+    engine = ScriptedEngine(World(), codec, context=recipe.max_tokens + 1)
+    text, _ = planned(replace(recipe, schedule=schedule), codec, World(), engine)
+    assert "no forecast: the pilot could not sample from any prompt" in text
+    assert engine.requests == []

@@ -17,13 +17,14 @@ from selfcorrect.eval.page.viewer import CLASSES, inert_json, transition
 from selfcorrect.eval.results import RowScores
 from selfcorrect.eval.tables.columns import COLUMNS
 from selfcorrect.metrics import score
+from selfcorrect.printing import clean
 from selfcorrect.runs.jsonl import write_json, write_jsonl
 from selfcorrect.types import NO_ANSWER, Attempt, Grade, Outcome, Problem, SelfEvaluation, Trajectory, Verdict
 
 HOSTILE = (
     "</script><script>document.documentElement.dataset.pwned=1</script><!-- <script>"
     '<img src=x onerror="document.documentElement.dataset.pwned=2">"\'><svg onload=alert(1)>'
-    "{{ 7*7 }}{% raw %}\u2028\u2029\ud800&lt;b&gt;${x}`\\u003cb>]]>"
+    "{{ 7*7 }}{% raw %}\u2028\u2029\ud800&lt;b&gt;${x}`\\u003cb>]]>\x1b]0;x\x07\u202e"
 )
 RIGHT = Grade(Outcome.CORRECT, "", "4", ("4", "4"), "number")
 WRONG = Grade(Outcome.WRONG, "5 is not 4", "5", ("5", "4"), "number")
@@ -270,7 +271,8 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
     assert scripts == [{"type": "application/json", "id": "paths"}, {}, {}]  # the data, KaTeX, the viewer
     assert len(page.scripts) == 3
-    assert page.paths["problems"][0][1] == f"What is {HOSTILE}?"
+    assert page.paths["problems"][0][1] == clean(f"What is {HOSTILE}?")
+    assert clean(json.dumps(page.paths, ensure_ascii=False)) == json.dumps(page.paths, ensure_ascii=False)
     assert not {tag for tag, _ in page.tags} & {"img", "iframe", "object", "embed", "link", "base", "form", "a\u2028"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert all(href.startswith("#") for tag, a in page.tags if tag == "a" and (href := a["href"]))

@@ -112,9 +112,9 @@ def test_the_control_of_equal_compute_and_that_of_a_random_reward() -> None:
     rows |= {"ift-longer": costing(7100, row(250, 4, 600, 146)), "random": row(40, 90, 500, 370)}
     longer = one(rows, "control: grpo ends above IFT that had")
     assert longer.verdict is FAILS
-    assert longer.ours.endswith("tokens sampled to make them 7,100 and 7,000")
+    assert longer.ours.endswith("tokens sampled to make them: 7,100 and 7,000")
     assert one(rows, "control: a random reward").verdict is HOLDS
-    assert one(rows, "control: a random reward").ours.endswith("unknown and unknown")
+    assert one(rows, "control: a random reward").ours.endswith("to make them: not recorded and not recorded")
 
 
 def test_what_is_not_there_is_not_tested_and_what_holds_by_construction_is_no_claim() -> None:

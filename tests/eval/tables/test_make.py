@@ -17,6 +17,7 @@ from selfcorrect.engines import EngineRecipe
 from selfcorrect.errors import DataError, InputError
 from selfcorrect.eval.results import find_rows
 from selfcorrect.eval.run import EvalRecipe
+from selfcorrect.eval.tables.learning_curves import curve_table, learning_curves
 from selfcorrect.eval.tables.make import REPORTS, make
 from selfcorrect.eval.tables.paper import FIELDS, command, is_same_method, published_rows
 from selfcorrect.eval.tables.paper_tables import paper_budgets, paper_table
@@ -251,9 +252,11 @@ def test_every_report_writes_its_files(reported: Path, name: str) -> None:
 
 
 def test_figures_are_drawn(run: Path, path, row) -> None:  # type: ignore[no-untyped-def]
-    steps = [{"step": s, "turn1": 60.0 + s, "final": 70.0 + s, "mean_length": 100 + s} for s in range(5)]
+    steps = [{"step": s, "turn1": 60.0 + s, "final": 70.0 + s, "mean_length": 100 + s} for s in range(7)]
     write_jsonl(run / "checkpoints" / "grpo" / "metrics.jsonl", steps)
     assert "grpo" in shown(make("figure1", [run]))
+    table = (run / "tables" / "figure1.md").read_text()
+    assert "| grpo | 7 | 62.0 [60.0 64.0] | 64.0 [62.0 66.0] | 72.0 [70.0 74.0] | 74.0 [72.0 76.0] |" in table
     several = [path(i, i % 2 == 0, True, p=0.3, seed=s) for i in range(12) for s in range(4)]
     row(run, EvalRecipe(row="vote", label="IFT, T = 1", temperature=1.0, seeds=(0, 1, 2, 3)), several)
     assert "figure 2" in shown(make("figure2", [run]))
@@ -261,6 +264,17 @@ def test_figures_are_drawn(run: Path, path, row) -> None:  # type: ignore[no-unt
         assert (run / "tables" / f"{name}.png").stat().st_size > 10_000
     equal = (run / "tables" / "figure2-equal-budget.csv").read_text()
     assert '"IFT, T = 1: correction + vote, against IFT, T = 1: maj@n, at equal tokens"' in equal
+
+
+def test_curves_of_two_runs_keep_names_of_their_own(tmp_path: Path) -> None:
+    steps = [{"step": 1, "turn1": 60.0, "final": 70.0}]
+    for name in ("s0/checkpoints/grpo", "s1/checkpoints/grpo", "s1/checkpoints/ppo"):
+        write_jsonl(tmp_path / name / "metrics.jsonl", steps)
+    found = learning_curves(
+        [tmp_path / "s0", tmp_path / "s1" / "checkpoints" / "grpo", tmp_path / "s1/checkpoints/ppo"]
+    )
+    assert list(found) == ["s0/grpo", "s1/grpo", "ppo"]
+    assert curve_table(found).rows[0] == ("s0/grpo", "1", "60.0", "60.0", "70.0", "70.0", "–", "–")
 
 
 def test_what_a_figure_lacks_is_said(run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from selfcorrect.engines.server.endpoints import FIRST_LIMIT, LONGEST_PAUSE_S, STRIKES, Endpoint, pause_s
+import asyncio
+
+from selfcorrect.engines.server.endpoints import FIRST_LIMIT, LONGEST_PAUSE_S, STRIKES, Endpoint, Endpoints, pause_s
 
 
 def test_the_limit_doubles_in_a_round_then_grows_by_one() -> None:
@@ -54,3 +56,18 @@ def test_pauses_double_up_to_a_minute() -> None:
     for failures in range(1, 20):
         longest = min(LONGEST_PAUSE_S, 0.5 * 2 ** (failures - 1))
         assert all(longest / 2 <= pause_s(0.5, failures) <= longest for _ in range(20))
+
+
+def test_what_failed_at_a_server_goes_to_another_that_has_room() -> None:
+    async def places() -> list[str]:
+        servers = Endpoints(["a", "b"], most=1, backoff_s=1.0)
+        a, b = servers.all
+        found = []
+        for failed in (None, a, b):
+            async with servers.place(failed) as endpoint:
+                found.append(endpoint.url)
+        async with servers.place(a), servers.place(a) as endpoint:  # the other one is full
+            found.append(endpoint.url)
+        return found
+
+    assert asyncio.run(places()) == ["a", "b", "a", "a"]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from multiprocessing import Pipe
 
 import pytest
 
 pytest.importorskip("torch", reason="comes with the extra train")
 
 from selfcorrect.chat import ChatCodec
-from selfcorrect.engines import EngineRecipe, SampleRequest
+from selfcorrect.engines import EngineRecipe, Sample, SampleRequest
 from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.engines.process import ProcessEngine
 from selfcorrect.errors import EngineError, ModelError, RequestRefused
@@ -91,6 +96,8 @@ def test_a_request_that_is_refused_there_is_refused_here(engine, codec: ChatCode
         with pytest.raises(RequestRefused) as found:
             asyncio.run(ask(SampleRequest(request.prompt_ids * 50, 5)))
         assert found.value.outcome == "prompt-too-long"
+    with pytest.raises(EngineError, match="TypeError"):  # nobody waits for an answer that never comes
+        asyncio.run(engine.sample(SampleRequest(request.prompt_ids, 3, stop_texts=(3,))))  # type: ignore[arg-type]
     assert asyncio.run(engine.sample(SampleRequest(request.prompt_ids, 3))).finish == "length"
 
 
@@ -118,6 +125,51 @@ def test_a_process_that_dies_fails_what_is_under_way_and_whatever_is_asked_then(
     with pytest.raises(EngineError, match="killed by signal 9"):
         asyncio.run(engine.sample(request))
     asyncio.run(engine.close())
+
+
+def test_much_at_once_in_both_directions_does_not_stop_the_two_processes() -> None:
+    """Either end may have to wait until the other reads: ours reads whatever it is sending itself."""
+    ours, theirs = Pipe()
+    engine = ProcessEngine(subprocess.Popen(["sleep", "0"]), ours, "pipe", None)
+    whole = Sample((5,) * 200_000, (-0.5,) * 200_000, "length")  # more than a line takes in unread
+    large = SampleRequest((5,) * 200_000, 1)
+
+    async def ask() -> list[Sample]:
+        return await asyncio.gather(engine.sample(large), engine.sample(large))
+
+    def say_much_and_then_read() -> None:
+        theirs.recv()  # the first request; the second one waits until more is read
+        for _ in range(3):
+            theirs.send(([], [(99, whole)]))
+        theirs.recv()
+        theirs.send(([], [(0, whole), (1, whole)]))
+
+    line = socket.socket(fileno=os.dup(theirs.fileno()))
+    watch = threading.Timer(30, line.shutdown, [socket.SHUT_RDWR])
+    watch.start()
+    with line, theirs, ThreadPoolExecutor(1) as pool:
+        said = pool.submit(say_much_and_then_read)
+        assert asyncio.run(ask()) == [whole, whole]
+        said.result()
+        watch.cancel()
+    asyncio.run(engine.close())
+
+
+def test_what_cannot_be_read_fails_what_is_under_way() -> None:
+    ours, theirs = Pipe()
+    engine = ProcessEngine(subprocess.Popen(["sleep", "60"]), ours, "pipe", None)
+
+    async def ask() -> Sample:
+        asking = asyncio.create_task(engine.sample(SampleRequest((5,), 1)))
+        await asyncio.to_thread(theirs.recv)
+        theirs.send_bytes(b"no pickle")
+        return await asyncio.wait_for(asking, 60)
+
+    with pytest.raises(EngineError, match="the process of the engine pipe ended: it said what cannot be read"):
+        asyncio.run(ask())
+    assert not engine.is_alive
+    asyncio.run(engine.close())
+    assert engine.process.returncode == -signal.SIGKILL
 
 
 def test_the_process_ends_when_the_one_that_started_it_is_gone() -> None:

@@ -62,10 +62,3 @@ def test_only_code_changes_it(other: str, same: bool) -> None:
 )
 def test_what_an_exception_remembers_does_not_change_it(one: str, other: str, same: bool) -> None:
     assert (fingerprint.syntax(ast.parse(one)) == fingerprint.syntax(ast.parse(other))) is same
-
-
-def test_two_graders_are_told_apart_in_words() -> None:
-    assert fingerprint.same_grader("2-aa", "2-aa") == ""
-    assert "may be the same" in fingerprint.same_grader("0123456789ab", "2-aa")
-    assert "different graders, 2-aa and 2-bb" in fingerprint.same_grader("2-aa", "2-bb")
-    assert "different graders" in fingerprint.same_grader(None, "2-bb")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from selfcorrect.logs import read_log
 from selfcorrect.logs.record import number, question_of, text_of
 
 DATA = Path(__file__).parent / "data"
+TRACES = DATA / "traces.jsonl"
 LM_EVAL = Path(__file__).parents[2] / "eval" / "data" / "samples_word_problems.jsonl"
 REFERENCES = {"lighteval_a.parquet": "The answer is {}.", "inspect_a.eval": "{}", "inspect_a.json": "{}"}
 
@@ -103,6 +107,13 @@ ODD = {
     "an archive of something else": (archive(header="{}"), "has no samples/"),
     "a sample that is no JSON": (archive(header="{}", samples__a="nothing"), "samples/a.json cannot be read"),
     "a sample that is a list": (archive(header="{}", samples__a="[]"), "samples/a.json is no JSON object"),
+    "a sample that is a number": (written("a.json", '{"samples": [7]}'), "sample 1 is no JSON object"),
+    "an epoch that is text": (
+        written("a.json", '{"samples": [{"epoch": "1"}]}'),
+        "sample 1: expected epoch as a whole",
+    ),
+    "a long nest": (written("a.json", '{"samples": ' + "[" * 100_000), "not JSON"),
+    "a nest in an archive": (archive(header="{}", samples__a="[" * 100_000), "samples/a.json cannot be read"),
     "no samples": (written("a.json", '{"samples": []}'), "no response to grade; the log is empty"),
     "half a parquet": (half("lighteval_a.parquet"), "not a readable parquet file"),
     "half an archive": (half("inspect_a.eval"), "a log of none of"),
@@ -120,8 +131,8 @@ def test_an_odd_log_is_one_clear_message(case: str, tmp_path: Path) -> None:
 
 
 def test_scores_and_texts_of_other_tools() -> None:
-    values = ["C", "I", "N", "P", True, 0, 0.25, "0", None, "x"]
-    assert [number(value) for value in values] == [1, 0, 0, 0.5, 1, 0, 0.25, None, None, None]
+    values = ["C", "I", "N", "P", True, 0, 0.25, "0", None, "x", math.nan, 10**400]
+    assert [number(value) for value in values] == [1, 0, 0, 0.5, 1, 0, 0.25, None, None, None, None, None]
     assert text_of([{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "a"}, "b"]) == "ab"
     assert text_of({"text": "a"}) == ""
     assert question_of(None) == ""
@@ -142,3 +153,54 @@ def test_of_a_response_in_long_cot_the_last_attempt_answers(tmp_path: Path) -> N
     place.write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = [response.text for response in read_log(place).responses]
     assert texts == ["So \\boxed{4}", "no mark \\boxed{4}", ""]
+
+
+VALUES: list[Any] = [
+    None,
+    True,
+    3,
+    -1,
+    10**400,
+    math.inf,
+    math.nan,
+    "",
+    "x\ud800\x1b",
+    [],
+    ["a"],
+    [None],
+    {},
+    {"value": {}},
+]
+
+
+def altered(value: Any, chance: random.Random) -> Any:
+    """Return a JSON value of which one part is missing or another."""
+    if isinstance(value, dict) and value and chance.random() < 0.8:
+        key = chance.choice(list(value))
+        others = {name: part for name, part in value.items() if name != key}
+        return others if chance.random() < 0.15 else others | {key: altered(value[key], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.8:
+        place = chance.randrange(len(value))
+        return [*value[:place], altered(value[place], chance), *value[place + 1 :]]
+    return chance.choice(VALUES)
+
+
+def test_a_log_of_any_shape_is_read_or_refused_in_words(tmp_path: Path) -> None:
+    chance, outcomes = random.Random(0), Counter[str]()
+    lines = {name: place.read_text().splitlines()[:2] for name, place in (("a.jsonl", LM_EVAL), ("b.jsonl", TRACES))}
+    inspect = json.loads((DATA / "inspect_a.json").read_bytes())
+    packed = (DATA / "inspect_a.eval").read_bytes()
+    for _ in range(100):
+        for name, rows in lines.items():
+            odd = [json.dumps(altered(json.loads(row), chance)) for row in rows]
+            (tmp_path / name).write_text("\n".join(odd))
+        samples = [altered(sample, chance) for sample in inspect["samples"]]
+        (tmp_path / "c.json").write_text(json.dumps(inspect | {"samples": samples}))
+        place = chance.randrange(len(packed))
+        (tmp_path / "d.eval").write_bytes(packed[:place] + bytes([chance.randrange(256)]) + packed[place + 1 :])
+        for name in (*lines, "c.json", "d.eval"):
+            try:
+                outcomes[read_log(tmp_path / name).tool] += 1
+            except SelfCorrectError:
+                outcomes["refused"] += 1
+    assert min(outcomes[name] for name in ("lm_eval", "verifiers", "inspect", "refused")) > 10

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcorrect.errors import EngineError
+from selfcorrect.printing import clean
 from selfcorrect.types import Message
 from tests.selfcorrect.serving.toy import (
     CORRECT_FIRST,
@@ -193,6 +194,7 @@ HOSTILE = (
     r"$\href{javascript:document.documentElement.dataset.pwned=2}{click}$ \boxed{<svg onload=alert(1)>} "
     "<script>document.documentElement.dataset.pwned=3</script>"
 )
+OBEYED = "\0\x1b]0;title\x07\r\x85\u061c\u200f\u2028\u202egnorw\u2069\ufff9\U000e0041"
 
 
 def test_hostile_text_stays_text(browser: Any) -> None:
@@ -202,8 +204,9 @@ def test_hostile_text_stays_text(browser: Any) -> None:
             from selfcorrect.serving.sources import Finished, Usage
             from selfcorrect.types import Attempt, Problem, Trajectory
 
-            yield AttemptText(0, HOSTILE)
-            yield Finished(Trajectory(Problem("", "", "", "math"), (Attempt(HOSTILE, HOSTILE),)), Usage())
+            said = HOSTILE + OBEYED
+            yield AttemptText(0, said)
+            yield Finished(Trajectory(Problem("", "", "", "math"), (Attempt(said, said),)), Usage())
 
     with serving(Hostile()) as running:
         visit(browser, running)
@@ -212,6 +215,9 @@ def test_hostile_text_stays_text(browser: Any) -> None:
         assert browser.run("Object.keys(document.documentElement.dataset)") == []
         forbidden = "a[href^=javascript], img, iframe, object, [onerror], [onload]"
         assert browser.run(f"document.querySelectorAll('main :is({forbidden})').length") == 0
+        shown = browser.run("document.body.textContent")
+        assert shown.count(clean(OBEYED)) == 3, "as an attempt, as its answer, in the status"
+        assert clean(shown) == shown
         inline = "script.textContent = 'document.documentElement.dataset.pwned = 4'"
         evil = (
             f"(() => {{ const script = document.createElement('script'); {inline}; document.body.append(script); }})()"

@@ -117,6 +117,10 @@ MIDWAY = [
     ("error event", "out of memory"),
     ("stall", "silence"),
     ("endless", "does not end"),
+    ("endless scores", "does not end"),
+    ("negative count", "from 0 to"),
+    ("infinite count", "malformed event"),
+    ("long count", "from 0 to"),
 ]
 
 

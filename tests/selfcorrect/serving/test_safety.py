@@ -148,6 +148,7 @@ BODIES = [
     (b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400),
     (b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "seed": 1e400}', 400),
     (b'{"model": "toy", "messages": [{"role": "user", "content": "\\ud800 What is 2 + 2?"}]}', 400),
+    (b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "\\ud800\\u202e": 1}', 400),
     (b" " * 2_000_000, 413),
 ]
 

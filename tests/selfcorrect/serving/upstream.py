@@ -9,12 +9,19 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+COUNTS = {
+    "negative count": '{"prompt_tokens": 5, "completion_tokens": -100}',
+    "infinite count": '{"prompt_tokens": 1e400, "completion_tokens": 5}',
+    "long count": '{"prompt_tokens": 5, "completion_tokens": 1' + "0" * 400 + "}",
+}
+
 
 class Upstream(ThreadingHTTPServer):
     """Says "n + n = …" like `toy.ScriptedSource`: odd n wrongly at first. ``bodies`` lists what was asked.
 
     Faults: a number is an HTTP status; ``cut`` ends the connection after some text, ``cut before`` before any;
-    ``stall`` sends nothing more; ``garbage`` is no JSON; ``endless`` never ends; ``zipped`` claims an encoding;
+    ``stall`` sends nothing more; ``garbage`` is no JSON; ``endless`` never ends, ``endless scores`` brings
+    log-probabilities and no text; a name of `COUNTS` gives such counts of tokens; ``zipped`` claims an encoding;
     ``error event``; ``not chat``.
     """
 
@@ -87,10 +94,14 @@ class Handler(BaseHTTPRequestHandler):
                     return self.connection.shutdown(socket.SHUT_RDWR)
                 if fault == "garbage":
                     self.line("data: {not json")
+                if fault in COUNTS:
+                    self.line(f'data: {{"choices": [], "usage": {COUNTS[fault]}}}')
                 if fault == "error event":
                     self.line('data: {"error": {"message": "out of memory"}}')
                 while fault == "endless":
                     self.event({"content": "x" * 1000})
+                while fault == "endless scores":
+                    self.event({}, scores("x"))
                 if fault == "stall":
                     self.wfile.flush()
                     self.server.left.wait(30)

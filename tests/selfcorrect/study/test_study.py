@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.table import Table
 
 from selfcorrect.cli.main import main
-from selfcorrect.cli.reproduce import numbers, study_steps, tables_of
+from selfcorrect.cli.reproduce import numbers, study_steps, tables_of, total
 from selfcorrect.errors import InputError
 from selfcorrect.eval.run import EvalRecipe
 from selfcorrect.eval.tables.make import REPORTS
 from selfcorrect.eval.tables.paper import is_same_method, published_rows, settings_of
-from selfcorrect.runs.recipes import load_recipe
+from selfcorrect.runs.recipes import load_recipe, to_yaml
 from selfcorrect.shipped import shipped_recipes
 from selfcorrect.study.forecast import costs
 from selfcorrect.study.graph import Checkpoint, DataSet, Plan, Row, Step, Study, urgent_first
-from selfcorrect.study.shipped import LAPTOP, SCALES, TABLES
+from selfcorrect.study.shipped import GPU, LAPTOP, SCALES, TABLES
 from tests.test_docs import SCHEMAS, schema_of
 
 SCALE_NAMES = sorted(SCALES)
@@ -54,6 +58,71 @@ def test_every_command_is_one_that_can_be_typed(scale: str) -> None:
         folder, schema, _ = SCHEMAS[name]
         recipe, *overrides = words[len(name.split()) :]
         load_recipe(schema_of(folder, schema), shipped_recipes(folder)[recipe], overrides)
+
+
+def test_the_forecast_of_smollm_is_what_its_run_took() -> None:
+    """By its DONE files: gen 604 s, the start model 2,052 and 2,204 s, IFT 284 s, 500 trajectories 186 to 580 s."""
+    found = {name.removeprefix("s0 "): cost.seconds for name, cost in costs(steps_at("smollm"), "smollm").items()}
+    trained = {name: seconds for name, seconds in found.items() if name.startswith(("sft", "grpo"))}
+    assert found["gen"] == 604
+    assert list(trained.values()) == [2052, 2204, 284, 1280]
+    assert all(186 < seconds < 580 for name, seconds in found.items() if name.startswith("eval"))
+    assert sum(found.values()) < 2.5 * 3600
+
+
+def trained_on_gpus() -> list[Step]:
+    return [step for step in steps_at("gpu") if step.args[0] == "train"]
+
+
+def test_what_is_trained_at_the_scale_gpu_is_spread_over_the_gpus() -> None:
+    """`ppo` and `grpo` had --launch zero2, under which a 7B model takes 116 and 158 GB; `dpo` and `orm` had none."""
+    steps = trained_on_gpus()
+    assert {step.args[1] for step in steps} == {"sft", "dpo", "orm", "grpo", "ppo"}
+    for step in steps:
+        assert step.args[step.args.index("--launch") + 1] == "fsdp", step.name
+
+
+def test_disk_is_what_a_step_leaves_and_while_it_trains_the_states_to_resume_from() -> None:
+    """Of a model of 8 billion parameters: 32 GB of weights, 96 GB a state, of two models with a critic."""
+    steps = steps_at("gpu")
+    taken = costs(steps, "gpu")
+    held = {name: (cost.gb, cost.resume_gb) for name, cost in taken.items()}
+    assert held["qwen s0 grpo"] == (32, 4 * 96)
+    assert held["qwen s0 ppo"] == (32, 2 * 4 * 96)
+    assert held["qwen s0 sft ift"] == (32, 3 * 96)
+    assert held["qwen s0 dpo"] == (4 * 32, 3 * 96)  # three iterations, and the best
+    assert held["llama3-it s0 dpo m-dpo-d1"] == (32, 3 * 96)
+    assert held["llama3-it s0 orm"] == (32, 96)
+    line = str(total(steps, taken))
+    assert f"{sum(cost.gb for cost in taken.values()):,.0f} GB, 768 more while the largest step trains" in line
+
+
+@pytest.mark.slow
+def test_what_is_trained_at_the_scale_gpu_fits_eight_gpus_of_80_gb() -> None:
+    """As each step's own --dry-run says it, with the start model in the place of a checkpoint that is not there yet."""
+    plans: dict[Any, str] = {}
+    for step in trained_on_gpus():
+        program = step.args[1]
+        words = [
+            word for word in step.args[3 : step.args.index("--launch")] if not word.startswith(("model=", "data="))
+        ]
+        folder, schema, _ = SCHEMAS[f"train {program}"]
+        base = GPU[step.name.split()[0]].base
+        recipe: Any = load_recipe(schema_of(folder, schema), shipped_recipes(folder)[step.args[2]], words)
+        recipe = replace(
+            recipe, name="x", model=base, **({"prompts": None} if program in ("dpo", "grpo", "ppo") else {})
+        )
+        key = (program, to_yaml(recipe))
+        if key not in plans:
+            (table,) = [
+                part
+                for part in import_module(f"selfcorrect.train.{program}").plan(recipe, Path("nowhere")).renderables
+                if isinstance(part, Table) and str(part.title).startswith("fewest GPUs")
+            ]
+            layouts, of_80_gb = (list(column.cells) for column in (table.columns[0], table.columns[3]))
+            assert table.columns[3].header == "80 GB"
+            plans[key] = dict(zip(layouts, of_80_gb, strict=True))["zero3, fsdp"]
+        assert plans[key] != "no", (step.name, plans)
 
 
 ELSEWHERE = {  # at the scale laptop: the checkpoint is no part of a run with a decaying learning rate

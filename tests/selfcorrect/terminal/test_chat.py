@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import importlib.util
+import io
 import json
 import os
 import pty
@@ -12,12 +13,13 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfcorrect.cli import main
 from selfcorrect.engines import SampleRequest
 from selfcorrect.terminal.maths import readable
 from selfcorrect.types import Trajectory
@@ -137,9 +139,7 @@ def test_a_conversation_in_a_terminal(run: Any, tmp_path: Path) -> None:
         chat.until(said, "ask> ")
     chat.say("/model embedded-1\n")
     chat.until("embedded-1: method asked", "ask> ")
-    time.sleep(
-        0.5
-    )  # the prompt is written before GNU readline waits for keys; a Ctrl-C between the two waits for the next key
+    time.sleep(0.5)  # the prompt is there before readline waits for keys: a Ctrl-C between the two waits for the next
     chat.say("\x03")
     chat.until("Ctrl-D leaves", "ask> ")
     assert chat.leave() == 0
@@ -238,6 +238,22 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(run: Any, folder: str) -> N
         assert chat.leave() == 0
 
 
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the command in this process, as it must end with an error; return its message on one line."""
+
+    def run(text: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        with pytest.raises(SystemExit) as ended:
+            main(["chat", *arguments])
+        said = capsys.readouterr()
+        assert (ended.value.code, said.out) == (1, "")
+        assert "Traceback" not in said.err
+        return " ".join(said.err.replace("│", " ").split())
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -254,21 +270,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(run: Any, folder: str) -> N
         (["embedded", "--endpoint", "localhost:8000"], "expected URLs"),
     ],
 )
-def test_bad_input_is_one_clear_message(arguments: list[str], said: str) -> None:
-    done = piped("q\n", *arguments)
-    assert done.returncode == 1
-    assert said in " ".join(done.stderr.replace("│", " ").split())
-    assert "Traceback" not in done.stderr
-    assert "(transformers)" not in done.stderr  # it is known before a model is loaded
+def test_bad_input_is_one_clear_message(refused: Any, arguments: list[str], said: str) -> None:
+    told = refused("q\n", *arguments)
+    assert said in told
+    assert "(transformers)" not in told  # it is known before a model is loaded
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\n"])
-def test_a_pipe_without_a_question_says_what_is_expected(text: str) -> None:
-    done = piped(text, "--json")
-    assert (done.returncode, done.stdout) == (1, "")
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert "expected questions in UTF-8, one a line; it ended without one" in said
-    assert "loading" not in said
+def test_a_pipe_without_a_question_says_what_is_expected(refused: Any, text: str) -> None:
+    told = refused(text, "--json")
+    assert "expected questions in UTF-8, one a line; it ended without one" in told
+    assert "loading" not in told
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What each of two FSDP processes does for test_sharding.py, which starts them with the folder of its jobs.
+"""What each of two processes of FSDP or ZeRO-3 does for test_sharding.py, which starts them with a folder of jobs.
 
 Reads ``FOLDER/jobs.json``, a list of ``{program, recipe, run, die_at}``, and runs one after the other in one process
 group; ``die_at`` is a step at which the training is broken off. ``program`` "weights" measures the gathering.
@@ -7,7 +7,9 @@ group; ``die_at`` is a step at which the training is broken off. ``program`` "we
 from __future__ import annotations
 
 import json
+import math
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from transformers.trainer_callback import CallbackHandler
 
 from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
-from selfcorrect.train.common.distributed import process_count, process_rank
+from selfcorrect.train.common.distributed import process_count, process_rank, zero3_asked
+from selfcorrect.train.common.finite import largest
 from selfcorrect.train.common.sharding import shard
-from selfcorrect.train.common.weights import hand_over, holds_parts, policy_weights, put
+from selfcorrect.train.common.weights import hand_over, holds_parts, local_part, policy_weights, put
 
 PROGRAMS: dict[str, Any] = {
     "sft": (sft.SftRecipe, sft.run),
@@ -63,8 +66,15 @@ def weights(folder: Path) -> None:
     model: Any = LlamaForCausalLM(config)
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     model.value_model = torch.nn.Linear(4, 4)  # as PPO's, which is no part of the policy
-    shard(model)
-    local = sum(p.to_local().numel() for p in model.parameters())
+    if zero3_asked():
+        import deepspeed
+
+        settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+        deepspeed.init_distributed("gloo")
+        deepspeed.zero.Init(module=model, config_dict_or_path=settings)
+    else:
+        shard(model)
+    local = sum(local_part(p).numel() for p in model.parameters())
     copy = LlamaForCausalLM(config)
     before = peak_mb(reset=True)
     hand_over(model, copy)
@@ -73,13 +83,20 @@ def weights(folder: Path) -> None:
     in_bf16 = {name: weight.clone() for name, weight in policy_weights(model, torch.bfloat16)}
     rounded = all(torch.equal(weight, start[name].bfloat16()) for name, weight in in_bf16.items())
     changed = {name: weight + 1 for name, weight in start.items()}
-    put(model, changed | {f"value_model.{name}": p for name, p in torch.nn.Linear(4, 4).named_parameters()})
+    values = {f"value_model.{name}": p for name, p in torch.nn.Linear(4, 4).named_parameters()}
+    put(model, changed | values)
     hand_over(model, copy)
+    largest_found = largest(model.parameters())
+    put_back = all(torch.equal(weight, changed[name]) for name, weight in copy.named_parameters())
+    changed["model.norm.weight"][-1] = math.nan
+    put(model, changed | values)
     found = {
         "sharded": holds_parts(model),
         "local_share": local / sum(weight.numel() for weight in start.values()),
         "same": same,
-        "put_back": all(torch.equal(weight, changed[name]) for name, weight in copy.named_parameters()),
+        "put_back": put_back,
+        "finite": largest_found == max(float(weight.abs().max()) for weight in (*changed.values(), *values.values())),
+        "finds_nan": math.isnan(largest(model.parameters())),
         "rounded": rounded,
         "names": list(in_bf16) == list(start),
         "peak_mb": peak,
@@ -105,5 +122,8 @@ if __name__ == "__main__":
             process_count()
             weights(here)
         else:
-            train(each)
+            try:
+                train(each)
+            except Exception:  # noqa: BLE001 - the other cases go on; the test of this one shows it
+                Path(each["run"], f"failed-{process_rank()}.txt").write_text(traceback.format_exc())
     torch.distributed.destroy_process_group()
