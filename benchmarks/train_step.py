@@ -119,6 +119,7 @@ def sides(
         def ours() -> dict[str, float]:
             rollouts = rollout_function_of(recipe, codec, chosen)
             trainer = build_trainer(recipe, rollouts, folder / "ours")
+            remove_printer(trainer)
             clock = Clock(trainer, generates="_generate", scores="step")
             return two_steps(trainer, clock, lambda: float(trainer.scored.figures["rollout_s"]))
 
