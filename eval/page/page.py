@@ -326,7 +326,8 @@ def _sampled_alike(results: Sequence[EvalResult]) -> dict[str, list[EvalResult]]
 def _result_table(groups: Mapping[str, Sequence[EvalResult]]) -> Table:
     """Return the results as one table, with a heading over each group where there are several."""
     table = result_table([result for group in groups.values() for result in group])
-    rows, lines = iter(table.rows), []
+    rows = iter(table.rows)
+    lines: list[tuple[str, ...]] = []
     for words, group in groups.items():
         lines += [(words,)] if len(groups) > 1 else []
         lines += [next(rows) for _ in group]

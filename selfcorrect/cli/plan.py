@@ -82,7 +82,7 @@ def run_steps(
     running: dict[str, _Child] = {}
     took = logs / "seconds.json"
     seconds: dict[str, float] = read_json(took, missing_ok=True)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no step outlives its plan
+    ended_by = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # no step outlives its plan
     with Progress(*bar_columns(), console=console) as display:
         overall = display.add_task("all steps", total=len(steps), completed=len(done), note="")
         try:
@@ -102,6 +102,7 @@ def run_steps(
         finally:
             for child in running.values():
                 child.stop()
+            signal.signal(signal.SIGTERM, ended_by)
     return seconds
 
 

@@ -40,7 +40,10 @@ class BackgroundLoop:
             raise
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of work done in this loop; blocks the calling thread."""
+        """Return the result of work done in this loop; blocks the calling thread. Raises EngineError once closed."""
+        if self._loop.is_closed():
+            work.close()
+            raise self._closed()
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:

@@ -35,7 +35,7 @@ class SharedEngine:
         self._listener.close()
 
     def _listen(self) -> None:
-        with suppress(OSError):  # closed
+        with self._listener, suppress(OSError):  # closed, by `close` or here: whoever waits for an answer learns of it
             while True:
                 Thread(target=self._answer, args=(self._listener.accept(),), daemon=True).start()
 

@@ -65,7 +65,8 @@ def test_the_steps_of_a_plan_run_our_code(folder: Path) -> None:
 
 
 def test_the_processes_of_a_launch_run_our_code(folder: Path) -> None:
-    done = run(folder, [script(), "train", "sft", "--launch", "cpu", "--run", "run"], OMP_NUM_THREADS="1")
+    (folder / "one.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 1\nuse_cpu: true\n")
+    done = run(folder, [script(), "train", "sft", "--launch", "one.yaml", "--run", "run"], OMP_NUM_THREADS="1")
     assert (done.returncode, "self-rewarding.jsonl" in done.stderr) == (1, True), done.stdout + done.stderr
     assert not (folder / "RAN").exists()
 

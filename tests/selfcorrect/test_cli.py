@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def test_a_child_may_print_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     code = f"import sys; sys.stdout.buffer.write({odd!r} * 5_000)"  # more than a pipe holds
     odd *= 5_000
     monkeypatch.setattr("selfcorrect.cli.plan.selfcorrect_command", lambda arguments: [sys.executable, "-c", code])
+    ended_by = signal.getsignal(signal.SIGTERM)
     assert run_steps([Step("odd", (), tmp_path / "never")], tmp_path).keys() == {"odd"}
+    assert signal.getsignal(signal.SIGTERM) is ended_by
     assert (tmp_path / "logs" / "odd.log").read_text() == odd.decode(errors="replace")
 
 

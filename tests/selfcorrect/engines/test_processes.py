@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -87,3 +88,11 @@ def test_weights_that_are_refused_are_an_error_of_one_line() -> None:
     engine = engine_on(Asked(refuses="load_new_weights"))
     with pytest.raises(EngineError, match=r"^the engine asked could not load new: ValueError: no such folder$"):
         engine.load_weights("new")
+
+
+def test_a_closed_engine_that_is_given_weights_says_that_it_is_closed() -> None:
+    engine = engine_on(llm := Asked())
+    asyncio.run(engine._loop.close())
+    with pytest.raises(EngineError, match=r"^the engine asked is closed$"):
+        engine.load_weights("new")
+    assert llm.calls == []

@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_a_short_soak() -> None:
     if not Path("/proc/self/environ").exists():
         pytest.skip("processes are counted in /proc")
-    words = [sys.executable, str(ROOT / "benchmarks" / "grader_soak.py"), "--gradings", "2000", "--rounds", "2"]
+    words = [sys.executable, str(ROOT / "benchmarks" / "grader_soak.py"), "--gradings", "1000", "--rounds", "2"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=580, env=os.environ | {"OMP_NUM_THREADS": "1"})
     found = json.loads(done.stdout.splitlines()[-1])
     assert {key: found[key] for key in ("hung", "orphans", "wrong")} == {"hung": 0, "orphans": 0, "wrong": 0}, found
     assert set(found["ways"]) == {"threads", "asyncio", "fork", "spawn", "interrupted", "ends"}
-    assert found["gradings"] >= 2000
+    assert found["gradings"] >= 1000
     assert found["ways"]["interrupted"]["presses"] > 0
     assert done.returncode == 0, done.stderr
 

@@ -116,7 +116,7 @@ ODD = {
     "a nest in an archive": (archive(header="{}", samples__a="[" * 100_000), "samples/a.json cannot be read"),
     "no samples": (written("a.json", '{"samples": []}'), "no response to grade; the log is empty"),
     "half a parquet": (half("lighteval_a.parquet"), "not a readable parquet file"),
-    "half an archive": (half("inspect_a.eval"), "a log of none of"),
+    "half an archive": (half("inspect_a.eval"), "by its first bytes it is a ZIP archive"),
     "choices": (written("samples_a.jsonl", '{"resps": [[[-1.0, "False"]]], "doc": {}}\n'), "no generated text"),
 }
 

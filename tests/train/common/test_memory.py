@@ -192,7 +192,7 @@ def test_the_shipped_7b_recipes_fit_eight_gpus_of_80_gb() -> None:
 def test_the_forecast_is_what_a_process_takes(tmp_path: Path, program: str, most: float) -> None:
     """By the resident set of two steps of a model of 14 million parameters (benchmarks/memory.py).
 
-    GRPO's rows have prompts that the forecast does not count: 1.27 was measured.
+    GRPO's was 1.27 before its prompts were counted in the forecast.
     """
     size = {"vocab_size": 20_000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
     model = random_model(tmp_path / "model", size | {"num_attention_heads": 4, "num_key_value_heads": 2})

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,17 @@ from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.errors import RecipeError
 from selfcorrect.problems.arithmetic import problems
 from selfcorrect.prompts import solve_messages
+from selfcorrect.runs.recipes import to_yaml
+from selfcorrect.train.common.launch import config_path, launch_environment
 from selfcorrect.train.common.models import load_model
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.rl.samplers import open_sampler
+from tests.train.common.test_distributed import ROOT
 from tests.train.common.test_killed import logged, start
 
 OPTIONS: dict[str, Any] = {"replicas": 2, "threads": 1, "dtype": "float32"}
-STEPS = 16
+STEPS = 8
 
 
 def test_an_option_that_ray_does_not_take_is_refused(codec: Any) -> None:
@@ -90,28 +93,19 @@ def sample_and_kill(engine: Any, asked: list[SampleRequest], pid: int) -> tuple[
 def test_two_trainers_share_two_replicas_and_one_is_killed(recipe: GrpoRecipe, tmp_path: Path) -> None:
     """Metrics and final weights are those of ``sampler: replica``, bit for bit."""
     pytest.importorskip("ray", reason="Ray is not installed: make test-engines")
-    chosen = replace(recipe, steps=STEPS, prompts_per_step=4, guard=GuardRecipe(action="ignore"))
+    chosen = replace(recipe, steps=STEPS, prompts_per_step=4, max_batch=2, guard=GuardRecipe(action="ignore"))
     for name in ("replica", "servers"):
         shutil.copytree(tmp_path / "data", tmp_path / name / "data")
     folders = [tmp_path / name / "checkpoints/grpo" for name in ("replica", "servers")]
-    shared = replace(chosen, sampler="servers", sampler_options=OPTIONS)
-    trainers = start("grpo", shared, tmp_path / "servers", "--launch", "fsdp-cpu")
-    said: list[str] = []
-    assert trainers.stderr is not None
-    listener = threading.Thread(target=lambda: said.extend(trainers.stderr or []), daemon=True)
-    listener.start()
-    replicas: list[int] = []
-    while trainers.poll() is None and len(replicas) < 2:
-        replicas = replicas_below(trainers.pid)
-        time.sleep(0.1)
-    while trainers.poll() is None and len(logged(folders[1])) < 3:
-        time.sleep(0.01)
-    assert trainers.poll() is None, "".join(said)[-3000:]
-    victim, _ = replicas
-    os.kill(victim, signal.SIGKILL)
-    assert trainers.wait(timeout=1800) == 0, "".join(said)[-3000:]
-    listener.join(10)
-    assert "is lost; its requests go to the others" in "".join(said), said
+    path = tmp_path / "servers/recipe.yaml"
+    path.write_text(to_yaml(replace(chosen, sampler="servers", sampler_options=OPTIONS)), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--no-python"]
+    program = ["--", sys.executable, "-m", "tests.train.rl.kills_a_replica", "train", "grpo", str(path)]
+    environment = os.environ | launch_environment(config_path("fsdp-cpu")) | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, *program, "--run", str(tmp_path / "servers")]
+    shared = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
+    assert shared.returncode == 0, shared.stderr[-3000:]
+    assert "is lost; its requests go to the others" in shared.stderr, shared.stderr[-3000:]
     plain = start("grpo", replace(chosen, sampler="replica"), tmp_path / "replica", "--launch", "fsdp-cpu")
     assert plain.wait(timeout=1800) == 0, plain.stderr and plain.stderr.read()[-3000:]
     without, killed = ([row | {"logprob_gap_max": 0} for row in logged(folder)] for folder in folders)
@@ -119,19 +113,3 @@ def test_two_trainers_share_two_replicas_and_one_is_killed(recipe: GrpoRecipe, t
     assert without == killed
     weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
-
-
-def replicas_below(process: int) -> list[int]:
-    """Return the processes of Ray's replicas below a process."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    parent = {int(pid): int(above) for pid, above, _ in rows}
-
-    def is_below(pid: int) -> bool:
-        while pid in parent:
-            if pid == process:
-                return True
-            pid = parent[pid]
-        return False
-
-    return [int(pid) for pid, _, name in rows if name.startswith("ray::replica-") and is_below(int(pid))]
