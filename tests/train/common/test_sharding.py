@@ -206,7 +206,7 @@ def test_two_sharded_processes_train_what_one_does(
 ) -> None:
     """Losses within 1e-5; weights within 1e-5 of the update's norm, where no sum but the gradient's spans processes.
 
-    Under ZeRO-3 within 1e-3: linear layers are then DeepSpeed's, whose products round otherwise.
+    Under ZeRO-3 within 1e-3; up to 8.3e-4 was measured, of which the source is not known (docs/measurements.md).
     """
     case = cases(guesser)[name]
     two = result(world(launch) / "two" / name)
