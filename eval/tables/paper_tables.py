@@ -170,9 +170,14 @@ def _line(
     cells += [_spread(mine)] if with_seeds else []
     for key in columns:
         measured = _misled(mine, rows) if key == "p_c2i" and mine else mine
-        measure = _measure(measured, key) if measured else Estimate()
+        measure = _measure(measured, key) if measured and not _is_of_one_turn(measured, key) else Estimate()
         cells += [COLUMNS[key].figure(measure.value, measure.interval), _theirs(member, key, measure, comparable)]
     return tuple(cells)
+
+
+def _is_of_one_turn(row: EvaluatedRow, field: str) -> bool:
+    """True for what is measured of revisions, in a row of a method that never revises."""
+    return row.result.method == "single-turn" and field in ("delta", "i2c", "c2i")
 
 
 SEEDS_NOTE = (
