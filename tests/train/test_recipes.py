@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from selfcorrect.runs.recipes import load_recipe
 from selfcorrect.train import dpo, grpo, orm, ppo, sft
@@ -35,3 +38,23 @@ def test_each_recipe_serves_its_program(path: Path, tmp_path: Path) -> None:
     if config is not None:
         assert config(recipe, tmp_path).learning_rate == recipe.learning_rate
     assert bool(getattr(recipe, "lora", None)) == path.stem.endswith("-lora")
+
+
+SAMPLING = [
+    path
+    for folder in ("data_gen", "eval", "train")
+    for path in sorted((Path(__file__).parents[2] / folder / "recipes").glob("*.yaml"))
+]
+ROOM = 512  # for the question, in tokens
+
+
+@pytest.mark.parametrize("path", SAMPLING, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
+def test_what_is_sampled_fits_the_context_of_its_model(path: Path) -> None:
+    """Of a prompt that leaves no room nothing is sampled; the recipes of Qwen2.5-Math-7B asked for its whole context."""
+    recipe = yaml.safe_load(path.read_text())
+    if path.stem.endswith(("-sft", "-orm")) or "max_tokens" not in recipe:
+        return  # lengths of rows that are there
+    models = json.loads(files("selfcorrect.train.common").joinpath("models.json").read_text())
+    size = models.get(recipe.get("model") or recipe["engine"]["model"])
+    if size:
+        assert recipe["max_tokens"] + ROOM <= size["max_position_embeddings"]
