@@ -50,7 +50,7 @@ ROOM = 512  # for the question, in tokens
 
 @pytest.mark.parametrize("path", SAMPLING, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
 def test_what_is_sampled_fits_the_context_of_its_model(path: Path) -> None:
-    """Of a prompt that leaves no room nothing is sampled; the recipes of Qwen2.5-Math-7B asked for its whole context."""
+    """Of a prompt that leaves no room nothing is sampled; Qwen2.5-Math-7B's recipes asked for its whole context."""
     recipe = yaml.safe_load(path.read_text())
     if path.stem.endswith(("-sft", "-orm")) or "max_tokens" not in recipe:
         return  # lengths of rows that are there
