@@ -256,6 +256,10 @@ SMOLLM = Study(
         ),
         Checkpoint("ift", "sft", "smollm2-worded-sft", start=_START),
         Checkpoint("grpo", "grpo", "smollm2-worded-grpo", start="ift"),
+        Checkpoint("grpo-first", "grpo", "smollm2-worded-grpo", ("horizon=1",), start="ift"),
+        Checkpoint(
+            "random", "grpo", "smollm2-worded-grpo", ("reward={correctness: 0, random: 1, format: 0.2}",), start="ift"
+        ),
     ),
     rows=(
         Row("asked", "asked for each part", "asked", _START),
@@ -263,9 +267,12 @@ SMOLLM = Study(
         Row("intrinsic", "intrinsic self-correction", "intrinsic", _START),
         Row("ift", "self-rewarding IFT", "self-rewarding", "ift"),
         Row("grpo", "self-rewarding IFT + GRPO", "self-rewarding", "grpo"),
+        Row("grpo-first", "IFT + GRPO of the first attempt alone", "self-rewarding", "grpo-first"),
+        Row("random", "IFT + GRPO, random reward", "self-rewarding", "random"),
     ),
     tables={
         "table3": ("asked", "gold", "intrinsic", "ift", "grpo"),
+        "controls": ("grpo-first", "random"),
         "table4": ("ift",),
         "budget": ("asked", "ift", "grpo"),
         "calibration": ("ift",),

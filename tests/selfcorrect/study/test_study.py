@@ -65,9 +65,9 @@ def test_the_forecast_of_smollm_is_what_its_run_took() -> None:
     found = {name.removeprefix("s0 "): cost.seconds for name, cost in costs(steps_at("smollm"), "smollm").items()}
     trained = {name: seconds for name, seconds in found.items() if name.startswith(("sft", "grpo"))}
     assert found["gen"] == 604
-    assert list(trained.values()) == [2052, 2204, 284, 1280]
+    assert list(trained.values()) == [2052, 2204, 284, *[1280] * 3]
     assert all(186 < seconds < 580 for name, seconds in found.items() if name.startswith("eval"))
-    assert sum(found.values()) < 2.5 * 3600
+    assert sum(found.values()) < 3.5 * 3600
 
 
 def trained_on_gpus() -> list[Step]:
