@@ -153,11 +153,17 @@ def _render(run: Path, beside: Path | None) -> str:
             evaluations=[(row.name, _made_with(row.result)) for row in evaluated],
             provenance=provenance,
             packages=_packages(provenance),
-            is_model_organism=any(
-                (row.result and row.result.model == "embedded") or "model: embedded" in row.recipe for row in evaluated
-            ),
+            is_model_organism=_is_of_the_embedded_model(run, evaluated),
             paths=viewer_json(evaluated),
         )
+    )
+
+
+def _is_of_the_embedded_model(run: Path, evaluated: Sequence[_ShownRow]) -> bool:
+    """True where a row is of the embedded model, or a checkpoint of the run began at it."""
+    recipes = [file.read_text(encoding="utf-8", errors="replace") for file in run.glob("checkpoints/*/recipe.yaml")]
+    return any(row.result and row.result.model == "embedded" for row in evaluated) or any(
+        "model: embedded" in recipe.splitlines() for recipe in recipes
     )
 
 

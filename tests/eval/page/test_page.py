@@ -112,6 +112,17 @@ def test_an_empty_run_folder_shows_what_is_missing(tmp_path: Path) -> None:
     assert page.paths["rows"] == []
 
 
+def test_only_a_run_of_the_embedded_model_says_what_that_is(tmp_path: Path) -> None:
+    write_row(tmp_path, "ift", [path(RIGHT, verdict=Verdict.CORRECT, p=0.9)])
+    scores = tmp_path / "eval" / "ift" / "scores.json"
+    write_json(scores, json.loads(scores.read_text()) | {"model": "run/checkpoints/ift"})
+    recipe = tmp_path / "checkpoints" / "ift" / "recipe.yaml"
+    recipe.parent.mkdir(parents=True)
+    for model in (".models/smollm2", "embedded"):
+        recipe.write_text(f"name: ift\nmodel: {model}\njudge:\n  model: embedded\n")
+        assert ("model organism" in read(tmp_path).text) == (model == "embedded")
+
+
 def test_the_table_the_tests_and_the_checks(tmp_path: Path) -> None:
     paths = [path(WRONG, RIGHT, verdict=Verdict.WRONG, key=f"p-{i}", p=0.1) for i in range(3)]
     paths += [path(RIGHT, verdict=Verdict.CORRECT, key=f"p-{i}", p=0.9) for i in range(3, 30)]
