@@ -2,9 +2,11 @@
 
 python benchmarks/make_worded.py [FOLDER]
 
-``train``, ``validation`` and ``test`` are problems. ``parts`` and ``drills`` are rows for `train sft`: the start model
-is tuned on the first, chats about larger sums in which each part is asked for by itself, then on the second, such chats
-about sums like the problems', and drills (benchmarks/gpu/worded_parts.py). Needs ``.models/smollm2`` for its tokenizer.
+``train``, ``validation`` and ``test`` are problems; ``unseen`` are those of ``test`` whose sum is told, in whatever order
+of its numbers, neither in ``train`` nor in what the start model learns of such sums (``asked``, ``drilled``). ``parts``
+and ``drills`` are rows for `train sft`: the start model is tuned on the first, chats about larger sums in which each
+part is asked for by itself, then on the second, such chats about sums like the problems', and drills
+(benchmarks/gpu/worded_parts.py). Needs ``.models/smollm2`` for its tokenizer.
 """
 
 from __future__ import annotations
@@ -27,9 +29,13 @@ def make(folder: Path, codec: ChatCodec) -> dict[str, int]:
     """Write problems and rows; return how many of each."""
     first = list(worded.Drawn(SEED, worded.LEVELS).take(FIRST.stop))[FIRST]
     problems = worded.write(folder, SIZES, worded.Drawn(SEED, worded.SMALL, avoid=first))
+    told = {problem.sum_in_any_order for name in ("train", "asked", "drilled") for problem in problems[name]}
+    unseen = [problem for problem in problems["test"] if problem.sum_in_any_order not in told]
+    worded.write_problems(folder / "unseen.jsonl", unseen)
     shares = worded_parts.Shares()
     return {
         **SIZES,
+        "unseen": len(unseen),
         "parts": worded_parts.write_parts(folder / "parts.jsonl", first, [], codec, SEED, shares),
         "drills": worded_parts.write_parts(
             folder / "drills.jsonl", problems["asked"], problems["drilled"], codec, SEED, shares

@@ -123,6 +123,13 @@ class Worded:
     steps: tuple[tuple[int, str, int], ...]
 
     @property
+    def sum_in_any_order(self) -> tuple[object, ...]:
+        """What is reckoned, whatever the order of what is added up or multiplied: 7 + 8 + 28 is 28 + 7 + 8."""
+        (a, first, b), (_, last, c) = self.steps
+        both_add = first == last == "+"
+        return ("+", *sorted((a, b, c))) if both_add else (first, last, *sorted((a, b)), c)
+
+    @property
     def answer(self) -> int:
         """What the last step comes to."""
         a, sign, b = self.steps[-1]
@@ -154,8 +161,13 @@ def write(folder: Path, sizes: dict[str, int], drawn: Drawn) -> dict[str, list[W
     made = {name: list(drawn.take(size)) for name, size in sizes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, problems in made.items():
-        (folder / f"{name}.jsonl").write_text("".join(_line(problem) for problem in problems), encoding="utf-8")
+        write_problems(folder / f"{name}.jsonl", problems)
     return made
+
+
+def write_problems(file: Path, problems: Iterable[Worded]) -> None:
+    """Write problems, a line each."""
+    file.write_text("".join(_line(problem) for problem in problems), encoding="utf-8")
 
 
 def _line(problem: Worded) -> str:

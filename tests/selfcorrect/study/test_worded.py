@@ -46,6 +46,17 @@ def test_problems_of_all_files_have_numbers_of_their_own(tmp_path: Path) -> None
         assert all(eval(left) == int(right) for left, right in LINE.findall(row["worked"]))
 
 
+def test_a_sum_told_in_another_order_is_the_same_sum() -> None:
+    def sums(*told: tuple[tuple[int, str, int], ...]) -> set[tuple[object, ...]]:
+        return {worded.Worded("", "", steps).sum_in_any_order for steps in told}
+
+    assert len(sums(((7, "+", 8), (15, "+", 28)), ((28, "+", 8), (36, "+", 7)))) == 1
+    assert len(sums(((9, "*", 8), (72, "+", 6)), ((8, "*", 9), (72, "+", 6)))) == 1
+    assert len(sums(((9, "*", 8), (72, "+", 6)), ((9, "*", 6), (54, "+", 8)))) == 2
+    assert len(sums(((7, "+", 8), (15, "-", 2)), ((8, "+", 7), (15, "-", 2)), ((7, "+", 2), (9, "-", 8)))) == 2
+    assert len(sums(((7, "+", 8), (15, "+", 2)), ((7, "+", 8), (15, "-", 2)))) == 2
+
+
 def test_what_is_learned_is_true_and_the_coins_know_nothing_of_the_problem() -> None:
     rng, problems = random.Random(1), drawn(600)
     verdicts: Counter[tuple[str, bool, Verdict]] = Counter()
