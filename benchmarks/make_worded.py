@@ -2,10 +2,10 @@
 
 python benchmarks/make_worded.py [FOLDER]
 
-``train``, ``validation`` and ``test`` are problems; ``unseen`` are those of ``test`` whose sum is told, in whatever order
-of its numbers, neither in ``train`` nor in what the start model learns of such sums (``asked``, ``drilled``). ``parts``
-and ``drills`` are rows for `train sft`: the start model is tuned on the first, chats about larger sums in which each
-part is asked for by itself, then on the second, such chats about sums like the problems', and drills
+``train``, ``validation`` and ``test`` are problems; ``unseen`` are those of ``test`` whose sum is told, in whatever
+order of its numbers, neither in ``train`` nor in what the start model learns of such sums (``asked``, ``drilled``).
+``parts`` and ``drills`` are rows for `train sft`: the start model is tuned on the first, chats about larger sums in
+which each part is asked for by itself, then on the second, such chats about sums like the problems', and drills
 (benchmarks/gpu/worded_parts.py). Needs ``.models/smollm2`` for its tokenizer.
 """
 

@@ -94,7 +94,8 @@ def read_rows(path: Path, response_key: str = "response", gold_key: str = "gold"
         missing = [key for key, text in texts.items() if text is None]
         for key in (key for key in missing if key in row):
             raise DataError(
-                f"{place}: expected text under {key!r}, got {str(row[key])[:60]} ({type(row[key]).__name__})"
+                f"{place}: expected text under {key!r}, got {str(row[key])[:60]} ({type(row[key]).__name__}); "
+                "--response-column and --reference-column name others"
             )
         if missing:
             raise DataError(

@@ -174,7 +174,7 @@ def test_several_responses_become_seeds(tmp_path: Path) -> None:
 
 
 def test_responses_without_tokens_are_voted_on_by_responses_alone(tmp_path: Path) -> None:
-    rows = [foreign(i, {"question": f"{i}+0?", "answer": f"#### {i}"}, [f"\\boxed{{{i}}}"] * 2) for i in range(4)]
+    rows = [foreign(i, {"question": f"{i}+0?", "answer": f"#### {i}"}, [f"\\boxed{{{i}}}"] * 4) for i in range(4)]
     write_jsonl(tmp_path / "s.jsonl", rows)
     import_samples(tmp_path / "s.jsonl", "r", "R", "gsm8k", tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def test_wrong_input_is_explained(
     run_option = ["--run", str(files / "run")] if args[0] in ("gen", "eval", "train") else []
     code, printed = run(capsys, *(arg.replace("{files}", str(files)) for arg in args), *run_option)
     assert code == 1
-    assert expected in printed
+    assert "".join(expected.split()) in "".join(printed.split()), printed  # a long path may be broken anywhere
     assert "Traceback" not in printed
 
 

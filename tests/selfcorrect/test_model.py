@@ -58,7 +58,7 @@ def test_what_a_script_cannot_have_is_refused(codec: ChatCodec) -> None:
         ({"max_tokens": -1}, "max_tokens=-1"),
         ({"path_tokens": 0}, "path_tokens=0"),
         ({"temperature": -0.1}, "temperature=-0.1"),
-        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": float("nan")}, "temperature: expected a number, got nan"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"horison": 2}, 'did you mean "horizon"'),
         ({"rule": 0.5}, "expected a StopRule"),

@@ -187,7 +187,7 @@ def test_filters_that_mean_nothing_are_refused(tmp_path) -> None:
         load(path, where={"levle": 3})
     with pytest.raises(DataError, match="expected min and max, got least"):
         load(path, where={"level": {"least": 3}})
-    with pytest.raises(DataError, match=r"outside problems\.where': 1"):
+    with pytest.raises(DataError, match=r"1 × outside problems\.where: mine\.jsonl:1"):
         load(path, where={"level": 4})
 
 

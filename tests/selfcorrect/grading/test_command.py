@@ -104,7 +104,7 @@ def test_labels_of_a_table_are_read(tmp_path: Path) -> None:
 def test_what_is_no_reference_is_named_with_its_row(tmp_path: Path, gold: str) -> None:
     path = tmp_path / "rows.json"
     path.write_text(f'[{{"response": "5", "gold": "5"}},\n{{"response": "5", "gold": {gold}}}]')
-    with pytest.raises(DataError, match=r"rows\.json:2: expected text under \['gold'\].*--reference-column"):
+    with pytest.raises(DataError, match=r"rows\.json:2: expected text under 'gold', got .*--reference-column"):
         grade_jsonl(path)
 
 
