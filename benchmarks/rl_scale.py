@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -48,6 +47,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from selfcorrect.chat import model_path
 from selfcorrect.children import selfcorrect_command
 from selfcorrect.runs.jsonl import read_jsonl
@@ -59,6 +60,7 @@ from selfcorrect.train.common.sharding import shard
 from selfcorrect.train.common.weights import hand_over
 from selfcorrect.train.data.rows import training_problems
 from selfcorrect.train.rl.rollout_function import RolloutFunction, problem_order
+from tests.train.rl.weights_server import free_port, serve
 
 SETTINGS = (
     "prompts=null", "problems.source=arithmetic", "problems.count=40", "prompts_per_step=8", "generations=8",
@@ -152,7 +154,7 @@ def exact_rotary(module: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Ten
 def with_a_server_killed(folder: Path, steps: int) -> dict[str, int]:
     """Train on two servers, kill one while the second rollout is sampled from it, and return what was lost."""
     run, ports, records = folder / "servers", [free_port(), free_port()], [folder / "first.log", folder / "second.log"]
-    servers = [served(port, record) for port, record in zip(ports, records, strict=True)]
+    servers = [serve("embedded", port, record) for port, record in zip(ports, records, strict=True)]
     killer = threading.Thread(target=kill_in_second_rollout, args=(servers[1], records[1]), daemon=True)
     killer.start()
     started = time.perf_counter()
@@ -207,24 +209,6 @@ def train_on_servers(run: Path, steps: int, endpoints: list[str]) -> None:
     if process_rank() == 0:
         (run / "noted.json").write_text(json.dumps(noted))
     torch.distributed.destroy_process_group()
-
-
-def served(port: int, record: Path) -> subprocess.Popen[bytes]:
-    """Start a server and return it once it listens."""
-    command = [sys.executable, "-m", "tests.train.rl.weights_server", "embedded", str(port), str(record)]
-    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=one_thread(), stderr=subprocess.DEVNULL)
-    while server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
-        time.sleep(0.1)
-    raise RuntimeError(f"the server ended with {server.returncode}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def in_processes(count: int, arguments: list[str], **environment: str) -> None:

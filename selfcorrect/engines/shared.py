@@ -41,10 +41,15 @@ class SharedEngine:
 
     def _answer(self, line: Connection) -> None:
         with line, suppress(EOFError, OSError):  # whoever asked is gone
+            requests = line.recv()
+            answer: list[Sample] | EngineError
             try:
-                line.send(self._engine.sample_many(line.recv()))
+                answer = self._engine.sample_many(requests)
             except EngineError as error:
-                line.send(error)
+                answer = error
+            except Exception as error:  # noqa: BLE001 - else the closed line would read as an engine that has ended
+                answer = EngineError(f"the engine {self._engine.name} failed: {type(error).__name__}: {error}")
+            line.send(answer)
 
 
 class EngineElsewhere(Engine):

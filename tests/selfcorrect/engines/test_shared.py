@@ -34,6 +34,8 @@ def engine(codec: Any) -> ScriptedEngine:
     def script(request: SampleRequest, prompt: str) -> str:
         if request.prompt_ids[0] == 99:
             raise EngineError("vLLM fell over")
+        if request.prompt_ids[0] == 98:
+            raise OSError("no space left")
         return " ".join(map(str, request.prompt_ids))
 
     return ScriptedEngine(script, codec, delay_s=lambda request: 0.01 / (1 + request.prompt_ids[1]), context=64)
@@ -71,6 +73,8 @@ def test_an_error_of_the_engine_comes_to_who_asked_and_to_nobody_else(engine: Sc
     other = EngineElsewhere(*shared.facts)
     with pytest.raises(EngineError, match=r"^vLLM fell over$"):
         other.sample_many([SampleRequest((1, 0), 8), SampleRequest((99, 0), 8)])
+    with pytest.raises(EngineError, match="the engine scripted failed: OSError: no space left"):
+        other.sample_many([SampleRequest((98, 0), 8)])
     with pytest.raises(RequestRefused) as refused:
         other.sample_many([SampleRequest((1,) * 60, 8)])
     assert refused.value.outcome == "prompt-too-long"

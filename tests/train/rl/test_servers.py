@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,28 +17,10 @@ from selfcorrect.errors import EngineError, RecipeError
 from selfcorrect.train.grpo import GrpoRecipe
 from selfcorrect.train.rl.guards import GuardRecipe
 from selfcorrect.train.rl.samplers import open_sampler
-from tests.train.common.test_distributed import ROOT
 from tests.train.common.test_killed import logged, start
+from tests.train.rl.weights_server import free_port, serve
 
 STEPS = 40
-
-
-def serve(model: str, port: int, record: Path) -> subprocess.Popen[bytes]:
-    """Start a server and return it once it listens."""
-    command = [sys.executable, "-m", "tests.train.rl.weights_server", model, str(port), str(record)]
-    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
-        time.sleep(0.1)
-    raise AssertionError(f"the server ended with {server.returncode}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

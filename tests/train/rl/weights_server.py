@@ -1,4 +1,4 @@
-"""A server that speaks vLLM's routes and samples by our own engine, for test_servers.py.
+"""A server that speaks vLLM's routes and samples by our own engine, for test_servers.py and benchmarks/rl_scale.py.
 
 In float32 our engine gives the same sample wherever it is asked for, so a run on such servers can be held to one that
 samples from the live module. Each completion and each loading of weights is a line of LOG.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +25,7 @@ from selfcorrect.engines.local.engine import TransformersEngine
 from selfcorrect.train.common.models import load_model
 from selfcorrect.train.common.weights import put
 
+ROOT = Path(__file__).parents[3]
 DELAY_S = 0.1
 """Before each answer, so that a kill finds requests under way."""
 
@@ -91,6 +94,25 @@ class Handler(BaseHTTPRequestHandler):
     def note(self, what: str) -> None:
         with self.record.open("a") as file:
             file.write(what + "\n")
+
+
+def serve(model: str, port: int, record: Path) -> subprocess.Popen[bytes]:
+    """Start a server in a process of its own and return it once it listens."""
+    command = [sys.executable, "-m", "tests.train.rl.weights_server", model, str(port), str(record)]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.1)
+    raise RuntimeError(f"the server ended with {server.returncode}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
