@@ -23,6 +23,8 @@ def learning_curves(places: Sequence[Path]) -> dict[str, Steps]:
 
     Their keys are the checkpoints' names; those of several runs that are called the same have the run's name in front.
     """
+    if absent := [place for place in places if not place.is_dir()]:
+        raise DataError(f"no folder at {absent[0]}; check the path (working folder: {Path.cwd()})")
     files = [
         file
         for place in places

@@ -281,6 +281,8 @@ def test_what_a_figure_lacks_is_said(run: Path) -> None:
     with pytest.raises(DataError, match="selfcorrect train grpo"):
         make("figure1", [run])
     assert "seeds=[0,1,2" in shown(make("figure2", [run]))
+    with pytest.raises(DataError, match=r"no folder at .*nowhere; check the path"):
+        make("figure1", [run / "nowhere"])
     with pytest.raises(DataError, match="neither a run folder"):
         make("table3", [run / "nowhere"])
 
